@@ -1,0 +1,27 @@
+"""What every test needs: a quiet TensorFlow, deep protocol buffers, and no network."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+# Before any import of TensorFlow, in this process and in the processes that tests start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from tff_hospitals import quiet
+
+quiet.be_quiet()
+quiet.allow_deep_protocol_buffers()
+
+
+@pytest.fixture(scope="session")
+def checkout() -> pathlib.Path:
+    """The folder that holds setup.cfg; tests that read the source skip themselves when run against a wheel alone."""
+    folder = pathlib.Path(__file__).resolve().parent.parent
+    if not (folder / "setup.cfg").is_file():
+        pytest.skip("needs the checkout, not only the installed package")
+    return folder

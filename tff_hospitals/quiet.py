@@ -1,0 +1,88 @@
+"""Silence on the terminal, and one switch in protocol buffers: both must be thrown before TensorFlow is loaded.
+
+TensorFlow, gRPC and JAX write dozens of lines while they start. A program calls `be_quiet` first, with the verbosity
+that the user asked for, and imports TensorFlow afterwards:
+
+>>> be_quiet(0)
+>>> import os
+>>> os.environ["TF_CPP_MIN_LOG_LEVEL"]
+'3'
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+QUIET = 0
+WARNINGS = 1
+EVERYTHING = 2
+
+_LEVELS = {
+    # verbosity: (TF_CPP_MIN_LOG_LEVEL, GRPC_VERBOSITY, absl and Python logging)
+    QUIET: ("3", "NONE", logging.FATAL),
+    WARNINGS: ("1", "ERROR", logging.WARNING),
+    EVERYTHING: ("0", "INFO", logging.INFO),
+}
+# Loggers of the stack; TensorFlow's own "Object was never used" lines come from the logger named tensorflow.
+_STACK_MODULES = r"(google|jax|jaxlib|tensorflow\w*|keras|tree|vizier|flatbuffers|pkg_resources)\b"
+_STACK_LOGGERS = ("absl", "tensorflow", "jax", "jax._src", "h5py", "matplotlib", "flwr", "ray", "grpc")
+
+
+def be_quiet(verbosity: int = QUIET) -> None:
+    """Sets how much the stack below may say. Call it before the first import of TensorFlow, once per process.
+
+    Args:
+      verbosity: 0 for nothing but our own lines, 1 for warnings and errors of the stack, 2 or more for everything.
+        Smaller numbers count as 0.
+
+    A level that the user's environment already sets (TF_CPP_MIN_LOG_LEVEL, GRPC_VERBOSITY) wins over verbosity 0.
+    """
+    verbosity = max(QUIET, min(EVERYTHING, verbosity))
+    cpp_level, grpc_level, python_level = _LEVELS[verbosity]
+    for name, value in (("TF_CPP_MIN_LOG_LEVEL", cpp_level), ("GRPC_VERBOSITY", grpc_level)):
+        if verbosity > QUIET:
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
+    for name in _STACK_LOGGERS:
+        logging.getLogger(name).setLevel(python_level)
+    _set_absl_level(python_level)
+    if verbosity < EVERYTHING:
+        warnings.filterwarnings("ignore", module=_STACK_MODULES)
+
+
+def _set_absl_level(level: int) -> None:
+    """Tells absl's own handler too; this module must load without absl."""
+    try:
+        from absl import logging as absl_logging
+    except ImportError:
+        return
+    name = logging.getLevelName(level).lower().replace("critical", "fatal")
+    absl_logging.set_verbosity(name)
+    absl_logging.set_stderrthreshold(name)
+
+
+def allow_deep_protocol_buffers() -> bool:
+    """Lets protocol buffers nest deeper than 100 levels; call it before TensorFlow Federated builds anything.
+
+    A computation of nested aggregators (adaptive clipping, compression, secure sums) nests deeper than the default
+    bound, and parsing it fails with `DecodeError`, or with a segmentation fault in protobuf 4.21 to 4.24. The bound
+    guards against hostile messages from strangers; here both ends of the wire are this process and its own worker.
+
+    Returns:
+      True if the switch was thrown; False if this protobuf has no such switch (the pure-Python parser has no bound).
+    """
+    try:
+        from google._upb import _message
+    except ImportError:
+        return False
+    _message.SetAllowOversizeProtos(True)
+    return True
+
+
+def tensorflow_is_loaded() -> bool:
+    """Whether TensorFlow is in this process already, so that `be_quiet` comes too late for its first lines."""
+    return "tensorflow" in sys.modules
