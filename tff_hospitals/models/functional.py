@@ -1,0 +1,253 @@
+"""A Keras model as pure functions of its weights: what every process and runtime computes with."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.models import building, losses
+from tff_hospitals.models.randomness import Rows
+from tff_hospitals.models.signature import ModelSignature
+from tff_hospitals.models.swapping import Override, Slots, autograph_enabled, plain_python
+from tff_hospitals.validation import InvalidInput, Problem
+
+_FIXED_KEY = np.array([0, 0], np.int64)
+Weights = Sequence[Any]
+
+
+class FunctionalModel:
+    """Predictions and losses of a Keras model as functions of (trainable, frozen) weights.
+
+    No variable is read or written while a method is traced: the methods work eagerly, in `tf.function`, in
+    `tf.while_loop`, under XLA and in `tf.vectorized_map`. Weights are tuples in the order of `trainable_names` and
+    `frozen_names`. `predict` returns logits also for a model that ends in a sigmoid or softmax (`output_activation`
+    names it): the losses computed from them are exact where those computed from probabilities overflow.
+
+    Args:
+      builder: returns a new Keras model at each call.
+      signature: shape, classes and task of the data.
+      name: how messages call the model.
+      trainable: names or patterns of the layers to train; None: as the model says.
+      pretrained: path of saved weights to start from (.keras, .h5, .weights.h5).
+      keep_initial: start from the weights that the builder's model has, whatever the key.
+
+    Raises:
+      InvalidInput: the model cannot be built, a pattern matches no layer, or pretrained weights have other shapes.
+    """
+
+    def __init__(
+        self,
+        builder: Callable[[], Any],
+        signature: ModelSignature,
+        *,
+        name: str = "model",
+        trainable: tuple[str, ...] | None = None,
+        pretrained: os.PathLike[str] | str | None = None,
+        keep_initial: bool = False,
+    ):
+        self.name, self.signature = name, signature
+        self.task, self.num_classes, self.feature_shape = signature.task, signature.num_classes, signature.feature_shape
+        self._builder, self._mask = builder, trainable
+        # Two threads may trace at the same time; the swapped attributes belong to one of them.
+        self.lock = threading.RLock()
+        self.keras = self._build(_FIXED_KEY)
+        self._trainable_variables, self._frozen_variables = _split(self.keras)
+        variables = (*self._trainable_variables, *self._frozen_variables)
+        names = _names(self.keras, variables)
+        split = len(self._trainable_variables)
+        self.trainable_names, self.frozen_names = names[:split], names[split:]
+        self.trainable_specs, self.frozen_specs = _specs(variables[:split]), _specs(variables[split:])
+        self._slots = Slots(self.keras, variables)
+        self._initial: dict[bytes, tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]] = {}
+        self._given: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] | None = None
+        if pretrained is not None:
+            from tff_hospitals.models import saving
+
+            saving.load_weights(self.keras, pretrained)
+        if pretrained is not None or keep_initial:
+            self._given = self._values(self.keras)
+        self._findings: Any = None
+
+    from_logits = True
+
+    def _build(self, key: np.ndarray) -> tf.keras.Model:
+        return building.build_under_key(self._builder, self.signature, key, name=self.name, trainable=self._mask)
+
+    def _values(self, model: tf.keras.Model) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        trainable, frozen = _split(model)
+        values = tuple(variable.numpy() for variable in trainable), tuple(variable.numpy() for variable in frozen)
+        shapes = [value.shape for part in values for value in part]
+        expected = [tuple(spec.shape) for spec in (*self.trainable_specs, *self.frozen_specs)]
+        if shapes != expected:
+            bound = f"gives weights of shapes {shapes[:8]} now and of {expected[:8]} before"
+            raise InvalidInput([Problem("model", self.name, bound, "return the same architecture at every call")])
+        return values
+
+    def initial_weights(self, seed_key: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """First weights as a function of a key: the same key, the same weights; another key, others.
+
+        Pretrained weights, and those of `keep_initial`, do not depend on the key.
+
+        Args:
+          seed_key: int64 [2], for example `Streams.from_seed(seed).child("model").key()`.
+
+        Returns:
+          (trainable, frozen), tuples of numpy arrays.
+        """
+        if self._given is None:
+            name = np.asarray(seed_key, np.int64).tobytes()
+            if name not in self._initial:
+                if len(self._initial) >= 8:
+                    self._initial.clear()
+                self._initial[name] = self._values(self._build(seed_key))
+            values = self._initial[name]
+        else:
+            values = self._given
+        return tuple(value.copy() for value in values[0]), tuple(value.copy() for value in values[1])
+
+    @plain_python
+    def predict(
+        self,
+        trainable: Weights,
+        frozen: Weights,
+        features: Any,
+        *,
+        training: bool,
+        key: Any = None,
+        rows: Rows | None = None,
+        overrides: Sequence[Override] = (),
+    ) -> tf.Tensor:
+        """Logits (for regression: predictions) of a batch.
+
+        Args:
+          trainable: tensors in the order of `trainable_specs`.
+          frozen: tensors in the order of `frozen_specs`.
+          features: [batch, *feature_shape].
+          training: whether dropout and its like are active.
+          key: int64 [2], needed when `training` and a layer draws random numbers.
+          rows: which records of a larger batch these are, so that they get the noise they would get there.
+          overrides: attributes of layers to replace during the call, for methods that look inside.
+
+        Returns:
+          float32 [batch, units].
+        """
+        key = None if key is None else tf.cast(key, tf.int64)
+        weights = [*trainable, *frozen]
+        expected = len(self.trainable_specs) + len(self.frozen_specs)
+        if len(weights) != expected:
+            remedy = "give the tuples of initial_weights in their order"
+            raise InvalidInput([Problem("weights", len(weights), f"must be {expected} tensors", remedy)])
+        with self.lock, self._slots.swapped(weights, key, rows, overrides), autograph_enabled():
+            outputs = self.keras(features, training=bool(training))
+            return _as_logits(outputs, self.task)
+
+    def per_record_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Cross-entropy in nats, or squared error, of each record: float32 [batch]."""
+        return losses.per_record_loss(self.task, outputs, labels)
+
+    def correct(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """1.0 where the most probable class is the label, else 0.0 (NaN for regression): float32 [batch]."""
+        return losses.correct(self.task, outputs, labels)
+
+    def scores(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Probability of class 1 [batch] (binary), of each class [batch, classes], or the prediction [batch]."""
+        return losses.scores(self.task, outputs)
+
+    def keras_model(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
+        """A new plain Keras model with these weights; it ends in the activation that the builder gave it."""
+        model = self._build(_FIXED_KEY)
+        own_trainable, own_frozen = _split(model)
+        for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
+            variable.assign(value)
+        return model
+
+    def problems(self, under_dp: bool) -> list[Problem]:
+        """All reasons why this model cannot be trained here (`under_dp`: with record-level privacy); empty when fit."""
+        from tff_hospitals.models import inspection
+
+        return inspection.problems(self, under_dp=under_dp)
+
+    @property
+    def findings(self) -> Any:
+        """What tracing the model showed (`inspection.Findings`); computed on first use."""
+        with self.lock:
+            if self._findings is None:
+                from tff_hospitals.models import inspection
+
+                self._findings = inspection.inspect_model(self)
+            return self._findings
+
+    @property
+    def mixes_records(self) -> bool:
+        """Whether a record's output depends on the other records of its batch."""
+        return bool(self.findings.mixes_records)
+
+    @property
+    def output_activation(self) -> str:
+        """What the Keras model ends in: "linear", "sigmoid" or "softmax" (`predict` returns logits for each)."""
+        return str(self.findings.output_activation)
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        """Whether a layer draws random numbers in training, so that `predict` needs a key."""
+        return self._slots.draws_random_numbers
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(int(np.prod(spec.shape)) for spec in self.trainable_specs)
+
+
+def _split(model: tf.keras.Model) -> tuple[tuple[tf.Variable, ...], tuple[tf.Variable, ...]]:
+    trainable = tuple(model.trainable_variables)
+    chosen = {id(variable) for variable in trainable}
+    return trainable, tuple(variable for variable in model.variables if id(variable) not in chosen)
+
+
+def _specs(variables: Sequence[tf.Variable]) -> tuple[tf.TensorSpec, ...]:
+    return tuple(tf.TensorSpec(variable.shape, variable.dtype) for variable in variables)
+
+
+def _names(model: tf.keras.Model, variables: Sequence[tf.Variable]) -> tuple[str, ...]:
+    """Layer path and variable name, made unique: `encoder/dense_1/kernel`."""
+    owners: dict[int, str] = {}
+    for layer, path in building.layer_paths(model).items():
+        for variable in building.own_variables(layer):
+            owners.setdefault(id(variable), path)
+    names: list[str] = []
+    for variable in variables:
+        short = variable.name.split(":")[0].rsplit("/", 1)[-1]
+        owner = owners.get(id(variable))
+        name = f"{owner}/{short}" if owner else short
+        count = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
+        names.append(f"{name}#{count}" if count else name)
+    return tuple(names)
+
+
+def _as_logits(outputs: Any, task: str) -> tf.Tensor:
+    if isinstance(outputs, (list, tuple, dict)):
+        bound = "must have one output tensor"
+        raise InvalidInput([Problem("model", f"{len(outputs)} outputs", bound, "return one tensor of logits")])
+    if task == "regression":
+        return outputs
+    before = getattr(outputs, "_keras_logits", None)  # left by Keras' own sigmoid and softmax
+    if before is not None:
+        return before
+    if not tf.executing_eagerly():
+        operation = source_operation(outputs)
+        if operation.type in ("Sigmoid", "Softmax"):
+            return operation.inputs[0]
+    return outputs
+
+
+def source_operation(tensor: tf.Tensor) -> Any:
+    """The operation of a graph that computes a tensor, past mere copies."""
+    operation = tensor.op
+    while operation.type == "Identity":
+        operation = operation.inputs[0].op
+    return operation

@@ -1,0 +1,141 @@
+"""A keyed, stateless stand-in for the random generator inside Keras layers.
+
+Dropout and its relatives then are pure functions of a key: the same key, the same mask, in every runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tff_hospitals.validation import InvalidInput, Problem
+
+# Named rather than left to TensorFlow's choice, which may depend on the device.
+_ALGORITHM = "philox"
+
+
+def uniform(shape: Any, key: Any) -> tf.Tensor:
+    """Multiples of 2^-24 in [0, 1), uniform, float32: the same numbers with and without XLA.
+
+    TensorFlow's own stateless floats differ between compiled and plain graphs; its stateless whole numbers do not.
+
+    Args:
+      shape: of the result.
+      key: int64 [2].
+    """
+    bits = _bits(shape, key)
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+
+
+def normal(shape: Any, key: Any) -> tf.Tensor:
+    """Standard normal numbers, float32, equal with and without XLA up to rounding (largest about 5.5)."""
+    centred = 2.0 * uniform(shape, key) - (1.0 - 2.0**-24)
+    return math.sqrt(2.0) * tf.math.erfinv(centred)
+
+
+def _bits(shape: Any, key: Any) -> tf.Tensor:
+    return tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.uint32, alg=_ALGORITHM)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which records of a larger batch a call computes: it must draw what the whole batch would have drawn for them.
+
+    Args:
+      index: int32 [records of this call], positions in the whole batch.
+      batch: number of records of the whole batch (a number or an int32 scalar).
+    """
+
+    index: tf.Tensor
+    batch: Any
+
+
+class KeyedRandom:
+    """Takes the place of `keras.backend.RandomGenerator` while a model is traced.
+
+    Args:
+      layer: the layer whose generator it replaces (its noise_shape says whether records share noise).
+      key: int64 [2] or None; drawing without a key is an error.
+      stream: number of the layer; each draw of each layer has a stream of its own.
+      rows: None when the call computes the whole batch.
+    """
+
+    def __init__(self, layer: Any, key: Any, stream: int, rows: Rows | None):
+        self._layer, self._key, self._stream, self._rows = layer, key, stream, rows
+        self._draws = 0
+
+    def random_uniform(
+        self, shape: Any, minval: Any = 0.0, maxval: Any = None, dtype: Any = None, nonce: Any = None
+    ) -> Any:
+        """Uniform numbers in [minval, maxval) (maxval None: 1)."""
+        high = 1.0 if maxval is None else maxval
+        return tf.cast(minval + (high - minval) * self._draw(uniform, shape, nonce), dtype or tf.float32)
+
+    def random_normal(
+        self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, nonce: Any = None
+    ) -> Any:
+        """Normal numbers."""
+        return tf.cast(mean + stddev * self._draw(normal, shape, nonce), dtype or tf.float32)
+
+    def truncated_normal(
+        self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, nonce: Any = None
+    ) -> Any:
+        """Normal numbers within two standard deviations."""
+        inside = math.erf(math.sqrt(2.0))  # the share of a normal distribution within two standard deviations
+        centred = inside * (2.0 * self._draw(uniform, shape, nonce) - (1.0 - 2.0**-24))
+        return tf.cast(mean + stddev * math.sqrt(2.0) * tf.math.erfinv(centred), dtype or tf.float32)
+
+    def dropout(self, inputs: tf.Tensor, rate: Any, noise_shape: Any = None) -> tf.Tensor:
+        """Inverted dropout: zero with probability `rate`, else the input divided by 1 - rate."""
+        shape = _shape_of(inputs) if noise_shape is None else noise_shape
+        if isinstance(rate, numbers.Real):
+            # One comparison of whole numbers instead of a conversion to floats.
+            threshold = tf.constant(min(2**32 - 1, round(float(rate) * 2**32)), tf.uint32)
+            keep = self._draw(_bits, shape, None) >= threshold
+        else:
+            keep = self._draw(uniform, shape, None) >= tf.cast(rate, tf.float32)
+        return tf.where(keep, inputs / (1 - tf.cast(rate, inputs.dtype)), tf.zeros([], inputs.dtype))
+
+    def make_seed_for_stateless_op(self) -> tf.Tensor:
+        """A seed of its own for a layer that calls stateless operations itself."""
+        return self._next_key(None)
+
+    def make_legacy_seed(self) -> None:
+        """No stateful operation may be seeded: there must be none."""
+        return None
+
+    def _draw(self, sample: Callable[[Any, Any], tf.Tensor], shape: Any, nonce: Any) -> tf.Tensor:
+        key = self._next_key(nonce)
+        if self._rows is None or _shared_by_records(self._layer) or len(shape) == 0:
+            return sample(shape, key)
+        rest = list(shape)[1:] if isinstance(shape, (list, tuple)) else tf.unstack(tf.convert_to_tensor(shape))[1:]
+        return tf.gather(sample([self._rows.batch, *rest], key), self._rows.index)
+
+    def _next_key(self, nonce: Any) -> tf.Tensor:
+        if self._key is None:
+            name = getattr(self._layer, "name", "a layer")
+            bound = f"layer {name!r} draws random numbers in training and needs a key"
+            raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")])
+        number = tf.constant(self._stream * 1024 + self._draws, tf.int64)  # 64 bits of the key survive, not 32
+        key = tf.random.fold_in(self._key, number, alg=_ALGORITHM)
+        self._draws += 1
+        return key if nonce is None else tf.random.fold_in(key, tf.cast(nonce, tf.int64), alg=_ALGORITHM)
+
+
+def _shape_of(values: tf.Tensor) -> list[Any]:
+    known = values.shape.as_list()
+    if None not in known:
+        return known
+    dynamic = tf.shape(values)
+    return [dynamic[axis] if size is None else size for axis, size in enumerate(known)]
+
+
+def _shared_by_records(layer: Any) -> bool:
+    """Whether a layer asks for one draw that all records share (a noise_shape that begins with 1)."""
+    declared = getattr(layer, "noise_shape", None)
+    return isinstance(declared, (list, tuple)) and len(declared) > 0 and declared[0] == 1

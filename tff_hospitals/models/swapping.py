@@ -1,0 +1,118 @@
+"""Running a Keras model on given tensors in place of its variables.
+
+A Keras layer reads its weights from attributes. While a model is called, the attributes that hold its variables are
+replaced by tensors and put back afterwards. What the call computes then is a function of these tensors: no variable is
+read, so the trace fits in a loop, under XLA and in `tf.vectorized_map`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from keras.src.backend import RandomGenerator
+from tensorflow.python.autograph.core import ag_ctx
+
+from tff_hospitals.models.randomness import KeyedRandom, Rows
+
+# Keras' own bookkeeping: lists of variables that no computation reads.
+_BOOKKEEPING = frozenset(
+    {"_trainable_weights", "_non_trainable_weights", "_obj_reference_counts_dict", "_callable_losses"}
+)
+
+Override = tuple[Any, str, Any]
+
+# Marks functions that autograph must leave as they are, whoever traces them.
+plain_python = tf.autograph.experimental.do_not_convert
+
+
+def autograph_enabled() -> Any:
+    """A context in which Keras converts the Python control flow of a user's layers, as it does in `fit`."""
+    return ag_ctx.ControlStatusCtx(status=ag_ctx.Status.ENABLED)
+
+
+def converted(call: Any) -> Any:
+    """What Keras would make of a layer's `call` while it builds a graph."""
+    if tf.executing_eagerly():
+        return call
+    with autograph_enabled() as status:
+        return tf.__internal__.autograph.tf_convert(call, status)
+
+
+class Slots:
+    """The places of a model that hold its variables and random generators, found once.
+
+    Args:
+      model: a built Keras model.
+      variables: the variables to replace, in the order in which `swapped` takes their tensors.
+    """
+
+    def __init__(self, model: tf.keras.Model, variables: Sequence[tf.Variable]):
+        self._position = {id(variable): position for position, variable in enumerate(variables)}
+        self._holders: list[tuple[Any, str, Any]] = []
+        self._generators: list[tuple[Any, str]] = []
+        for module in (model, *model.submodules):
+            for attribute, value in list(vars(module).items()):
+                if attribute in _BOOKKEEPING or attribute.startswith("_self_"):
+                    continue
+                if isinstance(value, RandomGenerator):
+                    self._generators.append((module, attribute))
+                elif self._holds(value):
+                    self._holders.append((module, attribute, value))
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        """Whether any layer has a random generator."""
+        return bool(self._generators)
+
+    def _holds(self, value: Any, depth: int = 0) -> bool:
+        if id(value) in self._position:
+            return True
+        if depth > 8:
+            return False
+        if isinstance(value, dict):
+            return any(self._holds(item, depth + 1) for item in value.values())
+        return isinstance(value, (list, tuple)) and any(self._holds(item, depth + 1) for item in value)
+
+    def _with_tensors(self, value: Any, tensors: Sequence[Any]) -> Any:
+        if id(value) in self._position:
+            return tensors[self._position[id(value)]]
+        if isinstance(value, dict):
+            return {key: self._with_tensors(item, tensors) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(self._with_tensors(item, tensors) for item in value))
+        if isinstance(value, (list, tuple)):
+            items = [self._with_tensors(item, tensors) for item in value]
+            return items if isinstance(value, list) else tuple(items)
+        return value
+
+    @contextlib.contextmanager
+    def swapped(
+        self, tensors: Sequence[Any], key: Any = None, rows: Rows | None = None, overrides: Sequence[Override] = ()
+    ) -> Iterator[None]:
+        """Puts tensors where the variables are, keyed generators where the generators are, and `overrides` on top.
+
+        Not safe for two threads at once: the caller holds a lock.
+        """
+        planned: list[Override] = [
+            (module, attribute, self._with_tensors(value, tensors)) for module, attribute, value in self._holders
+        ]
+        for stream, (module, attribute) in enumerate(self._generators):
+            planned.append((module, attribute, KeyedRandom(module, key, stream, rows)))
+        planned += overrides
+        undo: list[tuple[dict[str, Any], str, bool, Any]] = []
+        try:
+            for module, attribute, value in planned:
+                # Past Keras' __setattr__, which would track, wrap or refuse what it is given.
+                attributes = vars(module)
+                undo.append((attributes, attribute, attribute in attributes, attributes.get(attribute)))
+                attributes[attribute] = value
+            yield
+        finally:
+            for attributes, attribute, existed, before in reversed(undo):
+                if existed:
+                    attributes[attribute] = before
+                else:
+                    attributes.pop(attribute, None)
