@@ -104,7 +104,6 @@ def _isolated(key: np.ndarray) -> Iterator[None]:
     small = number % (2**31 - 1)
     context: Any = eager_context.context()
     generators: Any = keras_backend._SEED_GENERATOR
-    graph = keras_backend.get_graph()
     names: Any = keras_backend.PER_GRAPH_OBJECT_NAME_UIDS
     observed: Any = keras_backend.OBSERVED_NAMES
     missing = object()
@@ -112,13 +111,13 @@ def _isolated(key: np.ndarray) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()
     seed_before, rng_before = context._seed, getattr(context, "_rng", missing)
     generator_before = getattr(generators, "generator", missing)
-    names_before, observed_before = names.get(graph), set(observed)
+    names_before, observed_before = list(names.items()), set(observed)
     random.seed(number)
     np.random.seed(small)
     # Set directly: tf.random.set_seed would also empty the kernel caches and so restart the caller's seeded operations.
     context._seed, context._rng = small, random.Random(number)
     generators.generator = random.Random(number)
-    names.pop(graph, None)
+    names.clear()
     observed.clear()
     try:
         yield
@@ -134,10 +133,8 @@ def _isolated(key: np.ndarray) -> Iterator[None]:
             del generators.generator
         else:
             generators.generator = generator_before
-        if names_before is None:
-            names.pop(graph, None)
-        else:
-            names[graph] = names_before
+        names.clear()
+        names.update(names_before)
         observed.clear()
         observed.update(observed_before)
 

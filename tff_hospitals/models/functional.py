@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.models import building, losses
-from tff_hospitals.models.randomness import Rows
+from tff_hospitals.models.randomness import MissingKey, Rows
 from tff_hospitals.models.signature import ModelSignature
 from tff_hospitals.models.swapping import Override, Slots, autograph_enabled, plain_python
 from tff_hospitals.validation import InvalidInput, Problem
@@ -142,9 +142,13 @@ class FunctionalModel:
         if len(weights) != expected:
             remedy = "give the tuples of initial_weights in their order"
             raise InvalidInput([Problem("weights", len(weights), f"must be {expected} tensors", remedy)])
-        with self.lock, self._slots.swapped(weights, key, rows, overrides), autograph_enabled():
-            outputs = self.keras(features, training=bool(training))
-            return _as_logits(outputs, self.task)
+        tensors = [tf.convert_to_tensor(weight) for weight in weights]
+        try:
+            with self.lock, self._slots.swapped(tensors, key, rows, overrides), autograph_enabled():
+                return _as_logits(self.keras(features, training=bool(training)), self.task)
+        except MissingKey as error:
+            bound = "a layer draws random numbers in training and needs a key"
+            raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")]) from error
 
     def per_record_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Cross-entropy in nats, or squared error, of each record: float32 [batch]."""

@@ -13,8 +13,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_hospitals.validation import InvalidInput, Problem
-
 # Named rather than left to TensorFlow's choice, which may depend on the device.
 _ALGORITHM = "philox"
 
@@ -40,6 +38,10 @@ def normal(shape: Any, key: Any) -> tf.Tensor:
 
 def _bits(shape: Any, key: Any) -> tf.Tensor:
     return tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.uint32, alg=_ALGORITHM)
+
+
+class MissingKey(ValueError):
+    """A layer draws random numbers and the caller gave no key; Keras adds its own words to the message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +121,7 @@ class KeyedRandom:
     def _next_key(self, nonce: Any) -> tf.Tensor:
         if self._key is None:
             name = getattr(self._layer, "name", "a layer")
-            bound = f"layer {name!r} draws random numbers in training and needs a key"
-            raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")])
+            raise MissingKey(f"layer {name!r} draws random numbers in training and needs a key")
         number = tf.constant(self._stream * 1024 + self._draws, tf.int64)  # 64 bits of the key survive, not 32
         key = tf.random.fold_in(self._key, number, alg=_ALGORITHM)
         self._draws += 1

@@ -34,7 +34,7 @@ def load_builder(path: str, signature: ModelSignature) -> Callable[[], Any]:
         if not hasattr(target, part):
             raise _no_attribute(path, target, module_name, part)
         target = getattr(target, part)
-    if not callable(target) or hasattr(target, "trainable_variables"):  # a Keras model can be called, too
+    if not callable(target) or hasattr(type(target), "trainable_variables"):  # a Keras model can be called, too
         bound = f"{attribute} is {_kind(target)}, not a function that returns a tf.keras.Model"
         raise _invalid(path, bound, f"write `def build(): return ...` in {module_name}")
     offered = offered_arguments(signature)
