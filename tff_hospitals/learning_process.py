@@ -1,0 +1,163 @@
+"""The only composer: from a plan and a model to the four parts of a learning process.
+
+`compose` puts together distributor, client work, aggregator and finalizer as pure functions; `Composition.tff_process` wraps
+exactly these as a `tff.learning.templates.LearningProcess`, and the compiled runtime calls them as they are. A new method is
+one new part here, never a new loop.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals import noise_plan, records
+from tff_hospitals.plan import Plan
+from tff_hospitals.processes import aggregators, finalizers
+from tff_hospitals.processes.local_training import LocalTraining
+from tff_hospitals.random_streams import Streams
+from tff_hospitals.validation import raise_if
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.models import FunctionalModel
+
+
+class ServerState(NamedTuple):
+    """Everything that the server carries from round to round, as nested tuples and ordered dicts of arrays."""
+
+    weights: tuple
+    round_number: Any
+    aggregator: collections.OrderedDict
+    finalizer: collections.OrderedDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """The parts of one plan's learning process. Equal `signature`s mean equal graphs."""
+
+    model: FunctionalModel
+    client_work: LocalTraining
+    aggregator: aggregators.Aggregator
+    finalizer: finalizers.Finalizer
+    signature: str
+
+    def initial_state(self, weights: tuple, streams: Streams, noise_multiplier: float) -> ServerState:
+        """State before round 0.
+
+        Args:
+          weights: trainable weights, numpy arrays.
+          streams: the run's root; the server's noise key is derived from it.
+          noise_multiplier: of the server's noise; 0 where the server adds none.
+        """
+        key = streams.child("server", "noise").key()
+        return ServerState(
+            tuple(np.asarray(weight, np.float32) for weight in weights),
+            np.int32(0),
+            self.aggregator.initial_state(key, noise_multiplier),
+            self.finalizer.initial_state(self.model.trainable_specs),
+        )
+
+    def finish_round(self, state: ServerState, total: Any, noise: Any) -> tuple[ServerState, Any]:
+        """The server's half of a round, after contributions were added up."""
+        update, aggregator, measurements = self.aggregator.finish(state.aggregator, total, noise)
+        weights, finalizer = self.finalizer.apply(state.finalizer, state.weights, update)
+        return ServerState(weights, state.round_number + 1, aggregator, finalizer), measurements
+
+    def hospital_round(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
+        """A hospital's half of a round: its contribution to the sum and its metrics."""
+        output = self.client_work(state.weights, state.round_number, element)
+        return self.aggregator.prepare(parameters, output.delta, output.weight), output.metrics
+
+    def zero_contribution(self) -> Any:
+        """A sum of no contributions, in the structure of the aggregator's."""
+        zeros = tuple(tf.zeros(spec.shape) for spec in self.model.trainable_specs)
+        parameters = self.aggregator.parameters(self._blank_aggregator_state())
+        one = self.aggregator.prepare(parameters, zeros, tf.constant(0.0))
+        return tf.nest.map_structure(tf.zeros_like, one)
+
+    def server_measurements(self) -> tuple[str, ...]:
+        """Names of what the aggregator measures in a round."""
+        with tf.Graph().as_default():
+            state = self._blank_aggregator_state()
+            noise = self.aggregator.server_noise(state)
+            _, _, measurements = self.aggregator.finish(state, self.zero_contribution(), noise)
+        return tuple(measurements)
+
+    def _blank_aggregator_state(self) -> collections.OrderedDict:
+        return tf.nest.map_structure(tf.constant, self.aggregator.initial_state(np.zeros([2], np.int64), 0.0))
+
+    def wire_bytes(self) -> tuple[int, int]:
+        """Bytes that cross the wire to and from one hospital in one round: tensor contents, without any transport's framing.
+
+        Down: the broadcast weights, the aggregator's parameters and the round number. Up: the contribution.
+        """
+        with tf.Graph().as_default():
+            parameters = self.aggregator.parameters(self._blank_aggregator_state())
+            down = _bytes(self.model.trainable_specs) + _bytes(parameters) + 4
+            return down, _bytes(self.zero_contribution())
+
+    def tff_process(self, hospitals_per_round: int) -> Any:
+        """The same parts as a `tff.learning.templates.LearningProcess` (imports TFF)."""
+        from tff_hospitals.processes import tff_adapters
+
+        return tff_adapters.build_learning_process(
+            self.model, self.client_work, self.aggregator, self.finalizer, hospitals_per_round
+        )
+
+
+def _bytes(structure: Any) -> int:
+    return sum(int(np.prod(leaf.shape.as_list())) * leaf.dtype.size for leaf in tf.nest.flatten(structure))
+
+
+def max_local_steps(plan: Plan, dataset: HospitalDataset) -> int:
+    """The most optimiser steps that any hospital takes in one round."""
+    return max(noise_plan.steps_per_round(plan, hospital.train.labels.shape[0]) for hospital in dataset.hospitals)
+
+
+def compose(
+    plan: Plan, dataset: HospitalDataset, model: FunctionalModel, *, compile_steps: bool = False
+) -> Composition:
+    """Composes the learning process of a plan.
+
+    Raises:
+      validation.InvalidInput: when the plan has problems, or the model does not fit the plan (BatchNorm under DP, an
+        output that does not fit the target).
+    """
+    raise_if([*plan.problems(dataset), *model.problems(under_dp=plan.privacy.mechanism != "none")])
+    hospitals = len(dataset.hospitals)
+    steps = max_local_steps(plan, dataset)
+    specs = model.trainable_specs
+    client_work = LocalTraining(model, plan.client, plan.privacy, max_local_steps=steps, compile_steps=compile_steps)
+    privacy = dataclasses.replace(
+        plan.privacy, noise_multiplier=None, target_epsilon=None, delta=None, conversion="rdp"
+    )
+    signature = records.fingerprint(
+        [
+            dataclasses.asdict(plan.client),
+            dataclasses.asdict(privacy),
+            dataclasses.asdict(plan.server),
+            dataclasses.asdict(plan.model),
+            [str(spec) for spec in (*specs, *model.frozen_specs)],
+            [
+                dataclasses.asdict(plan.cohort),
+                hospitals,
+                steps,
+                plan.broadcast,
+                plan.upload,
+                model.task,
+                model.num_classes,
+                list(model.feature_shape),
+            ],
+        ]
+    )
+    return Composition(
+        model,
+        client_work,
+        aggregators.build_aggregator(specs, plan.privacy, plan.cohort, hospitals),
+        finalizers.build_finalizer(plan.server),
+        signature,
+    )

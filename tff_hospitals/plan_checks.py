@@ -1,0 +1,273 @@
+"""What a plan may not say, and what it should not: the checks behind `Plan.problems` and `Plan.warnings`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tff_hospitals.processes.plan_parts import MECHANISMS
+from tff_hospitals.validation import Problem, in_range, one_of, whole_number
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.plan import Plan
+
+
+SERVER_OPTIMIZERS = ("sgd", "adam", "adagrad", "yogi")
+CLIENT_OPTIMIZERS = ("sgd", "adam")
+STOPPING_METRICS = ("loss", "accuracy", "auc")
+
+
+def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
+    """All clashes of a plan; see `Plan.problems`."""
+    found = [
+        *_client(plan),
+        *_cohort(plan, dataset),
+        *_privacy(plan, dataset),
+        *_server(plan),
+        one_of("weighting", plan.weighting, ("records", "equal")),
+        whole_number("rounds", plan.rounds, low=1, remedy="train at least one round"),
+        whole_number("evaluate_every", plan.evaluate_every, low=1, remedy="evaluate every 1 or more rounds"),
+        whole_number("checkpoint_every", plan.checkpoint_every, low=1, remedy="checkpoint every 1 or more rounds"),
+        whole_number("seed", plan.seed, low=0, remedy="give a whole number of 0 or more"),
+        one_of("stopping_metric", plan.stopping.metric, STOPPING_METRICS),
+        in_range("stopping_threshold", plan.stopping.threshold, low=0.0, remedy="give 0 or a small positive number"),
+    ]
+    if plan.stopping.patience is not None:
+        found.append(whole_number("patience", plan.stopping.patience, low=1, remedy="wait for 1 or more evaluations"))
+    if plan.stopping.max_epsilon is not None:
+        found.append(
+            in_range("max_epsilon", plan.stopping.max_epsilon, low=0.0, low_open=True, remedy="give a positive budget")
+        )
+        if plan.privacy.mechanism == "none":
+            found.append(
+                Problem(
+                    "max_epsilon",
+                    plan.stopping.max_epsilon,
+                    "needs a private mechanism: without noise epsilon is infinite from the first round",
+                    "choose a mechanism such as dp_sgd, or drop --max_epsilon",
+                )
+            )
+    return [problem for problem in found if problem is not None]
+
+
+def _client(plan: Plan) -> list[Problem | None]:
+    client = plan.client
+    found = [
+        one_of("client_optimizer", client.optimizer, CLIENT_OPTIMIZERS),
+        in_range(
+            "client_learning_rate", client.learning_rate, low=0.0, low_open=True, remedy="give a rate such as 0.01"
+        ),
+        in_range("client_momentum", client.momentum, low=0.0, high=1.0, high_open=True, remedy="give 0 to 0.99"),
+        whole_number("batch_size", client.batch_size, low=1, remedy="give 1 or more records per step"),
+        in_range("proximal_mu", client.proximal_mu, low=0.0, remedy="give 0 (FedAvg) or a small positive number"),
+        schedule_problem(client.learning_rate_schedule),
+    ]
+    if (client.local_epochs is None) == (client.local_steps is None):
+        found.append(
+            Problem(
+                "local_epochs, local_steps",
+                (client.local_epochs, client.local_steps),
+                "exactly one of the two must be given",
+                "give --local_epochs or --local_steps",
+            )
+        )
+    for name in ("local_epochs", "local_steps"):
+        if getattr(client, name) is not None:
+            found.append(whole_number(name, getattr(client, name), low=1, remedy=f"give 1 or more {name}"))
+    return found
+
+
+def schedule_problem(schedule: str) -> Problem | None:
+    """Checks the text of a learning-rate schedule.
+
+    >>> schedule_problem("exponential:0.99") is None
+    True
+    >>> schedule_problem("step:10").remedy
+    'write step:EVERY:FACTOR, for example step:10:0.5'
+    """
+    kind, _, rest = schedule.partition(":")
+    forms = {
+        "constant": (0, "constant"),
+        "inverse_sqrt": (0, "inverse_sqrt"),
+        "exponential": (1, "exponential:RATE, for example exponential:0.99"),
+        "step": (2, "step:EVERY:FACTOR, for example step:10:0.5"),
+    }
+    if kind not in forms:
+        return one_of("learning_rate_schedule", kind, forms)
+    numbers = rest.split(":") if rest else []
+    count, form = forms[kind]
+    try:
+        values = [float(number) for number in numbers]
+    except ValueError:
+        values = []
+        count = -1
+    if len(values) != count or any(not (math.isfinite(value) and value > 0) for value in values):
+        return Problem(
+            "learning_rate_schedule", schedule, "must have positive numbers in their places", f"write {form}"
+        )
+    return None
+
+
+def _cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
+    cohort = plan.cohort
+    found = [one_of("cohort", cohort.kind, ("all", "fixed_size", "poisson"))]
+    hospitals = len(dataset.hospitals) if dataset is not None else None
+    if cohort.kind == "fixed_size":
+        found.append(
+            whole_number(
+                "hospitals_per_round",
+                cohort.hospitals_per_round,
+                low=1,
+                high=hospitals,
+                remedy="give --hospitals_per_round, at most the number of hospitals",
+            )
+        )
+    elif cohort.hospitals_per_round is not None:
+        found.append(_unused("hospitals_per_round", cohort.hospitals_per_round, "cohort=fixed_size"))
+    if cohort.kind == "poisson":
+        found.append(
+            in_range(
+                "hospital_sampling_probability",
+                cohort.sampling_probability,
+                low=0.0,
+                low_open=True,
+                high=1.0,
+                remedy="give --hospital_sampling_probability, the chance of each hospital to take part in a round",
+            )
+        )
+    elif cohort.sampling_probability is not None:
+        found.append(_unused("hospital_sampling_probability", cohort.sampling_probability, "cohort=poisson"))
+    return found
+
+
+def _unused(name: str, value: object, needs: str) -> Problem:
+    return Problem(name, value, f"is only used with {needs}", f"drop it or choose {needs}")
+
+
+def _server(plan: Plan) -> list[Problem | None]:
+    server = plan.server
+    return [
+        one_of("server_optimizer", server.optimizer, SERVER_OPTIMIZERS),
+        in_range(
+            "server_learning_rate", server.learning_rate, low=0.0, low_open=True, remedy="give a rate such as 1.0"
+        ),
+        in_range("server_momentum", server.momentum, low=0.0, high=1.0, high_open=True, remedy="give 0 to 0.99"),
+        in_range("server_beta_1", server.beta_1, low=0.0, high=1.0, high_open=True, remedy="give 0 to 0.999"),
+        in_range("server_beta_2", server.beta_2, low=0.0, high=1.0, high_open=True, remedy="give 0 to 0.9999"),
+        in_range("server_epsilon", server.epsilon, low=0.0, low_open=True, remedy="give a small positive number"),
+    ]
+
+
+def _privacy(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
+    privacy = plan.privacy
+    found = [
+        one_of("mechanism", privacy.mechanism, MECHANISMS),
+        one_of("clip_style", privacy.clip_style, ("flat", "per_layer", "automatic")),
+        one_of("conversion", privacy.conversion, ("rdp", "pld")),
+    ]
+    if privacy.delta is not None:
+        found.append(
+            in_range(
+                "delta", privacy.delta, low=0.0, low_open=True, high=1.0, high_open=True, remedy="give 1e-3 or smaller"
+            )
+        )
+    if privacy.target_epsilon is not None:
+        found.append(
+            in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy="give a positive epsilon")
+        )
+    if privacy.mechanism == "none":
+        for name in ("noise_multiplier", "target_epsilon"):
+            if getattr(privacy, name) is not None:
+                found.append(_unused(name, getattr(privacy, name), "a private mechanism such as dp_sgd"))
+        return found
+    found.append(
+        in_range(
+            "clip_norm",
+            privacy.clip_norm,
+            low=0.0,
+            low_open=True,
+            remedy="give a finite positive clip norm: noise is scaled by it",
+        )
+    )
+    if (privacy.noise_multiplier is None) == (privacy.target_epsilon is None):
+        found.append(
+            Problem(
+                "noise_multiplier, target_epsilon",
+                (privacy.noise_multiplier, privacy.target_epsilon),
+                "exactly one of the two decides the noise",
+                "give --target_epsilon, or --noise_multiplier and read epsilon from the ledger",
+            )
+        )
+    if privacy.noise_multiplier is not None:
+        found.append(
+            in_range("noise_multiplier", privacy.noise_multiplier, low=0.0, remedy="give 0 (clipping alone) or more")
+        )
+    if privacy.mechanism == "adaptive_clip":
+        found.append(
+            in_range("clip_quantile", privacy.clip_quantile, low=0.0, high=1.0, remedy="give a quantile such as 0.5")
+        )
+        found.append(
+            in_range("clip_learning_rate", privacy.clip_learning_rate, low=0.0, remedy="give a rate such as 0.2")
+        )
+    elif privacy.clipped_count_stddev is not None:
+        found.append(_unused("clipped_count_stddev", privacy.clipped_count_stddev, "mechanism=adaptive_clip"))
+    if privacy.mechanism != "dp_sgd" and privacy.clip_style != "flat":
+        found.append(_unused("clip_style", privacy.clip_style, "mechanism=dp_sgd"))
+    if privacy.unit == "hospital" and plan.weighting == "records":
+        found.append(
+            Problem(
+                "weighting",
+                plan.weighting,
+                "hospital-level privacy needs equal weights: a mean weighted by records lets one large hospital move the "
+                "result further than the noise is scaled for",
+                "set --weighting=equal",
+            )
+        )
+    if dataset is not None:
+        found.extend(_feasible(plan, dataset))
+    return found
+
+
+def _feasible(plan: Plan, dataset: HospitalDataset) -> list[Problem | None]:
+    """Whether any noise reaches the target with these hospitals."""
+    from tff_hospitals import noise_plan  # accounting is only needed once there is a target
+
+    if any(value is not None for value in _basic_ranges(plan)):
+        return []
+    return list(noise_plan.problems(plan, dataset))
+
+
+def _basic_ranges(plan: Plan) -> list[Problem | None]:
+    privacy = plan.privacy
+    return [
+        whole_number("rounds", plan.rounds, low=1, remedy=""),
+        whole_number("batch_size", plan.client.batch_size, low=1, remedy=""),
+        in_range("clip_norm", privacy.clip_norm, low=0.0, low_open=True, remedy=""),
+        None
+        if privacy.target_epsilon is None
+        else in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy=""),
+        None
+        if privacy.delta is None
+        else in_range("delta", privacy.delta, low=0.0, high=1.0, low_open=True, remedy=""),
+        Problem("noise", None, "", "") if privacy.noise_multiplier is None and privacy.target_epsilon is None else None,
+        Problem("steps", None, "", "")
+        if plan.client.local_epochs is None and plan.client.local_steps is None
+        else None,
+    ]
+
+
+def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
+    """What is allowed but will disappoint; see `Plan.warnings`."""
+    from tff_hospitals import noise_plan
+
+    words = [str(warning) for warning in getattr(dataset, "warnings", ())]
+    preprocessing = dataset.preprocessing
+    if plan.privacy.mechanism != "none" and preprocessing.private is False and preprocessing.kind != "none":
+        words.append(
+            f"epsilon covers training, not the preprocessing ({preprocessing.kind}): means and deviations were taken from "
+            "hospital data without noise. Remedy: --scaling=fixed_bounds or --scaling=dp_moments."
+        )
+    if plan.privacy.mechanism != "none":
+        words.extend(noise_plan.warnings(plan, dataset))
+    return words

@@ -1,0 +1,199 @@
+"""Client work: local training of one hospital in one round, a model delta out.
+
+Batches arrive as a schedule of record positions that the hospital drew from its own random stream
+(`hospitals.batches`), so the same function serves shuffled epochs and truly Poisson batches, and the number of steps in the
+ledger is the number of rows that the loop really ran.
+
+DP-SGD (Abadi et al. 2016, arXiv:1607.00133): the gradient of each record is clipped, unit noise is scaled by
+noise_multiplier * clip_norm and added to the sum in every step, and the sum is divided by the *expected* batch size. Noise is
+drawn in blocks of steps outside the compiled loop.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tff_hospitals.models import FunctionalModel
+from tff_hospitals.processes import client_optimizers
+from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten, unit_normals
+from tff_hospitals.processes.plan_parts import ClientPlan, PrivacyPlan
+
+METRICS = ("loss_sum", "records", "steps", "update_norm")
+_NOISE_BLOCK_SCALARS = 2**22  # 16 MiB of float32 noise at a time
+
+Element = collections.OrderedDict  # what one hospital brings to one round; see `LocalTraining.element_spec`
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientOutput:
+    """What a hospital uploads: `delta` (initial - final weights), its weight in the mean, and float32 metrics [len(METRICS)]."""
+
+    delta: Tensors
+    weight: tf.Tensor
+    metrics: tf.Tensor
+
+
+class LocalTraining:
+    """The local update of a plan as a pure function.
+
+    Args:
+      model: the functional Keras model.
+      client: optimiser, learning rate, proximal term.
+      privacy: DP-SGD settings when its mechanism is `dp_sgd`; other mechanisms leave the client work alone.
+      max_local_steps: the most optimiser steps that any hospital takes in a round (sizes the blocks of noise).
+      compile_steps: compile the loop over steps with XLA; the result is the same to float32 rounding.
+    """
+
+    def __init__(
+        self,
+        model: FunctionalModel,
+        client: ClientPlan,
+        privacy: PrivacyPlan,
+        *,
+        max_local_steps: int,
+        compile_steps: bool = False,
+    ):
+        self.model = model
+        self.client = client
+        self.privacy = privacy
+        self.record_level = privacy.mechanism == "dp_sgd"
+        self.optimizer = client_optimizers.client_optimizer(client)
+        self.scalars = parameter_count(model.trainable_specs)
+        self.block = max(1, min(max_local_steps, _NOISE_BLOCK_SCALARS // max(1, self.scalars)))
+        self._run_steps: Callable = self._steps
+        if compile_steps:
+            self._run_steps = tf.function(self._steps, jit_compile=True, autograph=False)
+
+    def element_spec(self) -> Element:
+        """The structure of one hospital's input to a round; leading sizes differ per hospital."""
+        model = self.model
+        label_dtype = tf.float32 if model.task == "regression" else tf.int64
+        return collections.OrderedDict(
+            features=tf.TensorSpec([None, *model.feature_shape], tf.float32),
+            labels=tf.TensorSpec([None], label_dtype),
+            indices=tf.TensorSpec([None, None], tf.int32),
+            mask=tf.TensorSpec([None, None], tf.float32),
+            steps=tf.TensorSpec([], tf.int32),
+            expected_batch=tf.TensorSpec([], tf.float32),
+            noise_multiplier=tf.TensorSpec([], tf.float32),
+            key=tf.TensorSpec([2], tf.int64),
+            weight=tf.TensorSpec([], tf.float32),
+            frozen=tuple(model.frozen_specs),
+        )
+
+    def __call__(self, weights: Tensors, round_number: tf.Tensor, element: Element) -> ClientOutput:
+        """Trains from `weights` on the hospital's own records.
+
+        Args:
+          weights: the broadcast trainable weights.
+          round_number: int32 scalar, 0-based.
+          element: see `element_spec`.
+        """
+        noise_for = self.noise_block if self.record_level else None
+        final, loss_sum, records = self.run(weights, round_number, element, noise_for)
+        return self.output(weights, final, loss_sum, records, element)
+
+    def output(
+        self, weights: Tensors, final: Tensors, loss_sum: tf.Tensor, records: tf.Tensor, element: Element
+    ) -> ClientOutput:
+        """The upload that belongs to a finished local training."""
+        delta = tuple(start - end for start, end in zip(weights, final))
+        if self.record_level:  # the exact loss of the training records is not covered by the guarantee
+            loss_sum, records = tf.zeros_like(loss_sum), tf.zeros_like(records)
+        metrics = tf.stack([loss_sum, records, tf.cast(element["steps"], tf.float32), global_norm(delta)])
+        return ClientOutput(delta, element["weight"], metrics)
+
+    def noise_block(self, key: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
+        """Unit noise of one block of steps, float32 [self.block, parameters]."""
+        return unit_normals(fold(key, 0, block), [self.block, self.scalars])
+
+    def run(
+        self, weights: Tensors, round_number: tf.Tensor, element: Element, noise_for: Callable | None
+    ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
+        """All steps of a round, block of noise by block of noise: final weights, sum of losses, records seen."""
+        rate = client_optimizers.learning_rate_at(self.client, round_number)
+        carry = (weights, self.optimizer.initial_slots(weights), tf.constant(0.0), tf.constant(0.0))
+        steps = element["steps"]
+        if noise_for is None:
+            carry = self._run_steps(weights, rate, element, tf.constant(0), steps, tf.zeros([0, 0]), carry)
+        else:
+
+            def body(start: tf.Tensor, carry: Any) -> tuple:
+                noise = noise_for(element["key"], start // self.block)
+                end = tf.minimum(start + self.block, steps)
+                return end, self._run_steps(weights, rate, element, start, end, noise, carry)
+
+            _, carry = tf.while_loop(
+                lambda start, _: start < steps, body, (tf.constant(0), carry), parallel_iterations=1
+            )
+        final, _, loss_sum, records = carry
+        return final, loss_sum, records
+
+    def _steps(
+        self,
+        start_weights: Tensors,
+        rate: tf.Tensor,
+        element: Element,
+        start: tf.Tensor,
+        end: tf.Tensor,
+        noise: tf.Tensor,
+        carry: tuple,
+    ) -> tuple:
+        """Optimiser steps `start` to `end` - 1; everything in here may be compiled."""
+
+        def body(step: tf.Tensor, carry: tuple) -> tuple:
+            weights, slots, loss_sum, records = carry
+            mask = element["mask"][step]
+            chosen = element["indices"][step]
+            features = tf.gather(element["features"], chosen)
+            labels = tf.gather(element["labels"], chosen)
+            key = fold(element["key"], 1, step) if self.model.draws_random_numbers else None
+            gradients, losses = self._gradients(weights, element, features, labels, mask, key, noise, step - start)
+            if self.client.proximal_mu:
+                gradients = tuple(
+                    gradient + self.client.proximal_mu * (weight - origin)
+                    for gradient, weight, origin in zip(gradients, weights, start_weights)
+                )
+            weights, slots = self.optimizer.step(weights, slots, gradients, rate)
+            return step + 1, (weights, slots, loss_sum + losses, records + tf.reduce_sum(mask))
+
+        _, carry = tf.while_loop(lambda step, _: step < end, body, (start, carry), parallel_iterations=1)
+        return carry
+
+    def _gradients(
+        self,
+        weights: Tensors,
+        element: Element,
+        features: tf.Tensor,
+        labels: tf.Tensor,
+        mask: tf.Tensor,
+        key: tf.Tensor | None,
+        noise: tf.Tensor,
+        row: tf.Tensor,
+    ) -> tuple[Tensors, tf.Tensor]:
+        """Gradients of one step and the sum of the batch's losses."""
+        model, frozen = self.model, element["frozen"]
+        if not self.record_level:
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                outputs = model.predict(weights, frozen, features, training=True, key=key)
+                loss_sum = tf.reduce_sum(model.per_record_loss(outputs, labels) * mask)
+                loss = loss_sum / tf.maximum(tf.reduce_sum(mask), 1.0)
+            gradients = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return tuple(gradients), loss_sum
+
+        from tff_hospitals.models import per_record
+
+        clip_norm = self.privacy.clip_norm
+        total, _, loss_sum = per_record.clipped_gradient_sum(
+            model, weights, frozen, features, labels, mask, clip_norm, key=key, style=self.privacy.clip_style
+        )
+        scale = element["noise_multiplier"] * clip_norm
+        noises = unflatten(noise[row], model.trainable_specs)
+        gradients = tuple((one + scale * draw) / element["expected_batch"] for one, draw in zip(total, noises))
+        return gradients, tf.zeros_like(loss_sum)

@@ -1,0 +1,209 @@
+"""The pure parts as TFF processes: the only file that knows how TFF wants to be spoken to.
+
+A hospital's data set in TFF is a sequence with one element, which holds its records and the round's batch schedule; so one
+while loop runs the whole local training and TFF's per-batch data pipeline, most of its round time, is not used.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_hospitals.processes.aggregators import Aggregator
+from tff_hospitals.processes.finalizers import Finalizer
+from tff_hospitals.processes.local_training import METRICS, LocalTraining
+
+if TYPE_CHECKING:
+    from tff_hospitals.models import FunctionalModel
+
+
+def tff_type(structure: Any) -> Any:
+    """The TFF type of a structure of numpy values or tensor specs."""
+    return tff.types.tensorflow_to_type(
+        tf.nest.map_structure(
+            lambda leaf: leaf if isinstance(leaf, tf.TensorSpec) else tf.TensorSpec(np.shape(leaf), leaf.dtype),
+            structure,
+        )
+    )
+
+
+def element_type(client_work: LocalTraining, hospitals_per_round: int) -> Any:
+    """The TFF sequence type of what one hospital brings to a round, with its place in the round's metrics."""
+    spec = client_work.element_spec()
+    spec["place"] = tf.TensorSpec([hospitals_per_round], tf.float32)
+    return tff.SequenceType(tff_type(spec))
+
+
+def build_distributor(weights_type: Any) -> tff.learning.templates.DistributionProcess:
+    """A dense broadcast of the trainable weights."""
+    return tff.learning.templates.build_broadcast_process(weights_type)
+
+
+def build_client_work(
+    client_work: LocalTraining, weights_type: Any, hospitals_per_round: int
+) -> tff.learning.templates.ClientWorkProcess:
+    """Local training as a `ClientWorkProcess`; the state is the round number.
+
+    Measurements are float32 [hospitals_per_round, len(METRICS)]: each hospital adds its metrics in its own row.
+    """
+    data_type = element_type(client_work, hospitals_per_round)
+
+    @tff.tensorflow.computation
+    def initial_round() -> Any:
+        return tf.constant(0, tf.int32)
+
+    @tff.tensorflow.computation(weights_type, np.int32, data_type)
+    def train(weights: Any, round_number: Any, data: Any) -> Any:
+        element = data.reduce(_empty(data.element_spec), lambda _, one: one)
+        place = element.pop("place")
+        element["frozen"] = tuple(element["frozen"])
+        output = client_work(tuple(weights.trainable), round_number, element)
+        result = tff.learning.templates.ClientResult(update=tuple(output.delta), update_weight=output.weight)
+        return result, place[:, tf.newaxis] * output.metrics[tf.newaxis, :]
+
+    @tff.tensorflow.computation(np.int32)
+    def next_round(round_number: Any) -> Any:
+        return round_number + 1
+
+    @tff.federated_computation
+    def init_fn() -> Any:
+        return tff.federated_eval(initial_round, tff.SERVER)
+
+    @tff.federated_computation(
+        tff.FederatedType(np.int32, tff.SERVER),
+        tff.FederatedType(weights_type, tff.CLIENTS),
+        tff.FederatedType(data_type, tff.CLIENTS),
+    )
+    def next_fn(state: Any, weights: Any, data: Any) -> Any:
+        round_at_hospitals = tff.federated_broadcast(state)
+        result, metrics = tff.federated_map(train, (weights, round_at_hospitals, data))
+        return tff.templates.MeasuredProcessOutput(
+            tff.federated_map(next_round, state), result, tff.federated_sum(metrics)
+        )
+
+    return tff.learning.templates.ClientWorkProcess(init_fn, next_fn)
+
+
+def _empty(spec: Any) -> Any:
+    """A value that a reduction over a one-element sequence starts from."""
+    return tf.nest.map_structure(
+        lambda leaf: tf.zeros([0 if size is None else size for size in leaf.shape], leaf.dtype), spec
+    )
+
+
+class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
+    """Any `aggregators.Aggregator` as a TFF aggregation factory: map, sum, map."""
+
+    def __init__(self, aggregator: Aggregator):
+        self._aggregator = aggregator
+
+    def create(self, value_type: Any, weight_type: Any) -> tff.templates.AggregationProcess:
+        """The aggregation process for updates of `value_type`."""
+        aggregator = self._aggregator
+        initial = aggregator.initial_state(np.zeros([2], np.int64), 0.0)
+        state_type = tff_type(initial)
+
+        @tff.tensorflow.computation
+        def initial_state() -> Any:
+            return tf.nest.map_structure(tf.constant, initial)
+
+        @tff.tensorflow.computation(state_type)
+        def parameters(state: Any) -> Any:
+            return aggregator.parameters(state)
+
+        @tff.tensorflow.computation(parameters.type_signature.result, value_type, weight_type)
+        def prepare(at_hospital: Any, delta: Any, weight: Any) -> Any:
+            return aggregator.prepare(at_hospital, tuple(delta), weight)
+
+        @tff.tensorflow.computation(state_type, prepare.type_signature.result)
+        def finish(state: Any, total: Any) -> Any:
+            total = collections.OrderedDict(total, delta=tuple(total["delta"]))
+            update, state, measurements = aggregator.finish(state, total, aggregator.server_noise(state))
+            return update, state, measurements
+
+        @tff.federated_computation
+        def init_fn() -> Any:
+            return tff.federated_eval(initial_state, tff.SERVER)
+
+        @tff.federated_computation(
+            tff.FederatedType(state_type, tff.SERVER),
+            tff.FederatedType(value_type, tff.CLIENTS),
+            tff.FederatedType(weight_type, tff.CLIENTS),
+        )
+        def next_fn(state: Any, value: Any, weight: Any) -> Any:
+            at_hospitals = tff.federated_broadcast(tff.federated_map(parameters, state))
+            total = tff.federated_sum(tff.federated_map(prepare, (at_hospitals, value, weight)))
+            update, new_state, measurements = tff.federated_map(finish, (state, total))
+            return tff.templates.MeasuredProcessOutput(new_state, update, measurements)
+
+        return tff.templates.AggregationProcess(init_fn, next_fn)
+
+
+def build_finalizer(
+    finalizer: Finalizer, specs: Sequence[tf.TensorSpec], weights_type: Any
+) -> tff.learning.templates.FinalizerProcess:
+    """A `finalizers.Finalizer` as TFF's."""
+    initial = finalizer.initial_state(specs)
+    state_type = tff_type(initial)
+
+    @tff.tensorflow.computation
+    def initial_state() -> Any:
+        return tf.nest.map_structure(tf.constant, initial)
+
+    @tff.tensorflow.computation(state_type, weights_type, weights_type.trainable)
+    def apply(state: Any, weights: Any, update: Any) -> Any:
+        state = collections.OrderedDict(
+            (name, tuple(value) if isinstance(value, (list, tuple)) else value) for name, value in state.items()
+        )
+        new_weights, new_state = finalizer.apply(state, tuple(weights.trainable), tuple(update))
+        return new_state, tff.learning.models.ModelWeights(new_weights, ())
+
+    @tff.federated_computation
+    def init_fn() -> Any:
+        return tff.federated_eval(initial_state, tff.SERVER)
+
+    @tff.federated_computation(
+        tff.FederatedType(state_type, tff.SERVER),
+        tff.FederatedType(weights_type, tff.SERVER),
+        tff.FederatedType(weights_type.trainable, tff.SERVER),
+    )
+    def next_fn(state: Any, weights: Any, update: Any) -> Any:
+        new_state, new_weights = tff.federated_map(apply, (state, weights, update))
+        return tff.templates.MeasuredProcessOutput(new_state, new_weights, tff.federated_value((), tff.SERVER))
+
+    return tff.learning.templates.FinalizerProcess(init_fn, next_fn)
+
+
+def build_learning_process(
+    model: FunctionalModel,
+    client_work: LocalTraining,
+    aggregator: Aggregator,
+    finalizer: Finalizer,
+    hospitals_per_round: int,
+) -> tff.learning.templates.LearningProcess:
+    """The learning process of four parts; `hospitals_per_round` sizes the metrics."""
+    zeros = tuple(np.zeros(spec.shape.as_list(), np.float32) for spec in model.trainable_specs)
+
+    @tff.tensorflow.computation
+    def initial_weights() -> Any:
+        return tff.learning.models.ModelWeights(tuple(tf.constant(zero) for zero in zeros), ())
+
+    weights_type = initial_weights.type_signature.result
+    work = build_client_work(client_work, weights_type, hospitals_per_round)
+    update_type = weights_type.trainable
+    process = LinearAggregationFactory(aggregator).create(update_type, tff.TensorType(np.float32))
+    return tff.learning.templates.compose_learning_process(
+        initial_weights,
+        build_distributor(weights_type),
+        work,
+        process,
+        build_finalizer(finalizer, model.trainable_specs, weights_type),
+    )
+
+
+METRIC_COUNT = len(METRICS)

@@ -1,0 +1,32 @@
+"""Runtimes: `native` (TFF's own executor, the reference) and `compiled` (in this process, at the machine's limit)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.learning_process import Composition
+    from tff_hospitals.runtimes.base import Runtime
+
+RUNTIMES = ("compiled", "native")
+
+
+def build_runtime(
+    name: str, composition: Composition, dataset: HospitalDataset, frozen: tuple, **options: Any
+) -> Runtime:
+    """The runtime of that name for a composed plan.
+
+    Raises:
+      validation.InvalidInput: when the name is unknown.
+    """
+    from tff_hospitals.validation import one_of, raise_if
+
+    raise_if([one_of("runtime", name, RUNTIMES)])
+    if name == "native":
+        from tff_hospitals.runtimes.native import NativeRuntime
+
+        return NativeRuntime(composition, dataset, frozen, **options)
+    from tff_hospitals.runtimes.compiled import CompiledRuntime
+
+    return CompiledRuntime(composition, dataset, frozen, **options)

@@ -1,0 +1,87 @@
+"""What a runtime is given and what it gives back; native, compiled and cluster agree on it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import Hospital
+    from tff_hospitals.hospitals.batches import BatchSchedule
+    from tff_hospitals.learning_process import Composition, ServerState
+
+
+@dataclasses.dataclass(frozen=True)
+class HospitalRound:
+    """What one hospital brings to one round, beside its records.
+
+    Attributes:
+      hospital: the hospital and its training part.
+      schedule: the batches that it drew for this round.
+      key: int64 [2], its noise key of this round.
+      noise_multiplier: of the noise that it adds itself.
+      weight: its weight in the mean.
+    """
+
+    hospital: Hospital
+    schedule: BatchSchedule
+    key: np.ndarray
+    noise_multiplier: float
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundInput:
+    """One round's cohort, in the data set's order of hospitals."""
+
+    number: int
+    cohort: tuple[HospitalRound, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundOutput:
+    """What is known of a round: metrics by hospital id (see `local_training.METRICS`) and the server's measurements."""
+
+    number: int
+    metrics: Mapping[str, Mapping[str, float]]
+    server: Mapping[str, float]
+
+
+class Runtime(Protocol):
+    """Executes a composed plan; `close` frees what it started."""
+
+    name: str
+
+    def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> tuple[ServerState, list[RoundOutput]]: ...
+
+    def close(self) -> None: ...
+
+
+def element(composition: Composition, one: HospitalRound, frozen: tuple) -> collections.OrderedDict:
+    """The numpy values of `LocalTraining.element_spec` for one hospital and round."""
+    part = one.hospital.train
+    schedule = one.schedule
+    labels = part.labels
+    return collections.OrderedDict(
+        features=np.asarray(part.features, np.float32),
+        labels=np.asarray(labels, np.float32 if composition.model.task == "regression" else np.int64),
+        indices=np.asarray(schedule.indices, np.int32),
+        mask=np.asarray(schedule.mask, np.float32),
+        steps=np.int32(schedule.indices.shape[0]),
+        expected_batch=np.float32(schedule.expected_batch),
+        noise_multiplier=np.float32(one.noise_multiplier),
+        key=np.asarray(one.key, np.int64),
+        weight=np.float32(one.weight),
+        frozen=tuple(frozen),
+    )
+
+
+def metrics_by_name(values: np.ndarray) -> dict[str, float]:
+    """A row of metrics as a dict of Python floats."""
+    from tff_hospitals.processes.local_training import METRICS
+
+    return {name: float(value) for name, value in zip(METRICS, values)}

@@ -1,0 +1,192 @@
+"""Whole rounds as one XLA program: a scan over rounds, hospitals and steps."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.learning_process import Composition, ServerState
+from tff_hospitals.processes.local_training import METRICS
+from tff_hospitals.runtimes import base, resident
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+
+_NOISE_SCALARS = 2**25  # 128 MiB of noise in one call at most; longer runs of rounds are cut
+
+
+class FusedProgram:
+    """One compiled function for all rounds of plans with the composition's signature."""
+
+    def __init__(self, composition: Composition):
+        self._parts = composition
+        self._rounds = tf.function(self._run_rounds, jit_compile=True, autograph=False, reduce_retracing=False)
+        self._call = tf.function(self._draw_and_run, autograph=False)
+        self._sizes = {"rounds": 1, "cohort": 1, "steps": 1, "capacity": 1}
+
+    def load(self, dataset: HospitalDataset) -> resident.ResidentData:
+        """Makes the hospitals' records resident."""
+        return resident.load(dataset)
+
+    def run(
+        self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.ResidentData, frozen: tuple
+    ) -> tuple[ServerState, list[base.RoundOutput]]:
+        """Runs the rounds, as many per call as their noise fits in memory."""
+        outputs: list[base.RoundOutput] = []
+        per_call = self._rounds_per_call(rounds)
+        for start in range(0, len(rounds), per_call):
+            chunk = rounds[start : start + per_call]
+            inputs = self._stack(chunk, data)
+            state, metrics, server = self._call(
+                tf.nest.map_structure(tf.convert_to_tensor, state), data.features, data.labels, frozen, inputs
+            )
+            outputs.extend(_outputs(chunk, metrics.numpy(), {name: value.numpy() for name, value in server.items()}))
+        return state, outputs
+
+    def _rounds_per_call(self, rounds: Sequence[base.RoundInput]) -> int:
+        work = self._parts.client_work
+        if not work.record_level:
+            return len(rounds)
+        cohort = max(1, max(len(one.cohort) for one in rounds))
+        return max(1, _NOISE_SCALARS // (cohort * self._blocks(rounds) * work.block * work.scalars))
+
+    def _blocks(self, rounds: Sequence[base.RoundInput]) -> int:
+        steps = max((h.schedule.indices.shape[0] for one in rounds for h in one.cohort), default=1)
+        return -(-max(1, steps) // self._parts.client_work.block)
+
+    def _stack(self, rounds: Sequence[base.RoundInput], data: resident.ResidentData) -> collections.OrderedDict:
+        """Pads the rounds' schedules into arrays; sizes only grow, so that a program is rarely compiled twice."""
+        everyone = [hospital for one in rounds for hospital in one.cohort]
+        sizes = self._sizes
+        sizes["rounds"] = max(sizes["rounds"], len(rounds))
+        sizes["cohort"] = max(sizes["cohort"], max(len(one.cohort) for one in rounds))
+        sizes["steps"] = max([sizes["steps"], *(h.schedule.indices.shape[0] for h in everyone)])
+        sizes["capacity"] = max([sizes["capacity"], *(h.schedule.indices.shape[1] for h in everyone)])
+        r, c, s, b = sizes["rounds"], sizes["cohort"], sizes["steps"], sizes["capacity"]
+        arrays = collections.OrderedDict(
+            indices=np.zeros([r, c, s, b], np.int32),
+            mask=np.zeros([r, c, s, b], np.float32),
+            steps=np.zeros([r, c], np.int32),
+            expected_batch=np.ones([r, c], np.float32),
+            noise_multiplier=np.zeros([r, c], np.float32),
+            key=np.zeros([r, c, 2], np.int64),
+            weight=np.zeros([r, c], np.float32),
+            cohort=np.zeros([r], np.int32),
+            rounds=np.int32(len(rounds)),
+        )
+        for i, one in enumerate(rounds):
+            arrays["cohort"][i] = len(one.cohort)
+            for j, hospital in enumerate(one.cohort):
+                schedule = hospital.schedule
+                steps, capacity = schedule.indices.shape
+                first = data.first_row[hospital.hospital.hospital_id]
+                arrays["indices"][i, j, :steps, :capacity] = schedule.indices + first
+                arrays["mask"][i, j, :steps, :capacity] = schedule.mask
+                arrays["steps"][i, j] = steps
+                arrays["expected_batch"][i, j] = schedule.expected_batch
+                arrays["noise_multiplier"][i, j] = hospital.noise_multiplier
+                arrays["key"][i, j] = hospital.key
+                arrays["weight"][i, j] = hospital.weight
+        return arrays
+
+    def _draw_and_run(
+        self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
+    ) -> tuple:
+        """Draws all noise outside XLA (bits are then the same as in any other runtime), then runs the compiled rounds."""
+        return self._rounds(
+            state, features, labels, frozen, inputs, self._hospital_noise(inputs), self._server_noise(state, inputs)
+        )
+
+    def _hospital_noise(self, inputs: Any) -> tf.Tensor:
+        """Unit noise [rounds, cohort, blocks, block, parameters] of DP-SGD; empty otherwise."""
+        work = self._parts.client_work
+        r, c, s, _ = inputs["indices"].shape
+        if not work.record_level:
+            return tf.zeros([r, c, 0, 0, 0])
+        blocks = -(-s // work.block)
+        keys = tf.repeat(tf.reshape(inputs["key"], [r * c, 2]), blocks, axis=0)
+        numbers = tf.tile(tf.range(blocks), [r * c])
+        draws = tf.map_fn(
+            lambda pair: work.noise_block(pair[0], pair[1]), (keys, numbers), fn_output_signature=tf.float32
+        )
+        return tf.reshape(draws, [r, c, blocks, work.block, work.scalars])
+
+    def _server_noise(self, state: ServerState, inputs: Any) -> Any:
+        """Unit noise of the aggregator, stacked over rounds."""
+        aggregator = self._parts.aggregator
+        if not aggregator.server_noise(state.aggregator):
+            return collections.OrderedDict()
+        first = state.aggregator["round"]
+        like = tf.nest.map_structure(lambda draw: tf.float32, aggregator.server_noise(state.aggregator))
+
+        def draw(offset: tf.Tensor) -> Any:
+            at = collections.OrderedDict(state.aggregator, round=first + offset)
+            return aggregator.server_noise(at)
+
+        return tf.map_fn(draw, tf.range(inputs["indices"].shape[0]), fn_output_signature=like)
+
+    def _run_rounds(
+        self,
+        state: ServerState,
+        features: tf.Tensor,
+        labels: tf.Tensor,
+        frozen: tuple,
+        inputs: Any,
+        hospital_noise: tf.Tensor,
+        server_noise: Any,
+    ) -> tuple:
+        parts = self._parts
+        rounds, cohort = inputs["indices"].shape[:2]
+
+        def one_round(r: tf.Tensor, state: ServerState, metrics: tf.Tensor, server: Any) -> tuple:
+            parameters = parts.aggregator.parameters(state.aggregator)
+
+            def one_hospital(c: tf.Tensor, total: Any, metrics: tf.Tensor) -> tuple:
+                element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
+                for name in ("indices", "mask", "steps", "expected_batch", "noise_multiplier", "key", "weight"):
+                    element[name] = inputs[name][r, c]
+                work = parts.client_work
+                noise_for = (lambda _, block: hospital_noise[r, c, block]) if work.record_level else None
+                final, loss_sum, records = work.run(state.weights, state.round_number, element, noise_for)
+                output = work.output(state.weights, final, loss_sum, records, element)
+                contribution = parts.aggregator.prepare(parameters, output.delta, output.weight)
+                total = tf.nest.map_structure(tf.add, total, contribution)
+                metrics = tf.tensor_scatter_nd_update(metrics, [[r, c]], output.metrics[tf.newaxis])
+                return c + 1, total, metrics
+
+            zero = parts.zero_contribution()
+            _, total, metrics = tf.while_loop(
+                lambda c, *_: c < inputs["cohort"][r], one_hospital, (tf.constant(0), zero, metrics)
+            )
+            noise = tf.nest.map_structure(lambda draws: draws[r], server_noise)
+            state, measurements = parts.finish_round(state, total, noise)
+            server = collections.OrderedDict(
+                (name, tf.tensor_scatter_nd_update(server[name], [[r]], value[tf.newaxis]))
+                for name, value in measurements.items()
+            )
+            return r + 1, state, metrics, server
+
+        names = parts.server_measurements()
+        start = (
+            tf.constant(0),
+            state,
+            tf.zeros([rounds, cohort, len(METRICS)]),
+            collections.OrderedDict((name, tf.zeros([rounds])) for name in names),
+        )
+        _, state, metrics, server = tf.while_loop(lambda r, *_: r < inputs["rounds"], one_round, start)
+        return state, metrics, server
+
+
+def _outputs(rounds: Sequence[base.RoundInput], metrics: np.ndarray, server: dict) -> list[base.RoundOutput]:
+    return [
+        base.RoundOutput(
+            one.number,
+            {h.hospital.hospital_id: base.metrics_by_name(metrics[i, j]) for j, h in enumerate(one.cohort)},
+            {name: float(values[i]) for name, values in server.items()},
+        )
+        for i, one in enumerate(rounds)
+    ]

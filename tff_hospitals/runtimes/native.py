@@ -1,0 +1,108 @@
+"""The native runtime: TFF's own executor, the reference that the others are held to."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.learning_process import Composition, ServerState
+from tff_hospitals.runtimes import base
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+
+
+class NativeRuntime:
+    """Runs rounds through `tff.learning.templates.LearningProcess.next` in TFF's native context.
+
+    Args:
+      composition: the composed plan.
+      dataset: its hospitals.
+      frozen: weights that do not travel, held by every hospital.
+    """
+
+    name = "native"
+
+    def __init__(self, composition: Composition, dataset: HospitalDataset, frozen: tuple):
+        self._context = shared_context()
+        self._composition = composition
+        self._frozen = frozen
+        self._hospitals = len(dataset.hospitals)
+        self._process = composition.tff_process(self._hospitals)
+
+    @property
+    def process(self) -> Any:
+        """The `tff.learning.templates.LearningProcess` in use."""
+        return self._process
+
+    def run_rounds(
+        self, state: ServerState, rounds: Sequence[base.RoundInput]
+    ) -> tuple[ServerState, list[base.RoundOutput]]:
+        """One `next` per round; a round without hospitals is finished at the server alone."""
+        outputs = []
+        for one in rounds:
+            state, output = self._round(state, one)
+            outputs.append(output)
+        return state, outputs
+
+    def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
+        data = []
+        for position, hospital in enumerate(one.cohort):
+            element = base.element(self._composition, hospital, self._frozen)
+            element["place"] = np.eye(self._hospitals, dtype=np.float32)[position]
+            data.append(tf.data.Dataset.from_tensors(element))
+        import tensorflow_federated as tff
+
+        with tff.framework.get_context_stack().install(self._context.context):
+            result = self._process.next(to_tff(state), data)
+        metrics = np.asarray(result.metrics["client_work"])
+        by_hospital = {
+            hospital.hospital.hospital_id: base.metrics_by_name(metrics[position])
+            for position, hospital in enumerate(one.cohort)
+        }
+        server = {name: float(value) for name, value in collections.OrderedDict(result.metrics["aggregator"]).items()}
+        return from_tff(result.state, state), base.RoundOutput(one.number, by_hospital, server)
+
+    def close(self) -> None:
+        """Nothing to free here: the context is shared by the process and ends with it."""
+
+
+@functools.lru_cache(maxsize=1)
+def shared_context() -> Any:
+    """One worker for all native runtimes of this process; it ends with the process, however that ends."""
+    from tff_hospitals.runtimes.native_context import native_context
+
+    return native_context()
+
+
+def to_tff(state: ServerState) -> Any:
+    """A `LearningAlgorithmState` with the same values."""
+    import tensorflow_federated as tff
+
+    return tff.learning.templates.LearningAlgorithmState(
+        tff.learning.models.ModelWeights(state.weights, ()),
+        (),
+        state.round_number,
+        state.aggregator,
+        state.finalizer,
+    )
+
+
+def from_tff(value: Any, like: ServerState) -> ServerState:
+    """The `ServerState` with TFF's values, in the structure of `like`."""
+
+    def pack(structure: Any, values: Any) -> Any:
+        leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(values)]
+        return tf.nest.pack_sequence_as(structure, leaves)
+
+    return ServerState(
+        pack(like.weights, list(value.global_model_weights.trainable)),
+        np.int32(value.client_work),
+        pack(like.aggregator, value.aggregator),
+        pack(like.finalizer, value.finalizer),
+    )

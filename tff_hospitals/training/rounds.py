@@ -1,0 +1,67 @@
+"""Drawing a round: who takes part, with which batches, which noise key and which weight.
+
+Everything here is a function of (the run's root stream, the round number), so a resumed run draws what it would have drawn.
+Each hospital draws from a stream of its own, derived from its id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tff_hospitals import noise_plan
+from tff_hospitals.hospitals import batches, cohorts
+from tff_hospitals.plan import Plan
+from tff_hospitals.random_streams import Streams
+from tff_hospitals.runtimes.base import HospitalRound, RoundInput
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import Hospital, HospitalDataset
+
+
+class RoundDrawer:
+    """Draws the rounds of one run.
+
+    Args:
+      plan: a plan without problems.
+      dataset: its hospitals.
+      noise: the noise plan of the two.
+    """
+
+    def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan):
+        self._plan = plan
+        self._noise = noise
+        self._root = Streams.from_seed(plan.seed)
+        self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
+        self._cohort = cohorts.Cohorts(
+            dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
+        )
+
+    def cohort(self, round_number: int) -> tuple[str, ...]:
+        """Ids of the hospitals that take part, in the data set's order."""
+        return self._cohort(self._root.child("server"), round_number)
+
+    def draw(self, round_number: int, cohort: tuple[str, ...] | None = None) -> RoundInput:
+        """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
+        ids = self.cohort(round_number) if cohort is None else cohort
+        return RoundInput(round_number, tuple(self._hospital(self._hospitals[one], round_number) for one in ids))
+
+    def _hospital(self, hospital: Hospital, round_number: int) -> HospitalRound:
+        plan, records = self._plan, hospital.train.records
+        own = self._root.child("hospital", hospital.hospital_id, "round", round_number)
+        steps = noise_plan.steps_per_round(plan, records)
+        stream, size = own.child("batches"), plan.client.batch_size
+        if plan.privacy.mechanism == "dp_sgd":
+            chance = noise_plan.sampling_probability(plan, records)
+            schedule = batches.poisson(stream, records, sampling_probability=chance, local_steps=steps)
+        elif plan.client.local_steps is not None:
+            schedule = batches.shuffled_steps(stream, records, batch_size=size, local_steps=steps)
+        else:
+            epochs = int(plan.client.local_epochs or 1)
+            schedule = batches.shuffled_epochs(stream, records, batch_size=size, local_epochs=epochs)
+        return HospitalRound(
+            hospital,
+            schedule,
+            own.child("noise").key(),
+            self._noise.multipliers[hospital.hospital_id] if self._noise.unit == "record" else 0.0,
+            float(records) if plan.weighting == "records" else 1.0,
+        )

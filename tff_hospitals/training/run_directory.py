@@ -1,0 +1,198 @@
+"""The run directory: everything that a reader needs to believe a run."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tff_hospitals import __version__, noise_plan, records
+from tff_hospitals.plan import Plan
+from tff_hospitals.training.books import BYTES_COLUMNS, METRIC_COLUMNS, Books
+from tff_hospitals.training.checkpoints import CheckpointFolder
+from tff_hospitals.training.evaluation import POOLED
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.training.loop import Run
+
+_PACKAGES = ("tensorflow", "tensorflow-federated", "tensorflow-privacy", "dp-accounting", "numpy", "absl-py")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what it computes with; a missing package reads `absent`."""
+    found = {"python": platform.python_version(), "tff_hospitals": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+class RunDirectory:
+    """The files of one run below `path`."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.checkpoints = CheckpointFolder(path / "checkpoints")
+
+    def claim(self, plan: Plan, dataset: HospitalDataset, identity: str, runtime: str) -> None:
+        """Writes plan.json and record.json, or checks that those there are of this run.
+
+        Raises:
+          records.RecordError: when the folder belongs to another plan or to other data.
+        """
+        plan_file = self.path / "plan.json"
+        if plan_file.exists():
+            owner = records.read_json(self.path / "record.json").get("identity")
+            if owner != identity:
+                there = records.read_json(plan_file)
+                differing = _differences(there, plan.to_json()) or ["the data"]
+                raise records.RecordError(
+                    f"{self.path} belongs to another run: it differs in {', '.join(differing[:6])}. Nothing was changed. "
+                    "Remedy: choose another --run_dir, or give the same flags to resume."
+                )
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            known = [p.name for p in self.path.iterdir() if p.name == "summary.json"]
+            if known:
+                raise records.RecordError(
+                    f"{self.path} already holds results of something else. Remedy: choose another --run_dir."
+                )
+        record = {
+            "schema_version": 1,
+            "identity": identity,
+            "seed": plan.seed,
+            "runtime": runtime,
+            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "machine": {"system": platform.platform(), "processor": platform.machine()},
+            "dataset": dataset.describe(),
+            "warnings": plan.warnings(dataset),
+        }
+        records.write_json(self.path / "record.json", record)
+        records.write_json(plan_file, plan.to_json())
+
+    def finished_summary(self) -> Mapping[str, Any] | None:
+        """The summary of a run that finished here, or None."""
+        path = self.path / "summary.json"
+        if not path.exists():
+            return None
+        summary = records.read_json(path)
+        return summary if summary.get("status") == "finished" else None
+
+    def write_tables(self, books: Books, seconds: Sequence[tuple[int, float]]) -> None:
+        """metrics.csv, timing.csv, bytes.csv and ledger.json as they stand."""
+        records.write_csv(self.path / "metrics.csv", METRIC_COLUMNS, books.metric_rows)
+        rows = [{"round": number, "seconds": value} for number, value in seconds]
+        records.write_csv(self.path / "timing.csv", ("round", "seconds"), rows)
+        records.write_csv(self.path / "bytes.csv", BYTES_COLUMNS, books.bytes_rows)
+        records.write_json(self.path / "ledger.json", books.ledger.to_json())
+
+    def finish(self, run: Run, summary: Mapping[str, Any]) -> None:
+        """Writes the model and, last of all, summary.json: its presence means that the run is whole."""
+        from tff_hospitals.models import save_keras
+
+        save_keras(run.model, run.weights, run.frozen, self.path / "model.keras")
+        records.write_json(self.path / "summary.json", summary)
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in sorted({*there, *here}):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found.extend(_differences(old, new, f"{prefix}{name}."))
+        elif old != new:
+            found.append(f"{prefix}{name} ({old!r} there, {new!r} here)")
+    return found
+
+
+def summary_row(
+    plan: Plan,
+    dataset: HospitalDataset,
+    noise: noise_plan.NoisePlan,
+    books: Books,
+    stop_reason: str,
+    rounds: int,
+    seconds: Sequence[tuple[int, float]],
+    runtime: str,
+) -> dict[str, Any]:
+    """The fields that comparison tables are made of, for one run."""
+    by_hospital = {scope: values for scope, values in books.last_evaluation.items() if scope not in (POOLED, "server")}
+    pooled = books.last_evaluation.get(POOLED, {})
+    private = noise.unit != "none"
+    epsilons = {name: books.epsilon(name, "rdp") for name in dataset.ids} if private else {}
+    worst = max(epsilons, key=lambda name: epsilons[name] or 0.0) if epsilons else None
+    epsilon = books.epsilon(POOLED, "rdp")
+    settled = [value for _, value in seconds[1:]] or [value for _, value in seconds]
+    adjacency = noise_plan.ADJACENCY.get(noise.unit)
+    return {
+        "schema_version": 1,
+        "status": "finished",
+        "method": plan.method,
+        "label": plan.method,
+        "seed": plan.seed,
+        "unit": noise.unit,
+        "target_epsilon": plan.privacy.target_epsilon,
+        "epsilon": epsilon,
+        "epsilon_pld": books.epsilon(POOLED, "pld"),
+        "epsilon_per_hospital": epsilons,
+        "worst_hospital": worst,
+        "delta": noise.delta if private else None,
+        "adjacency": adjacency,
+        "conversion": "rdp",
+        "noise_multiplier_per_hospital": dict(noise.multipliers) if private else {},
+        "accuracy_mean": _mean(by_hospital, "accuracy"),
+        "accuracy_sd": None,
+        "accuracy_pooled_mean": pooled.get("accuracy"),
+        "accuracy_pooled_sd": None,
+        "accuracy_per_hospital": {name: values["accuracy"] for name, values in by_hospital.items()},
+        "accuracy_sd_per_hospital": {},
+        "auc_mean": _mean(by_hospital, "auc"),
+        "loss_mean": _mean(by_hospital, "loss"),
+        "accuracy_per_seed": [_mean(by_hospital, "accuracy")],
+        "bytes_up": sum(books.bytes_up.values()),
+        "bytes_down": sum(books.bytes_down.values()),
+        "seconds_per_round": sum(settled) / len(settled) if settled else None,
+        "rounds": rounds,
+        "stop_reason": stop_reason,
+        "runtime": runtime,
+        "guarantee": "",
+        "warnings": [*plan.warnings(dataset), *books.warnings],
+        "curve": curve(books),
+    }
+
+
+def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | None:
+    """Mean over the hospitals that have the metric."""
+    values = [values[name] for values in by_hospital.values() if values[name] == values[name]]
+    return sum(values) / len(values) if values else None
+
+
+def curve(books: Books) -> list[dict[str, Any]]:
+    """Accuracy (mean over hospitals), epsilon and bytes at every evaluated round."""
+    accuracies: dict[int, list[float]] = {}
+    points = []
+    for row in books.metric_rows:
+        number = row["round"]
+        if row["hospital"] == POOLED:
+            if row.get("loss") is not None:
+                values = accuracies.get(number, [])
+                points.append(
+                    {
+                        "round": number + 1,
+                        "epsilon": row.get("epsilon_rdp"),
+                        "accuracy_mean": sum(values) / len(values) if values else None,
+                        "accuracy_sd": None,
+                        "bytes_up": row["bytes_up"],
+                        "bytes_down": row["bytes_down"],
+                    }
+                )
+        elif row["hospital"] != "server" and row.get("accuracy") is not None:
+            accuracies.setdefault(number, []).append(row["accuracy"])
+    return points
