@@ -7,13 +7,11 @@ import pathlib
 
 import pytest
 
-# Before any import of TensorFlow, in this process and in the processes that tests start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from tff_hospitals import quiet
 
+# Before any import of TensorFlow, for this process and for those that tests start.
 quiet.be_quiet()
 quiet.allow_deep_protocol_buffers()
 

@@ -38,15 +38,13 @@ def be_quiet(verbosity: int = QUIET) -> None:
       verbosity: 0 for nothing but our own lines, 1 for warnings and errors of the stack, 2 or more for everything.
         Smaller numbers count as 0.
 
-    A level that the user's environment already sets (TF_CPP_MIN_LOG_LEVEL, GRPC_VERBOSITY) wins over verbosity 0.
+    Levels in the environment (TF_CPP_MIN_LOG_LEVEL, GRPC_VERBOSITY) are overwritten, and so passed on to children: JAX
+    sets the first one on import, so that a child of a process that imported JAX would not be quiet.
     """
     verbosity = max(QUIET, min(EVERYTHING, verbosity))
     cpp_level, grpc_level, python_level = _LEVELS[verbosity]
-    for name, value in (("TF_CPP_MIN_LOG_LEVEL", cpp_level), ("GRPC_VERBOSITY", grpc_level)):
-        if verbosity > QUIET:
-            os.environ[name] = value
-        else:
-            os.environ.setdefault(name, value)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = cpp_level
+    os.environ["GRPC_VERBOSITY"] = grpc_level
     for name in _STACK_LOGGERS:
         logging.getLogger(name).setLevel(python_level)
     _set_absl_level(python_level)
