@@ -1,0 +1,175 @@
+"""Data sets by name: the one entry point of everything that needs hospitals.
+
+>>> dataset = load_dataset("heart_disease")
+>>> dataset.ids
+('cleveland', 'hungary', 'switzerland', 'va_long_beach')
+>>> load_dataset("heart_disease", partition="dirichlet", sites=20, alpha=0.3).partition  # doctest: +ELLIPSIS
+'simulated: 740 records over 20 sites of equal size, each with a mix of labels from Dirichlet(0.3 x prior) (pooled ...'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tff_hospitals.hospitals import heart_disease, images, own_data, synthetic
+from tff_hospitals.hospitals.assembly import Division
+from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.partitions import PARTITIONS
+from tff_hospitals.hospitals.preprocessing import Scaling
+from tff_hospitals.hospitals.schema import Schema
+from tff_hospitals.validation import InvalidInput, Problem, one_of, raise_if
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A named data set: who makes it, what it is, and the options that it takes beside those of the partition."""
+
+    load: Callable[..., HospitalDataset]
+    words: str
+    options: tuple[str, ...]
+    scaling: str | None = None  # the default kind; None where features are not scaled by choice
+
+
+_SCALING_OPTIONS = ("scaling", "scaling_noise_multiplier")
+_DIVISION_OPTIONS = ("test_fraction", "min_records")
+
+_ENTRIES = {
+    "heart_disease": Entry(
+        heart_disease.heart_disease,
+        "UCI Heart Disease, four hospitals, 740 complete rows and 13 columns as in FLamby's benchmark",
+        (*_DIVISION_OPTIONS, *_SCALING_OPTIONS),
+        scaling="per_hospital",
+    ),
+    "heart_disease_all_rows": Entry(
+        heart_disease.heart_disease_all_rows,
+        "UCI Heart Disease, four hospitals, all 920 patients with empty cells filled and marked",
+        (*_DIVISION_OPTIONS, *_SCALING_OPTIONS, "impute"),
+        scaling="fixed_bounds",
+    ),
+    "digits": Entry(
+        images.digits,
+        "1,797 handwritten digits, 8 x 8 pixels, over simulated sites",
+        _DIVISION_OPTIONS,
+    ),
+    "fashion_mnist": Entry(
+        images.fashion_mnist,
+        "70,000 images of clothes, 28 x 28 pixels, over simulated sites (needs the idx files in a folder)",
+        (*_DIVISION_OPTIONS, "folder", "records"),
+    ),
+    "synthetic": Entry(
+        synthetic.synthetic,
+        "made-up Gaussian records with linear labels, any number of sites, for benchmarks",
+        ("records_per_site", "features", "num_classes", "label_noise", "test_records_per_site"),
+    ),
+}
+
+
+def list_datasets() -> dict[str, str]:
+    """Names of the data sets and what they are."""
+    return {name: entry.words for name, entry in _ENTRIES.items()}
+
+
+def load_dataset(
+    name: os.PathLike[str] | str,
+    *,
+    partition: str = "natural",
+    sites: int | None = None,
+    seed: int = 0,
+    schema: Schema | os.PathLike[str] | str | None = None,
+    **options: Any,
+) -> HospitalDataset:
+    """A data set by name, or a user's own by path.
+
+    Args:
+      name: a name in `list_datasets()`, or the path of a folder or file of own data.
+      partition: "natural" (the hospitals as they are; for a data set without hospitals an even random spread) or a name
+        in `PARTITIONS`: then records are pooled and spread anew, and the data set says that it is simulated.
+      sites: number of simulated sites.
+      seed: of partition, split and preprocessing noise; 0 leaves own data with the seed of its schema.
+      schema: own data only: the schema or its file.
+      **options: of the partition (`alpha`, `missing_per_site`, `missing_labels`), of the split (`test_fraction`,
+      `min_records`), of the
+        scaling (`scaling`, `scaling_noise_multiplier`) and of the data set (see each one's own function).
+
+    Raises:
+      InvalidInput: unknown names (offers the nearest), options that nothing uses, values out of range.
+      RecordError: files that cannot be read or are not what was published.
+    """
+    text = os.fspath(name)
+    if text not in _ENTRIES and _is_path(text):
+        return _load_own(pathlib.Path(text).expanduser(), partition, sites, seed, schema, options)
+    raise_if([one_of("dataset", text, _ENTRIES)])
+    entry = _ENTRIES[text]
+    if schema is not None:
+        raise InvalidInput([Problem("schema", str(schema), f"is not used by {text}", "drop it, or name a folder")])
+    _check_options(text, partition, entry.options, options)
+    if entry.load is synthetic.synthetic:
+        if partition != "natural":
+            bound = "is not offered for synthetic: its sites are made as they are"
+            raise InvalidInput([Problem("partition", partition, bound, "drop it")])
+        return synthetic.synthetic(seed=seed, sites=10 if sites is None else sites, **options)
+    division = _division(partition, sites, seed, options)
+    scaling = _scaling(options, entry.scaling)
+    return entry.load(division, **options, **({} if scaling is None else {"scaling": scaling}))
+
+
+def _load_own(
+    place: pathlib.Path,
+    partition: str,
+    sites: int | None,
+    seed: int,
+    schema: Schema | os.PathLike[str] | str | None,
+    options: dict[str, Any],
+) -> HospitalDataset:
+    _check_options(str(place), partition, (*_DIVISION_OPTIONS, *_SCALING_OPTIONS), options)
+    rules = own_data.schema_of(place, schema)
+    division = _division(partition, sites, seed or rules.seed, options)
+    scaling = _scaling(options, rules.scaling or "per_hospital", rules.scaling_noise_multiplier)
+    return own_data.own_data(place, schema=rules, division=division, scaling=scaling)
+
+
+def _is_path(text: str) -> bool:
+    """A path has a separator or an extension, or is there; a bare word that is not there is a misspelled name."""
+    return "/" in text or os.sep in text or bool(pathlib.Path(text).suffix) or pathlib.Path(text).exists()
+
+
+def _partition_options(partition: str) -> list[str]:
+    return list(inspect.signature(PARTITIONS[partition]).parameters)[3:] if partition in PARTITIONS else []
+
+
+def _check_options(name: str, partition: str, known: tuple[str, ...], options: Mapping[str, Any]) -> None:
+    raise_if([one_of("partition", partition, ["natural", *PARTITIONS])])
+    takes = sorted({*known, *_partition_options(partition)})
+    found = []
+    for option in options:
+        if option in takes:
+            continue
+        users = [kind for kind in PARTITIONS if option in _partition_options(kind)]
+        remedy = f"choose partition {' or '.join(users)}, or drop it" if users else None
+        found.append(one_of(f"option of {name} with partition {partition}", option, takes, remedy=remedy))
+    raise_if(found)
+
+
+def _division(partition: str, sites: int | None, seed: int, options: dict[str, Any]) -> Division:
+    """Takes the options that belong to partition and split out of `options`."""
+    return Division(
+        partition=partition,
+        sites=sites,
+        seed=seed,
+        min_records=options.pop("min_records", 1),
+        options={key: options.pop(key) for key in _partition_options(partition) if key in options},
+    )
+
+
+def _scaling(options: dict[str, Any], default: str | None, noise_multiplier: float | None = None) -> Scaling | None:
+    """Takes the options that belong to scaling out of `options`; None where the data set is not scaled by choice."""
+    if default is None:
+        return None
+    kind = options.pop("scaling", default)
+    given = options.pop("scaling_noise_multiplier", noise_multiplier if kind == "dp_moments" else None)
+    return Scaling(kind, given)

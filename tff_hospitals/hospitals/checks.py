@@ -1,0 +1,113 @@
+"""Checks that every data set passes before anyone trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tff_hospitals.validation import InvalidInput, Problem
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
+
+# Rows of metrics.csv that are no hospital: a hospital of that name could not be told from them.
+RESERVED_IDS = ("pooled", "server")
+
+
+def id_problem(name: str, hospital_id: str) -> Problem | None:
+    """What is wrong with an id: ids become file names, table rows and stream names."""
+    if hospital_id.casefold() in RESERVED_IDS:
+        return Problem(
+            name, hospital_id, f"must not be {' or '.join(RESERVED_IDS)} (rows of the metrics table)", "rename it"
+        )
+    plain = hospital_id.strip() == hospital_id and hospital_id.isprintable() and not set(hospital_id) & set('/\\:,"')
+    if not hospital_id or not plain or hospital_id.startswith("."):
+        return Problem(
+            name,
+            hospital_id,
+            'must be printable text without / \\ : , " or a leading dot or outer spaces',
+            "rename it, for example st_mary",
+        )
+    return None
+
+
+def dataset_problems(dataset: HospitalDataset) -> list[Problem | None]:
+    """Empty, doubled and misshapen hospitals: everything that training would trip over later."""
+    if not dataset.hospitals:
+        return [Problem("hospitals", 0, "must be at least one", "give a data set with hospitals")]
+    found: list[Problem | None] = []
+    seen: dict[str, str] = {}
+    for hospital in dataset.hospitals:
+        key = hospital.hospital_id.casefold()
+        if key in seen:
+            found.append(Problem("hospital_id", hospital.hospital_id, f"already taken by {seen[key]!r}", "rename one"))
+        seen[key] = hospital.hospital_id
+        found.append(id_problem("hospital_id", hospital.hospital_id))
+        if not hospital.train.records:
+            found.append(
+                Problem(
+                    f"training records of {hospital.hospital_id}",
+                    0,
+                    "must be at least 1",
+                    "give it records, leave the hospital out, or take fewer sites",
+                )
+            )
+        for word, part in (("train", hospital.train), ("test", hospital.test)):
+            found.extend(_part_problems(f"{word} part of {hospital.hospital_id}", part, dataset))
+    return found
+
+
+def _part_problems(name: str, part: Part, dataset: HospitalDataset) -> list[Problem | None]:
+    shape = (part.records, *dataset.feature_shape)
+    if part.features.shape != shape:
+        return [Problem(f"features in {name}", part.features.shape, f"must have shape {shape}", "reshape them")]
+    wanted = np.float32 if dataset.task == "regression" else np.int64
+    found: list[Problem | None] = []
+    if part.features.dtype != np.float32 or part.labels.dtype != wanted:
+        types = (str(part.features.dtype), str(part.labels.dtype))
+        found.append(Problem(f"types in {name}", types, f"must be float32 and {np.dtype(wanted)}", "convert them"))
+    if not np.isfinite(part.features).all() or not np.isfinite(part.labels).all():
+        found.append(Problem(f"values in {name}", "NaN or infinity", "must be finite", "fill or drop missing values"))
+    if (
+        dataset.task != "regression"
+        and part.records
+        and not 0 <= part.labels.min() <= part.labels.max() < dataset.num_classes
+    ):
+        span = (int(part.labels.min()), int(part.labels.max()))
+        found.append(Problem(f"labels in {name}", span, f"must lie in 0 to {dataset.num_classes - 1}", "renumber them"))
+    return found
+
+
+def one_class_warnings(hospitals: Sequence[Hospital], task: str) -> tuple[str, ...]:
+    """One sentence for hospitals whose training records are all of one class; an error when that is all hospitals.
+
+    Raises:
+      InvalidInput: when all training records together have one class only: nothing can be learnt.
+    """
+    if task == "regression" or not hospitals:
+        return ()
+    single = {
+        h.hospital_id: int(h.train.labels[0]) for h in hospitals if h.train.records and np.ptp(h.train.labels) == 0
+    }
+    if len(single) == len(hospitals) and len(set(single.values())) == 1:
+        label = next(iter(single.values()))
+        raise InvalidInput(
+            [
+                Problem(
+                    "training labels",
+                    f"class {label} only",
+                    "must hold at least two classes",
+                    "check the target column",
+                )
+            ]
+        )
+    if not single:
+        return ()
+    shown = ", ".join(f"{hospital_id} (class {label})" for hospital_id, label in list(single.items())[:5])
+    more = f" and {len(single) - 5} more" if len(single) > 5 else ""
+    return (
+        f"{len(single)} of {len(hospitals)} hospitals have one class only among their training records: {shown}{more}. "
+        "They cannot learn the other class from their own data; AUC is undefined where the test part is alike.",
+    )

@@ -1,0 +1,235 @@
+"""What a named data set is: hospitals with ids, each with a train and a test part, and where it all comes from.
+
+>>> import numpy as np
+>>> def part(records):
+...     return Part(np.ones((records, 2), np.float32), np.arange(records) % 2)
+>>> dataset = HospitalDataset(
+...     name="toy",
+...     hospitals=(Hospital("north", part(4), part(2)), Hospital("south", part(6), part(0))),
+...     task="binary",
+...     num_classes=2,
+...     feature_shape=(2,),
+...     feature_names=("a", "b"),
+...     provenance="made up",
+...     licence="none",
+...     simulated=True,
+...     partition="by hand",
+...     preprocessing=NO_PREPROCESSING,
+... )
+>>> dataset.records(train=True)
+{'north': 4, 'south': 6}
+>>> dataset.hospital("south").test.records
+0
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals.hospitals import checks
+from tff_hospitals.validation import one_of, raise_if
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals.schema import Schema
+
+TASKS = ("binary", "multiclass", "regression")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Records of one hospital that are used for one purpose.
+
+    Attributes:
+      features: float32 of shape [records, *feature_shape].
+      labels: int64 of shape [records] (class numbers), or float32 (regression).
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def records(self) -> int:
+        """Number of records."""
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaler:
+    """Turns columns in original units into features: `feature = (value - centre) / scale`.
+
+    Attributes:
+      centres, scales: float64 of shape [columns], or of shape [] for images; every scale is > 0.
+    """
+
+    centres: np.ndarray
+    scales: np.ndarray
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Original units to float32 features; computed in float64."""
+        return ((np.asarray(values, np.float64) - self.centres) / self.scales).astype(np.float32)
+
+    def restore(self, features: np.ndarray) -> np.ndarray:
+        """Features, also those that an attack rebuilt, back to original units (float64)."""
+        return np.asarray(features, np.float64) * self.scales + self.centres
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hospital:
+    """One federated client. Its id travels through metrics, ledger and reports; `scaler` restores original units."""
+
+    hospital_id: str
+    train: Part
+    test: Part
+    scaler: Scaler | None = None
+
+    def restore(self, features: np.ndarray) -> np.ndarray:
+        """Features in original units (float64); returned as they are when nothing was scaled."""
+        return np.asarray(features, np.float64) if self.scaler is None else self.scaler.restore(features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What was done to the features before training, and whether it respects the records' privacy.
+
+    Attributes:
+      kind: such as "per_hospital", "pooled", "fixed_bounds", "dp_moments" or "none".
+      private: True if nothing but public constants and releases listed in `events` depends on the records.
+      words: one or two sentences for the run record.
+      events: the private releases, for the ledger: {"unit": "record", "hospital_id": .., "kind": "gaussian",
+        "noise_multiplier": z, "count": 1}. Empty when nothing was released.
+    """
+
+    kind: str
+    private: bool
+    words: str
+    events: tuple[Mapping[str, Any], ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Plain dict for the run record."""
+        return {**dataclasses.asdict(self), "events": [dict(event) for event in self.events]}
+
+
+NO_PREPROCESSING = Preprocessing("none", True, "features are used as they are")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HospitalDataset:
+    """Hospitals and what a reader must know about their data.
+
+    Attributes:
+      name: under which the data set was loaded.
+      hospitals: in stable order; ids are unique.
+      task: "binary" (labels 0 and 1), "multiclass" or "regression".
+      num_classes: 2 for binary, 1 for regression.
+      feature_shape: shape of one record's features, such as (13,) or (8, 8, 1).
+      feature_names: one per column of a table; empty for images.
+      provenance, licence: where the records come from and what one may do with them.
+      simulated: True unless every hospital holds what a real hospital collected.
+      partition: how records came to hospitals, in words.
+      preprocessing: what was done to the features.
+      schema: columns before encoding, with public bounds (tables only).
+      warnings: what is allowed but may disappoint, one sentence each.
+
+    Raises:
+      InvalidInput: names every hospital that is empty, doubled or out of shape.
+    """
+
+    name: str
+    hospitals: tuple[Hospital, ...]
+    task: str
+    num_classes: int
+    feature_shape: tuple[int, ...]
+    feature_names: tuple[str, ...]
+    provenance: str
+    licence: str
+    simulated: bool
+    partition: str
+    preprocessing: Preprocessing
+    schema: Schema | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        raise_if([one_of("task", self.task, TASKS), *checks.dataset_problems(self)])
+
+    @functools.cached_property
+    def _by_id(self) -> dict[str, Hospital]:
+        return {hospital.hospital_id: hospital for hospital in self.hospitals}
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Hospital ids in the order of `hospitals`."""
+        return tuple(self._by_id)
+
+    def hospital(self, hospital_id: str) -> Hospital:
+        """The hospital of that id.
+
+        Raises:
+          InvalidInput: offers the nearest known ids.
+        """
+        if hospital_id not in self._by_id:
+            raise_if([one_of("hospital", hospital_id, self.ids)])
+        return self._by_id[hospital_id]
+
+    def __iter__(self) -> Iterator[Hospital]:
+        return iter(self.hospitals)
+
+    def __len__(self) -> int:
+        return len(self.hospitals)
+
+    def records(self, train: bool = True) -> dict[str, int]:
+        """Number of training (or test) records by hospital id."""
+        return {h.hospital_id: (h.train if train else h.test).records for h in self.hospitals}
+
+    def pooled_test(self) -> Part:
+        """All hospitals' test records, in the order of `hospitals`, each scaled as at its hospital."""
+        return _pool([hospital.test for hospital in self.hospitals])
+
+    def pooled_train(self) -> Part:
+        """All hospitals' training records; only baselines that give up federation use it."""
+        return _pool([hospital.train for hospital in self.hospitals])
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the records, as plain types, for run records and reports."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "num_classes": self.num_classes,
+            "feature_shape": list(self.feature_shape),
+            "feature_names": list(self.feature_names),
+            "provenance": self.provenance,
+            "licence": self.licence,
+            "simulated": self.simulated,
+            "partition": self.partition,
+            "preprocessing": self.preprocessing.describe(),
+            "hospitals": [
+                {"id": h.hospital_id, "train_records": h.train.records, "test_records": h.test.records}
+                for h in self.hospitals
+            ],
+            "warnings": list(self.warnings),
+            "fingerprint": self.fingerprint(),
+        }
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change with any feature, label, id or order."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.task} {self.num_classes} {self.feature_shape} {self.feature_names}".encode())
+        for hospital in self.hospitals:
+            digest.update(f"\n{hospital.hospital_id!r} {hospital.train.records} {hospital.test.records}".encode())
+            for part in (hospital.train, hospital.test):
+                # Little-endian bytes, so that every machine gives the same name.
+                digest.update(part.features.astype("<f4").tobytes())
+                digest.update(part.labels.astype("<f4" if self.task == "regression" else "<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _pool(parts: list[Part]) -> Part:
+    return Part(np.concatenate([p.features for p in parts]), np.concatenate([p.labels for p in parts]))

@@ -1,0 +1,199 @@
+"""Cells to numbers as a schema says, and numbers back to cells.
+
+>>> from tff_hospitals.hospitals.schema import Feature, Schema, Target
+>>> schema = Schema((Feature("age", low=18, high=100), Feature("sex", "binary", categories=("f", "m"))), Target("ill"))
+>>> table = Table("north.csv", {"age": ["63", "41"], "sex": ["m", "f"], "ill": ["1", "0"]}, ["line 2", "line 3"])
+>>> problems = Problems()
+>>> matrix, labels = encode(schema, table, problems)
+>>> matrix.tolist(), labels.tolist(), problems.list()
+([[63.0, 1.0], [41.0, 0.0]], [1, 0], [])
+>>> decode(schema, matrix)
+{'age': [63.0, 41.0], 'sex': ['m', 'f']}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals.hospitals.schema import Feature, Schema, match_level, parse_number
+from tff_hospitals.hospitals.tables import Problems, Table
+
+if TYPE_CHECKING:
+    Classes = tuple[tuple[str, ...], ...]  # for each class, the cells that mean it
+
+
+def encode(
+    schema: Schema, table: Table, problems: Problems, classes: Classes | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A table as numbers; cells that do not fit are noted in `problems`.
+
+    Args:
+      schema: what the columns mean.
+      table: cells of one hospital.
+      problems: takes every cell that does not fit.
+      classes: `target_classes` of *all* hospitals' tables; default: of this one.
+
+    Returns:
+      float64 of shape [records, columns of the schema] in original units, NaN only where a median is to be filled in;
+      and labels of shape [records]: int64, or float32 for regression.
+    """
+    blocks = [_encode_feature(schema, feature, table, problems) for feature in schema.features]
+    return np.concatenate(blocks, axis=1), _encode_target(
+        schema, table, problems, classes or target_classes(schema, [table])
+    )
+
+
+def _encode_feature(schema: Schema, feature: Feature, table: Table, problems: Problems) -> np.ndarray:
+    missing_words = {*schema.missing, *feature.missing_values}
+    extra = [number for number in map(parse_number, feature.missing_values) if number is not None]
+    cells = table.columns[feature.name]
+    values = np.zeros(len(cells))
+    missing = np.zeros(len(cells))
+    known: dict[str, float | None] = {}  # a column repeats few different cells: read each once
+    for row, cell in enumerate(cells):
+        if cell not in known:
+            is_missing = cell in missing_words or (bool(extra) and parse_number(cell) in extra)
+            known[cell] = None if is_missing else _value(feature, cell)
+        value = known[cell]
+        if value is None:
+            missing[row] = 1
+            if feature.impute is None:
+                problems.add(
+                    table.file,
+                    cell,
+                    "is missing, and the schema has no rule for that",
+                    "fill it in, or give the column impute: VALUE in the schema",
+                    column=feature.name,
+                    place=table.places[row],
+                )
+            values[row] = _fill(feature)
+        elif np.isnan(value):
+            bound, remedy = _expected(feature, cell)
+            problems.add(table.file, cell, bound, remedy, column=feature.name, place=table.places[row])
+        elif feature.low is not None and not feature.low <= value <= float(feature.high or 0.0):
+            if schema.outside_bounds == "refuse":
+                problems.add(
+                    table.file,
+                    cell,
+                    f"must be between {feature.low:g} and {feature.high:g}{' ' if feature.unit else ''}{feature.unit}",
+                    "mend the cell, widen the bounds, or write outside_bounds: clip in the schema",
+                    column=feature.name,
+                    place=table.places[row],
+                )
+            clipped = min(max(value, feature.low), float(feature.high or 0.0))
+            values[row] = value if schema.outside_bounds == "keep" else clipped
+        else:
+            values[row] = value
+    columns = []
+    for column in feature.columns():
+        if column.kind == "missing":
+            columns.append(missing)
+        elif column.kind == "level":
+            columns.append((values == feature.levels.index(column.category or "")).astype(float))
+        else:
+            columns.append(values)
+    return np.stack(columns, axis=1)
+
+
+def _value(feature: Feature, cell: str) -> float:
+    """A cell as a number (categories: their position); NaN when it does not fit."""
+    if feature.kind == "numeric":
+        number = parse_number(cell)
+        return np.nan if number is None else number
+    level = match_level(cell, feature.levels)
+    return np.nan if level is None else float(level)
+
+
+def _fill(feature: Feature) -> float:
+    """What stands for a missing cell; NaN for a median that is taken later."""
+    if feature.impute is None or feature.impute == "median":
+        return np.nan if feature.impute == "median" else 0.0
+    if feature.kind == "numeric":
+        return float(feature.impute)
+    return float(match_level(str(feature.impute), feature.levels) or 0)
+
+
+def _expected(feature: Feature, cell: str) -> tuple[str, str]:
+    if feature.kind != "numeric":
+        return f"must be one of {', '.join(feature.levels)}", "mend the cell or add the value to the categories"
+    if cell.count(",") == 1 and parse_number(cell.replace(",", ".")) is not None:
+        return "must be a number with a decimal point", "replace the decimal comma"
+    return "must be a number", "mend the cell, or list the word under missing in the schema"
+
+
+def _encode_target(schema: Schema, table: Table, problems: Problems, classes: Classes) -> np.ndarray:
+    target = schema.target
+    cells = table.columns[target.name]
+    numeric = target.kind == "regression"
+    labels = np.zeros(len(cells), np.float32 if numeric else np.int64)
+    for row, cell in enumerate(cells):
+        place = table.places[row]
+        if cell in schema.missing:
+            bound, remedy = "must not be missing: it is what is predicted", "fill it in or remove the record"
+            problems.add(table.file, cell, bound, remedy, column=target.name, place=place)
+        elif numeric:
+            number = parse_number(cell)
+            inside = number is not None and (target.low is None or target.low <= number <= float(target.high or 0.0))
+            if number is None or not inside:
+                bound = "must be a number" + ("" if target.low is None else f" from {target.low:g} to {target.high:g}")
+                problems.add(table.file, cell, bound, "mend the cell", column=target.name, place=place)
+            else:
+                labels[row] = number
+        else:
+            found = next((label for label, words in enumerate(classes) if match_level(cell, words) is not None), None)
+            if found is None:
+                words = ", ".join(word for group in classes for word in group)
+                remedy = (
+                    "mend the cell, or list all values of the target in the schema (positive and negative, or classes)"
+                )
+                problems.add(table.file, cell, f"must be one of {words}", remedy, column=target.name, place=place)
+            else:
+                labels[row] = found
+    return labels
+
+
+def target_classes(schema: Schema, tables: Sequence[Table] = ()) -> Classes:
+    """For each class the cells that mean it.
+
+    With `positive` alone, class 0 is the first other value in the tables: one further value is then an error, not a
+    guess.
+    """
+    target = schema.target
+    if target.classes:
+        return tuple((word,) for word in target.classes)
+    positive = target.positive or ("1",)
+    if target.negative or not target.positive:
+        return (target.negative or ("0",), positive)
+    others = (
+        cell
+        for table in tables
+        for cell in table.columns[target.name]
+        if cell not in schema.missing and match_level(cell, positive) is None
+    )
+    first = next(others, None)
+    return (() if first is None else (first,), positive)
+
+
+def decode(schema: Schema, matrix: np.ndarray) -> dict[str, list[Any]]:
+    """Encoded columns in original units back to one list per feature: numbers, or the nearest category.
+
+    A reference level that was left out wins when no other level's column reaches one half.
+    """
+    matrix = np.atleast_2d(np.asarray(matrix, np.float64))
+    position = {column.name: at for at, column in enumerate(schema.columns)}
+    decoded: dict[str, list[Any]] = {}
+    for feature in schema.features:
+        columns = [c for c in feature.columns() if c.kind != "missing"]
+        block = matrix[:, [position[c.name] for c in columns]]
+        if feature.kind == "numeric":
+            decoded[feature.name] = block[:, 0].tolist()
+        elif feature.kind == "binary":
+            decoded[feature.name] = [feature.levels[int(value >= 0.5)] for value in block[:, 0]]
+        else:
+            if feature.drop_first:
+                block = np.concatenate([np.full((len(block), 1), 0.5), block], axis=1)
+            decoded[feature.name] = [feature.levels[at] for at in block.argmax(axis=1)]
+    return decoded

@@ -1,0 +1,132 @@
+"""Image sets spread over simulated hospitals: scikit-learn's digits (always there), Fashion-MNIST (from a folder).
+
+>>> dataset = digits(Division(sites=20))
+>>> dataset.feature_shape, len(dataset.hospitals), sum(dataset.records(train=True).values())
+((8, 8, 1), 20, 1438)
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pathlib
+import zlib
+
+import numpy as np
+
+from tff_hospitals.hospitals.assembly import Division, Pool, assemble_images
+from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.splits import shuffled
+from tff_hospitals.random_streams import Streams
+from tff_hospitals.records import RecordError
+from tff_hospitals.validation import raise_if, whole_number
+
+FASHION_MNIST_FOLDERS = (
+    "/usr/share/datasets/fashion-mnist",  # Debian and Ubuntu: package dataset-fashion-mnist
+    "~/.keras/datasets/fashion-mnist",
+)
+_FASHION_FILES = (
+    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+
+
+def digits(division: Division | None = None) -> HospitalDataset:
+    """1,797 handwritten digits of 8 x 8 pixels in 10 classes, spread over simulated sites (10 unless said otherwise).
+
+    Args:
+      division: partition, sites, seed and test fraction (default one fifth).
+
+    Source: Alpaydin and Kaynak 1998, UCI Machine Learning Repository, doi 10.24432/C50P49, as in scikit-learn.
+    """
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    values = loaded.images[..., np.newaxis].astype(np.float32)
+    return assemble_images(
+        "digits",
+        Pool("digits", values, loaded.target.astype(np.int64)),
+        (division or Division()).testing(0.2),
+        brightest=16,
+        num_classes=10,
+        provenance="Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, doi 10.24432/C50P49), "
+        "test set, as in scikit-learn",
+        licence="CC BY 4.0",
+    )
+
+
+def fashion_mnist(
+    division: Division | None = None, folder: os.PathLike[str] | str | None = None, records: int | None = None
+) -> HospitalDataset:
+    """70,000 images of clothes, 28 x 28 pixels in 10 classes, spread over simulated sites.
+
+    Training and test images of the published split are pooled first: each site splits its own share by the seed.
+
+    Args:
+      division: partition, sites, seed and test fraction (default one seventh).
+      folder: of the four idx files, plain or gzip; default: where Debian's package or Keras puts them.
+      records: take a random subset of so many images; None takes all (220 MB).
+
+    Raises:
+      RecordError: files are missing, truncated or not idx files.
+
+    Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
+    """
+    place = _fashion_folder(folder)
+    pairs = [(_read_idx(place, images, 3), _read_idx(place, labels, 1)) for images, labels in _FASHION_FILES]
+    images = np.concatenate([pair[0] for pair in pairs])
+    labels = np.concatenate([pair[1] for pair in pairs]).astype(np.int64)
+    if len(images) != len(labels):
+        raise RecordError(
+            f"{place} holds {len(images)} images and {len(labels)} labels. Remedy: fetch the files again."
+        )
+    division = (division or Division()).testing(1 / 7)
+    if records is not None:
+        raise_if([whole_number("records", records, low=1, high=len(labels), remedy="take fewer images")])
+        streams = Streams.from_seed(division.seed).child("data", "subset")
+        kept = np.sort(shuffled(streams.generator(), len(labels))[:records])
+        images, labels = images[kept], labels[kept]
+    return assemble_images(
+        "fashion_mnist",
+        Pool("fashion_mnist", images[..., np.newaxis], labels),
+        division,
+        brightest=255,
+        num_classes=10,
+        provenance=f"Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747), {len(labels)} of 70,000 images, "
+        "published split pooled",
+        licence="MIT",
+    )
+
+
+def _fashion_folder(folder: os.PathLike[str] | str | None) -> pathlib.Path:
+    candidates = [pathlib.Path(place).expanduser() for place in ([folder] if folder else FASHION_MNIST_FOLDERS)]
+    for candidate in candidates:
+        if _idx_path(candidate, _FASHION_FILES[0][0]) is not None:
+            return candidate
+    raise RecordError(
+        f"no Fashion-MNIST ({_FASHION_FILES[0][0]}, plain or .gz) in {' or '.join(map(str, candidates))}. "
+        "Remedy: install the Debian package dataset-fashion-mnist, or give option folder, with the four idx files."
+    )
+
+
+def _idx_path(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _read_idx(folder: pathlib.Path, name: str, dimensions: int) -> np.ndarray:
+    """An idx file of unsigned bytes: two zeros, type 8, number of dimensions, big-endian sizes, values."""
+    path = _idx_path(folder, name)
+    if path is None:
+        raise RecordError(f"{folder / name} does not exist, plain or .gz. Remedy: put all four idx files there.")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{path} cannot be read: {error}. Remedy: fetch it again.") from error
+    header = 4 + 4 * dimensions
+    sizes = np.frombuffer(content[4:header], ">u4").astype(int) if len(content) >= header else np.zeros(0, int)
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != header + int(np.prod(sizes)):
+        raise RecordError(
+            f"{path} is no whole idx file of bytes in {dimensions} dimensions ({len(content)} bytes). "
+            "Remedy: fetch it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(tuple(sizes))

@@ -1,0 +1,167 @@
+"""A user's own tables: a folder with one file per hospital, or one file with a hospital column, and a schema.
+
+The name of a file (without its extension) is its hospital's id. Columns that the schema does not name are never read.
+All problems of all files are found before anything is raised; see `data/example_own_data` for a small example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from tff_hospitals.hospitals.assembly import Division, Pool, assemble_table
+from tff_hospitals.hospitals.checks import id_problem
+from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.encoding import encode, target_classes
+from tff_hospitals.hospitals.preprocessing import Scaling
+from tff_hospitals.hospitals.schema import Schema
+from tff_hospitals.hospitals.schema_files import SUFFIXES as SCHEMA_SUFFIXES
+from tff_hospitals.hospitals.schema_files import read_schema
+from tff_hospitals.hospitals.tables import SUFFIXES, InvalidTable, Problems, Table, read_table
+from tff_hospitals.records import RecordError
+from tff_hospitals.validation import InvalidInput, Problem
+
+_PASSED_OVER = ("readme", "licence", "license", "sha256sums", "notes")
+
+
+def own_data(
+    path: os.PathLike[str] | str,
+    *,
+    schema: Schema | os.PathLike[str] | str | None = None,
+    division: Division | None = None,
+    scaling: Scaling | None = None,
+) -> HospitalDataset:
+    """Loads and checks a user's hospitals.
+
+    Args:
+      path: a folder of CSV or Parquet files, one per hospital; or one such file with the schema's `hospital_column`.
+      schema: a schema or its file; default: `schema.yaml`, `.yml` or `.toml` in the folder (beside the file).
+      division: partition, seed and test fraction; default: natural, as the schema says.
+      scaling: default: as the schema says, else `per_hospital`.
+
+    Raises:
+      RecordError: the path or the schema file cannot be read.
+      InvalidInput: the schema has problems.
+      InvalidTable: files have problems; names file, line and column of each.
+    """
+    place = pathlib.Path(path)
+    rules = schema_of(place, schema)
+    found = rules.problems()
+    if place.is_file() and rules.hospital_column is None:
+        found.append(
+            Problem("hospital_column", None, "must be given when one file holds all hospitals", "name the column")
+        )
+    if found:
+        raise InvalidInput(found)
+    problems = Problems()
+    tables = _folder_tables(place, rules, problems) if place.is_dir() else _file_tables(place, rules, problems)
+    pools = _pools(tables, rules, problems)
+    if problems:
+        raise InvalidTable(problems.list())
+    chosen = (division or Division(seed=rules.seed)).testing(rules.test_fraction)
+    return assemble_table(
+        rules.name or place.stem,
+        pools,
+        rules,
+        chosen,
+        scaling or Scaling(rules.scaling or "per_hospital", rules.scaling_noise_multiplier),
+        provenance=rules.provenance or f"own data: {place.name}",
+        licence=rules.licence or "not stated",
+        simulated=rules.simulated,
+    )
+
+
+def schema_of(place: pathlib.Path, schema: Schema | os.PathLike[str] | str | None) -> Schema:
+    """The given schema, or the one in the folder (beside the file) of own data.
+
+    Raises:
+      RecordError: the path does not exist, or no schema is there.
+    """
+    if not place.exists():
+        raise RecordError(f"{place} does not exist. Remedy: give a folder with one file per hospital, or one file.")
+    if isinstance(schema, Schema):
+        return schema
+    if schema is not None:
+        return read_schema(schema)
+    folder = place if place.is_dir() else place.parent
+    candidates = [folder / f"schema{suffix}" for suffix in SCHEMA_SUFFIXES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return read_schema(candidate)
+    names = ", ".join(candidate.name for candidate in candidates)
+    raise RecordError(f"{folder} holds no schema ({names}). Remedy: write one, or name it with option schema.")
+
+
+def _wanted(schema: Schema) -> list[str]:
+    extra = [] if schema.hospital_column is None else [schema.hospital_column]
+    return [*(feature.name for feature in schema.features), schema.target.name, *extra]
+
+
+def _folder_tables(folder: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, Table]:
+    """One table per file; a hospital column, if there is one, is not needed here."""
+    schema = dataclasses.replace(schema, hospital_column=None)
+    tables: dict[str, Table] = {}
+    owner: dict[str, str] = {}
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    for path in files:
+        if path.suffix.lower() in SCHEMA_SUFFIXES or path.stem.lower() in _PASSED_OVER:
+            continue
+        key = path.stem.casefold()
+        if path.suffix.lower() in SUFFIXES and key in owner:
+            remedy = "keep one of the two files, or rename one"
+            problems.add(path.name, path.stem, f"is the hospital id of {owner[key]} too", remedy)
+            continue
+        owner.setdefault(key, path.name)
+        bad = id_problem(path.name, path.stem)
+        if bad is not None:
+            problems.add(path.name, path.stem, bad.bound, bad.remedy)
+        table = read_table(path, _wanted(schema), schema.delimiter, problems)
+        if table is not None:
+            tables[path.stem] = table
+    if not owner:
+        problems.add(folder.name, "no tables", "must hold one .csv or .parquet file per hospital", "put them there")
+    return dict(sorted(tables.items()))
+
+
+def _file_tables(path: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, Table]:
+    """One table per value of the hospital column, in sorted order of ids."""
+    table = read_table(path, _wanted(schema), schema.delimiter, problems)
+    if table is None:
+        return {}
+    column = schema.hospital_column or ""
+    rows: dict[str, list[int]] = {}
+    spelling: dict[str, str] = {}
+    for row, hospital_id in enumerate(table.columns[column]):
+        place = table.places[row]
+        if hospital_id in schema.missing:
+            bound = "must not be missing: it says whose record this is"
+            problems.add(table.file, hospital_id, bound, "fill it in", column=column, place=place)
+            continue
+        first = spelling.setdefault(hospital_id.casefold(), hospital_id)
+        if first != hospital_id:
+            remedy = "spell the id one way"
+            problems.add(table.file, hospital_id, f"is also spelled {first!r}", remedy, column=column, place=place)
+            continue
+        if hospital_id not in rows:
+            bad = id_problem(column, hospital_id)
+            if bad is not None:
+                problems.add(table.file, hospital_id, bad.bound, bad.remedy, column=column, place=place)
+        rows.setdefault(hospital_id, []).append(row)
+    return {hospital_id: table.take(rows[hospital_id]) for hospital_id in sorted(rows)}
+
+
+def _pools(tables: dict[str, Table], schema: Schema, problems: Problems) -> list[Pool]:
+    classes = target_classes(schema, list(tables.values()))
+    pools = []
+    for hospital_id, table in tables.items():
+        values, labels = encode(schema, table, problems, classes)
+        pools.append(Pool(hospital_id, values, labels))
+    everything = np.concatenate([pool.labels for pool in pools]) if pools else np.zeros(0)
+    if schema.target.kind != "regression" and not problems and len(everything) and np.ptp(everything) == 0:
+        bound = "must hold at least two classes over all hospitals"
+        remedy = "check the target's values in the schema"
+        problems.add("all files", f"class {int(everything[0])} only", bound, remedy, column=schema.target.name)
+    return pools

@@ -1,0 +1,294 @@
+"""What the columns of a table mean: kinds, public bounds, categories, and what to do with an empty cell.
+
+A schema is *public*: bounds and categories come from medicine or from the form that was filled in, never from the
+records. That is what lets `fixed_bounds` scaling and constant imputation leave the records' privacy untouched.
+
+>>> schema = Schema(
+...     features=(
+...         Feature("age", "numeric", low=18, high=100, unit="years"),
+...         Feature("pain", "categorical", categories=("none", "typical", "atypical"), drop_first=True),
+...         Feature("chol", "numeric", low=100, high=600, impute=200.0),
+...     ),
+...     target=Target("disease", "binary"),
+... )
+>>> schema.column_names
+('age', 'pain=typical', 'pain=atypical', 'chol', 'chol_missing')
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tff_hospitals.validation import Problem, in_range, one_of
+
+FEATURE_KINDS = ("numeric", "binary", "categorical")
+TARGET_KINDS = ("binary", "multiclass", "regression")
+SCALINGS = ("per_hospital", "pooled", "fixed_bounds", "dp_moments", "none")
+
+
+def match_level(cell: str, levels: Sequence[str]) -> int | None:
+    """The position of a cell among known values; numbers compare as numbers, so that "1.0" is "1".
+
+    >>> match_level("1.0", ("0", "1")), match_level("yes", ("0", "1"))
+    (1, None)
+    """
+    if cell in levels:
+        return list(levels).index(cell)
+    number = parse_number(cell)
+    if number is None:
+        return None
+    return next((place for place, level in enumerate(levels) if parse_number(level) == number), None)
+
+
+def parse_number(cell: str) -> float | None:
+    """The finite number that a cell holds, or None: no "nan", no "1_000", no decimal comma."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in cell else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of the encoded table: where it comes from and between which public bounds it lies."""
+
+    name: str
+    source: str
+    kind: str  # "numeric", "binary", "level" (one category) or "missing" (1 where the cell was empty)
+    low: float | None
+    high: float | None
+    category: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One input column.
+
+    Attributes:
+      name: header of the column.
+      kind: "numeric", "binary" (`categories` names the words for 0 and 1) or "categorical" (one column per category).
+      low, high: public bounds in original units (numeric).
+      categories: all values that may occur; for binary the two values, default "0" and "1".
+      missing_values: further cells that mean missing in this column, such as "0" for cholesterol.
+      impute: None refuses empty cells; a number or category is filled in; "median" takes the median of the hospital's
+        training records, which is *not* private.
+      missing_indicator: whether a column says where cells were empty; default: where they may be.
+      drop_first: leave out the first category's column (it is the reference level).
+      unit, words: for people.
+    """
+
+    name: str
+    kind: str = "numeric"
+    low: float | None = None
+    high: float | None = None
+    categories: tuple[str, ...] = ()
+    missing_values: tuple[str, ...] = ()
+    impute: float | str | None = None
+    missing_indicator: bool | None = None
+    drop_first: bool = False
+    unit: str = ""
+    words: str = ""
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The categories; for a binary column the words for 0 and 1."""
+        return self.categories or (("0", "1") if self.kind == "binary" else ())
+
+    @property
+    def has_indicator(self) -> bool:
+        """Whether a column `<name>_missing` is made."""
+        return self.impute is not None if self.missing_indicator is None else self.missing_indicator
+
+    def columns(self) -> tuple[Column, ...]:
+        """The encoded columns that this feature becomes."""
+        if self.kind == "categorical":
+            kept = self.categories[1:] if self.drop_first else self.categories
+            made = [Column(f"{self.name}={c}", self.name, "level", 0.0, 1.0, c) for c in kept]
+        elif self.kind == "binary":
+            made = [Column(self.name, self.name, "binary", 0.0, 1.0)]
+        else:
+            made = [Column(self.name, self.name, "numeric", self.low, self.high)]
+        if self.has_indicator:
+            made.append(Column(f"{self.name}_missing", self.name, "missing", 0.0, 1.0))
+        return tuple(made)
+
+    def problems(self, name: str) -> list[Problem | None]:
+        """What is wrong with this description; `name` is where it stands in the schema."""
+        found: list[Problem | None] = [one_of(f"{name}.kind", self.kind, FEATURE_KINDS)]
+        if not self.name:
+            found.append(Problem(f"{name}.name", self.name, "must not be empty", "give the column's header"))
+        if self.kind == "numeric":
+            found.extend(_bounds_problems(name, self.low, self.high))
+            if self.impute not in (None, "median"):
+                found.append(
+                    in_range(
+                        f"{name}.impute", self.impute, low=self.low, high=self.high, remedy="give a number or median"
+                    )
+                )
+            return found
+        if self.kind == "binary" and len(self.levels) != 2:
+            found.append(
+                Problem(f"{name}.categories", self.categories, "must be the two values for 0 and 1", "list two")
+            )
+        if self.kind == "categorical" and len(self.categories) < 2:
+            found.append(
+                Problem(
+                    f"{name}.categories", self.categories, "must list two or more values", "list all that may occur"
+                )
+            )
+        if len(set(self.levels)) != len(self.levels):
+            found.append(Problem(f"{name}.categories", self.categories, "must not repeat a value", "list each once"))
+        if self.low is not None or self.high is not None:
+            found.append(Problem(f"{name}.low, high", (self.low, self.high), "are for numeric columns", "drop them"))
+        if self.impute is not None and self.levels and match_level(str(self.impute), self.levels) is None:
+            found.append(one_of(f"{name}.impute", str(self.impute), self.levels))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The column to predict.
+
+    Attributes:
+      name: header of the column.
+      kind: "binary", "multiclass" (`classes`) or "regression" (optional `low`, `high`).
+      positive, negative: the values of class 1 and class 0 (binary; default "1" and "0"). With `positive` alone, the
+        one other value that occurs is class 0.
+      classes: the values of classes 0, 1, 2, .. in order.
+    """
+
+    name: str
+    kind: str = "binary"
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """2 for binary, 1 for regression."""
+        return {"binary": 2, "regression": 1}.get(self.kind, len(self.classes))
+
+    def problems(self) -> list[Problem | None]:
+        """What is wrong with this description."""
+        found: list[Problem | None] = [one_of("target.kind", self.kind, TARGET_KINDS)]
+        if not self.name:
+            found.append(Problem("target.name", self.name, "must not be empty", "give the column's header"))
+        if self.kind == "multiclass" and len(set(self.classes)) < max(2, len(self.classes)):
+            found.append(
+                Problem(
+                    "target.classes", self.classes, "must list two or more different values", "list all that may occur"
+                )
+            )
+        if self.kind == "binary" and self.classes and (len(self.classes) != 2 or self.positive):
+            found.append(
+                Problem(
+                    "target.classes", self.classes, "must be two values, without positive", "list class 0, then class 1"
+                )
+            )
+        both = set(self.positive) & set(self.negative)
+        if both:
+            found.append(Problem("target.negative", sorted(both), "must not be positive too", "list each value once"))
+        if self.kind == "regression":
+            found.extend(_bounds_problems("target", self.low, self.high))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """A table's columns, and how to prepare it.
+
+    Attributes:
+      features, target: the columns that are read; all others in a file are left alone.
+      hospital_column: the column that names the hospital, when one file holds all.
+      missing: cells that mean missing in every column.
+      scaling: one of `SCALINGS`; None leaves the choice to the caller.
+      scaling_noise_multiplier: noise of scaling "dp_moments" over its sensitivity.
+      test_fraction: share of a hospital's records kept for testing, 0 < . <= 0.5.
+      seed: of the split into train and test part.
+      outside_bounds: "refuse" or "clip" numbers outside `low` and `high`, or "keep" them (scaling that relies on the
+        bounds clips them in any case).
+      delimiter: between the cells of a CSV file.
+      name, provenance, licence, simulated: for the run record.
+    """
+
+    features: tuple[Feature, ...]
+    target: Target
+    hospital_column: str | None = None
+    missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan", "null")
+    scaling: str | None = None
+    scaling_noise_multiplier: float | None = None
+    test_fraction: float = 0.34
+    seed: int = 0
+    outside_bounds: str = "refuse"
+    delimiter: str = ","
+    name: str = ""
+    provenance: str = ""
+    licence: str = ""
+    simulated: bool = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All encoded columns, in order."""
+        return tuple(column for feature in self.features for column in feature.columns())
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the encoded columns: the data set's feature names."""
+        return tuple(column.name for column in self.columns)
+
+    def feature(self, name: str) -> Feature:
+        """The feature of that name; raises KeyError when there is none."""
+        return {feature.name: feature for feature in self.features}[name]
+
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with the schema itself."""
+        found: list[Problem | None] = []
+        if not self.features:
+            found.append(Problem("features", 0, "must be at least one", "list the input columns"))
+        names = [feature.name for feature in self.features]
+        for position, feature in enumerate(self.features, 1):
+            where = f"features[{feature.name or position}]"
+            found.extend(feature.problems(where))
+            if feature.name in names[: position - 1]:
+                found.append(Problem(where, feature.name, "is listed twice", "keep one of the two"))
+            if feature.name in (self.target.name, self.hospital_column):
+                found.append(Problem(where, feature.name, "must not be the target or hospital column", "drop it"))
+            if self.scaling in ("fixed_bounds", "dp_moments") and feature.kind == "numeric" and feature.low is None:
+                found.append(
+                    Problem(
+                        f"{where}.low, high", None, f"must be given for scaling={self.scaling}", "give public bounds"
+                    )
+                )
+        found.extend(self.target.problems())
+        if self.scaling is not None:
+            found.append(one_of("scaling", self.scaling, SCALINGS))
+        found.append(one_of("outside_bounds", self.outside_bounds, ("refuse", "clip", "keep")))
+        found.append(
+            in_range("test_fraction", self.test_fraction, low=0.0, high=0.5, low_open=True, remedy="give 0.2 or 0.34")
+        )
+        if len(self.delimiter) != 1:
+            found.append(Problem("delimiter", self.delimiter, "must be one character", "give , or ;"))
+        if len(set(self.column_names)) != len(self.column_names):
+            doubled = sorted({c for c in self.column_names if self.column_names.count(c) > 1})
+            found.append(Problem("features", doubled, "make two encoded columns of one name", "rename a column"))
+        return [problem for problem in found if problem is not None]
+
+
+def _bounds_problems(name: str, low: float | None, high: float | None) -> Sequence[Problem | None]:
+    if low is None and high is None:
+        return []
+    values: tuple[Any, Any] = (low, high)
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
+    if len(numbers) != 2 or numbers[0] >= numbers[1]:
+        return [
+            Problem(
+                f"{name}.low, high", values, "must be two finite numbers, low < high", "give both, in original units"
+            )
+        ]
+    return []
