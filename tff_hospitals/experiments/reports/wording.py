@@ -1,0 +1,179 @@
+"""Numbers and privacy statements in the words that every report shares.
+
+>>> percent(0.7314), epsilon_text(4.98), bytes_text(33600.0)
+('73.1', '4.98', '33.6 kB')
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from tff_hospitals.experiments.reports.rows import Row
+
+MISSING = "-"
+UNIT_WORDS = {"none": "no unit", "record": "one record (patient)", "hospital": "one whole hospital"}
+UNIT_SHORT = {"none": "no guarantee", "record": "record level", "hospital": "hospital level"}
+ADJACENCY_WORDS = {
+    "add_or_remove_one": "one is added or removed",
+    "replace_one": "one is replaced by another",
+    "replace_special": "one is replaced by an empty one",
+}
+CONVERSION_WORDS = {
+    "rdp": "Rényi differential privacy (RDP) of the steps that the run took, composed and converted to (epsilon, "
+    "delta) "
+    "with the improved conversion that dp_accounting uses",
+    "pld": "privacy loss distributions (PLD) of the steps that the run took, composed numerically",
+    "rdp_classical": "Rényi differential privacy (RDP) of the steps that the run took, converted to (epsilon, delta) "
+    "with the "
+    "classical conversion of Mironov (2017)",
+}
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as percent without the sign, a dash when missing."""
+    return MISSING if value is None else f"{100.0 * value:.{digits}f}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits and no exponent between 1e-4 and 1e7.
+
+    >>> significant(0.00123456), significant(1234.5), significant(0.0)
+    ('0.00123', '1234', '0')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    if magnitude < -4 or magnitude >= 7:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - magnitude)}f}"
+
+
+def epsilon_text(value: float | None) -> str:
+    """An epsilon, or "none" where there is no guarantee."""
+    return "none" if value is None or not math.isfinite(value) else significant(value)
+
+
+def target_text(value: float | None) -> str:
+    """A target as the user typed it: 5.0 reads 5."""
+    return MISSING if value is None else f"{value:g}"
+
+
+def delta_text(value: float | None) -> str:
+    """A delta: 0.001 reads 1e-3.
+
+    >>> delta_text(1e-3), delta_text(2.5e-6)
+    ('1e-3', '2.5e-6')
+    """
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    return f"{value / 10.0**exponent:.3g}e{exponent}"
+
+
+def bytes_text(value: float | None) -> str:
+    """One amount of bytes with its unit, powers of 1000."""
+    if value is None:
+        return MISSING
+    for limit, divisor, unit in ((1e3, 1.0, "bytes"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
+        if abs(value) < limit:
+            return f"{significant(value / divisor)} {unit}"
+    return f"{significant(value / 1e9)} GB"
+
+
+def byte_scale(rows: Iterable[Row]) -> tuple[float, str]:
+    """The divisor and the unit in which the bytes of all rows read well: kB, MB or GB, powers of 1000."""
+    largest = max((row.bytes_total or 0.0 for row in rows), default=0.0)
+    if largest and largest < 5e5:
+        return 1e3, "kB"
+    return (1e9, "GB") if largest >= 1e11 else (1e6, "MB")
+
+
+def scaled_bytes(value: float | None, divisor: float) -> str:
+    """Bytes in the unit that `byte_scale` chose."""
+    return MISSING if value is None else significant(value / divisor)
+
+
+def shorten(text: str, width: int) -> str:
+    """Cuts the middle out of a long name, so that names which differ at their end stay apart.
+
+    >>> shorten("a_method_with_a_very_long_name_at_epsilon_5", 20)
+    'a_method_w…epsilon_5'
+    """
+    clean = " ".join(text.split())
+    if len(clean) <= width:
+        return clean
+    front = width // 2
+    back = width - 1 - front
+    return clean[:front] + "…" + (clean[-back:] if back else "")
+
+
+def shorten_all(texts: list[str], width: int) -> list[str]:
+    """Shortens names and keeps different ones different: those that would meet get a number at their end."""
+    short = [shorten(text, width) for text in texts]
+    originals: dict[str, list[str]] = {}
+    for text, brief in zip(texts, short):
+        if text not in originals.setdefault(brief, []):
+            originals[brief].append(text)
+    result = []
+    for text, brief in zip(texts, short):
+        clashing = originals[brief]
+        if len(clashing) > 1:
+            mark = f"~{clashing.index(text) + 1}"
+            brief = brief[: max(1, width - len(mark))] + mark
+        result.append(brief)
+    return result
+
+
+def row_title(row: Row) -> str:
+    """A row's name with its target where one was asked for."""
+    if not row.private:
+        return row.name
+    asked = row.target_epsilon if row.target_epsilon is not None else row.epsilon
+    return f"{row.name}, ε = {target_text(asked) if row.target_epsilon is not None else epsilon_text(asked)}"
+
+
+def privacy_statement(row: Row) -> str:
+    """What the row promises to whom, in a sentence or two; the recorded words win over the composed ones."""
+    if row.guarantee:
+        return row.guarantee
+    if row.group == "baseline" and row.method.lower().startswith("local"):
+        return (
+            "Each hospital trains alone and shares nothing; the finished models carry no formal guarantee for "
+            "their own records."
+        )
+    if row.group == "baseline":
+        return "All records are brought to one place. No formal guarantee, and the data leave the hospitals."
+    if not row.private:
+        return (
+            "No formal guarantee: the records stay in the hospitals, but the updates and the finished model may "
+            "reveal them to whoever sees them."
+        )
+    changed = ADJACENCY_WORDS.get(row.adjacency, row.adjacency or "one is changed")
+    chance = "" if row.delta is None else f", up to a failure probability delta of {delta_text(row.delta)}"
+    worst = f" This is the figure of {row.worst_hospital}, the worst off." if row.worst_hospital else ""
+    return (
+        f"Whoever sees what the run releases can hardly tell two data sets apart that differ in {UNIT_WORDS[row.unit]} "
+        f"({changed}): no outcome becomes more than exp({epsilon_text(row.epsilon)}) = "
+        f"{significant(_growth(row.epsilon))} times as likely"
+        f"{chance}.{worst}"
+    )
+
+
+def _growth(epsilon: float | None) -> float | None:
+    return None if epsilon is None or epsilon > 500 else math.exp(epsilon)
+
+
+def conversion_sentence(conversion: str, adjacency: str, delta: float | None) -> str:
+    """How every epsilon of a comparison was computed."""
+    how = CONVERSION_WORDS.get(conversion, conversion or "a conversion that the file does not name")
+    which = ADJACENCY_WORDS.get(adjacency, adjacency or "not recorded")
+    return (
+        f"Every epsilon is computed from the ledger of the releases that the run really made, by {how}. "
+        f"Delta is {delta_text(delta)}. Neighbouring data sets: {which}. The figure of a row is that of its worst "
+        f"hospital, and the largest over the seeds."
+    )
