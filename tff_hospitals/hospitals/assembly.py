@@ -21,7 +21,7 @@ from tff_hospitals.hospitals.preprocessing import Scaling, Site, prepare
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.splits import test_rows, train_rows
 from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import InvalidInput, Problem, in_range, one_of, raise_if
+from tff_hospitals.validation import Problem, in_range, one_of, raise_if
 
 # Sites of a data set that has no hospitals of its own, unless the caller says otherwise.
 DEFAULT_SITES = 10
@@ -80,6 +80,7 @@ def divide(pools: Sequence[Pool], division: Division, *, has_hospitals: bool) ->
     Raises:
       InvalidInput: unknown partition, unfit options, sites that stay too small.
     """
+    asked = division.test_fraction
     division = division.testing(0.34)
     test_fraction = float(division.test_fraction or 0.0)
     raise_if(
@@ -91,17 +92,13 @@ def divide(pools: Sequence[Pool], division: Division, *, has_hospitals: bool) ->
     streams = Streams.from_seed(division.seed).child("data")
     kind = division.partition
     if kind == "natural" and has_hospitals:
-        unused = [*division.options, *(["sites"] if division.sites not in (None, len(pools)) else [])]
-        if unused:
-            known = ", ".join(PARTITIONS)
-            bound = f"the {len(pools)} hospitals that collected the records are taken as they are"
-            raise InvalidInput([Problem("natural partition with", ", ".join(unused), bound, f"choose one of {known}")])
+        raise_if(_natural_problems(pools, division, asked))
         sites = [_split(pool, test_fraction, streams) for pool in pools]
-        words = f"natural: {len(pools)} hospitals with the records that they collected"
+        words = f"natural: {len(pools)} hospitals, each with its own records"
         return sites, words, False
     values = np.concatenate([pool.values for pool in pools])
     labels = np.concatenate([pool.labels for pool in pools])
-    count = division.sites or (len(pools) if has_hospitals else DEFAULT_SITES)
+    count = division.sites if division.sites is not None else len(pools) if has_hospitals else DEFAULT_SITES
     split = partition(
         "iid" if kind == "natural" else kind,
         labels,
@@ -119,6 +116,25 @@ def divide(pools: Sequence[Pool], division: Division, *, has_hospitals: bool) ->
         else " (the data set has no hospitals of its own)"
     )
     return sites, split.words + origin, True
+
+
+def _natural_problems(pools: Sequence[Pool], division: Division, test_fraction: float | None) -> list[Problem | None]:
+    """Settings that hospitals as they are cannot honour: each would be ignored in silence otherwise."""
+    known = ", ".join(PARTITIONS)
+    bound = f"has no meaning for the natural partition: its {len(pools)} hospitals are taken as they are"
+    found: list[Problem | None] = [
+        Problem(name, value, bound, f"drop it, or choose partition {known}") for name, value in division.options.items()
+    ]
+    if division.sites not in (None, len(pools)):
+        found.append(Problem("sites", division.sites, bound, f"drop it, or choose partition {known}"))
+    if test_fraction is not None and any(pool.tested is not None for pool in pools):
+        words = "has no meaning here: the published test records are kept"
+        found.append(Problem("test_fraction", test_fraction, words, f"drop it, or choose partition {known}"))
+    small = [f"{pool.hospital_id}: {len(pool.labels)}" for pool in pools if len(pool.labels) < division.min_records]
+    if small:
+        words = f"must be <= the records of every hospital ({', '.join(small[:4])})"
+        found.append(Problem("min_records", division.min_records, words, "lower it, or leave those hospitals out"))
+    return found
 
 
 def _split(pool: Pool, test_fraction: float, streams: Streams) -> Site:

@@ -35,7 +35,7 @@ class Entry:
     scaling: str | None = None  # the default kind; None where features are not scaled by choice
 
 
-_SCALING_OPTIONS = ("scaling", "scaling_noise_multiplier")
+_SCALING_OPTIONS = ("scaling", "scaling_noise_multiplier", "scaling_streams")
 _DIVISION_OPTIONS = ("test_fraction", "min_records")
 
 _ENTRIES = {
@@ -93,8 +93,8 @@ def load_dataset(
       seed: of partition, split and preprocessing noise; 0 leaves own data with the seed of its schema.
       schema: own data only: the schema or its file.
       **options: of the partition (`alpha`, `missing_per_site`, `missing_labels`), of the split (`test_fraction`,
-      `min_records`), of the
-        scaling (`scaling`, `scaling_noise_multiplier`) and of the data set (see each one's own function).
+        `min_records`), of the scaling (`scaling`, `scaling_noise_multiplier`, `scaling_streams`) and of the data set
+        (see each one's own function).
 
     Raises:
       InvalidInput: unknown names (offers the nearest), options that nothing uses, values out of range.
@@ -161,6 +161,7 @@ def _division(partition: str, sites: int | None, seed: int, options: dict[str, A
         partition=partition,
         sites=sites,
         seed=seed,
+        test_fraction=options.pop("test_fraction", None),
         min_records=options.pop("min_records", 1),
         options={key: options.pop(key) for key in _partition_options(partition) if key in options},
     )
@@ -172,4 +173,4 @@ def _scaling(options: dict[str, Any], default: str | None, noise_multiplier: flo
         return None
     kind = options.pop("scaling", default)
     given = options.pop("scaling_noise_multiplier", noise_multiplier if kind == "dp_moments" else None)
-    return Scaling(kind, given)
+    return Scaling(kind, given, options.pop("scaling_streams", None))

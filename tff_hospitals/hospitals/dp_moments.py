@@ -19,8 +19,8 @@ import numpy as np
 
 from tff_hospitals.random_streams import Streams
 
-# What is expected of a column before anything is released, in units of half its public range (value, deviation). The noisier the
-# release, the more these public guesses count: a small hospital with much noise ends near them instead of anywhere.
+# What is expected of a column before anything is released, in units of half its public range (value, deviation). The
+# noisier the release, the more these public guesses count: a small hospital ends near them instead of anywhere.
 EXPECTED_MEAN = (0.0, 0.3)
 EXPECTED_VARIANCE = (0.15, 0.1)
 
@@ -62,6 +62,14 @@ def sums(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.concatenate([[float(len(unit))], unit.sum(axis=0), (unit**2).sum(axis=0)])
 
 
+def noised_sums(
+    values: np.ndarray, low: np.ndarray, high: np.ndarray, *, noise_multiplier: float, streams: Streams
+) -> np.ndarray:
+    """The one private release: `sums` with independent Gaussian noise of `noise_multiplier * sensitivity` on each."""
+    exact = sums(values, low, high)
+    return exact + streams.generator().normal(size=len(exact)) * noise_multiplier * sensitivity(len(low))
+
+
 def release(
     values: np.ndarray, low: np.ndarray, high: np.ndarray, *, noise_multiplier: float, streams: Streams
 ) -> NoisyMoments:
@@ -74,8 +82,7 @@ def release(
       streams: the hospital's own stream for this release.
     """
     columns = len(low)
-    noise = streams.generator().normal(size=1 + 2 * columns) * noise_multiplier * sensitivity(columns)
-    noised = sums(values, low, high) + noise
+    noised = noised_sums(values, low, high, noise_multiplier=noise_multiplier, streams=streams)
     count = max(noised[0], 1.0)
     error = noise_multiplier * sensitivity(columns) / count  # deviation of the noise in a noised mean
     mean = _shrink(np.clip(noised[1 : 1 + columns] / count, -1.0, 1.0), error, EXPECTED_MEAN)

@@ -108,16 +108,17 @@ def iid(labels: np.ndarray, sites: int, streams: Streams) -> tuple[Rows, str]:
     return rows, f"{len(labels)} records spread evenly at random (IID) over {sites} sites"
 
 
-def dirichlet(labels: np.ndarray, sites: int, streams: Streams, alpha: float = 0.5) -> tuple[Rows, str]:
+def dirichlet(labels: np.ndarray, sites: int, streams: Streams, alpha: float = 1.0) -> tuple[Rows, str]:
     """Label skew: each site draws its mix of labels from Dirichlet(alpha x the pool's mix).
 
     Sites fill up one after the other, without replacement; where a label has run out, a site goes on with the rest of
-    its mix. Large alpha is IID, small alpha gives sites of one label.
+    its mix. Large alpha is IID, small alpha gives sites of one label. Where others write Dirichlet(a) per label, this
+    alpha is a x labels.
 
     Source: Hsu, Qi and Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
     Classification", arXiv:1909.06335.
     """
-    raise_if([in_range("alpha", alpha, low=0.0, low_open=True, remedy="give 0.1 (strong skew) to 100 (nearly IID)")])
+    raise_if([in_range("alpha", alpha, low=1e-6, remedy="give 0.1 (strong skew) to 100 (nearly IID)")])
     pools = _rows_by_label(labels, streams)
     left = np.array([len(pool) for pool in pools])
     prior = left / left.sum()
@@ -125,7 +126,7 @@ def dirichlet(labels: np.ndarray, sites: int, streams: Streams, alpha: float = 0
     rows = []
     for name, size in zip(site_ids(sites), sizes):
         generator = streams.child("site", name).generator()
-        taken = _draw_mix(generator, generator.dirichlet(alpha * prior), left, size)
+        taken = _draw_mix(generator, alpha * prior, left, size)
         starts = np.array([len(pool) for pool in pools]) - left
         rows.append(np.concatenate([pool[s : s + n] for pool, s, n in zip(pools, starts, taken)]))
         left = left - taken
@@ -133,14 +134,16 @@ def dirichlet(labels: np.ndarray, sites: int, streams: Streams, alpha: float = 0
     return rows, f"{len(labels)} records over {sites} sites of equal size, {mix}"
 
 
-def _draw_mix(generator: np.random.Generator, mix: np.ndarray, left: np.ndarray, size: int) -> np.ndarray:
+def _draw_mix(generator: np.random.Generator, concentration: np.ndarray, left: np.ndarray, size: int) -> np.ndarray:
     """How many records of each label a site takes: `size` in all, never more than are left."""
+    mix = generator.dirichlet(concentration)
     taken = np.zeros_like(left)
     while taken.sum() < size:
         free = left - taken
         odds = np.where(free > 0, mix, 0.0)
-        if not odds.sum() > 0:  # nothing left of the labels it wants
-            odds = free.astype(float)
+        if not odds.sum() > 0:  # nothing left of the labels it wants: it wants others
+            odds = np.zeros(len(left))
+            odds[free > 0] = generator.dirichlet(concentration[free > 0])
         taken += np.minimum(generator.multinomial(size - taken.sum(), odds / odds.sum()), free)
     return taken
 
@@ -151,7 +154,7 @@ def quantity_skew(labels: np.ndarray, sites: int, streams: Streams, alpha: float
     Source: Li, Diao, Chen and He 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study",
     arXiv:2102.02079.
     """
-    raise_if([in_range("alpha", alpha, low=0.0, low_open=True, remedy="give 0.5 (very unequal) to 100 (nearly equal)")])
+    raise_if([in_range("alpha", alpha, low=1e-6, remedy="give 0.5 (very unequal) to 100 (nearly equal)")])
     shares = streams.child("sizes").generator().dirichlet(np.full(sites, float(alpha)))
     spare = len(labels) - sites
     cuts = 1 + np.floor(np.cumsum(shares) * spare + 0.5).astype(int) + np.arange(sites)

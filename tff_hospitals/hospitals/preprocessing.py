@@ -37,10 +37,13 @@ class Scaling:
     Attributes:
       kind: one of `SCALINGS`.
       noise_multiplier: noise of `dp_moments` over its sensitivity, > 0; unused otherwise.
+      streams: source of that noise; default: the data set's seed, which is reproducible and so can be guessed. For a
+        real release give `Streams.from_operating_system()`.
     """
 
     kind: str = "per_hospital"
     noise_multiplier: float | None = None
+    streams: Streams | None = None
 
     def problems(self, columns: Sequence[Column]) -> list[Problem | None]:
         """Unknown kinds, missing noise, columns without public bounds."""
@@ -90,7 +93,7 @@ def prepare(
       sites: hospitals before scaling.
       schema: what their columns mean.
       scaling: which scaling.
-      streams: source of the noise of `dp_moments`; each hospital gets its own child.
+      streams: source of the noise of `dp_moments` unless `scaling` has its own; each hospital gets its own child.
 
     Returns:
       For each site float32 features of shape [records, columns] and the scaler that restores original units; and what
@@ -112,7 +115,7 @@ def prepare(
         elif scaling.kind == "fixed_bounds":
             scalers.append(_bounds_scaler(columns))
         elif scaling.kind == "dp_moments":
-            scaler, event = _private_moments(site, values, columns, scaling, streams)
+            scaler, event = _private_moments(site, values, columns, scaling, scaling.streams or streams)
             scalers.append(scaler)
             events.extend(event)
         else:

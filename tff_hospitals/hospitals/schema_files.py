@@ -53,9 +53,9 @@ def read_schema(path: os.PathLike[str] | str) -> Schema:
     except ImportError as error:
         raise RecordError(f"schema {target} needs a package: {error}. Remedy: write the schema as YAML.") from error
     except Exception as error:  # each parser has its own kind of error, all of them mean the same
-        raise RecordError(
-            f"schema {target} is not valid {target.suffix[1:].upper()}: {error}. Remedy: mend it."
-        ) from error
+        cause = " ".join(str(error).split())
+        kind = target.suffix[1:].upper()
+        raise RecordError(f"schema {target} is not valid {kind}: {cause}. Remedy: mend it.") from error
     if not isinstance(content, Mapping):
         raise RecordError(f"schema {target} holds no entries. Remedy: it needs at least features and target.")
     return schema_from_mapping(content)
