@@ -1,0 +1,291 @@
+"""The ledger: every release that a run made, and the only place where its epsilon comes from.
+
+A ledger holds one entry per unit of privacy, hospital and mechanism, with the rounds in which it was used and how
+often. Nothing is entered ahead of time: an epsilon asked of a ledger is that of the steps that were taken.
+
+>>> ledger = Ledger(delta=1e-3)
+>>> step = MechanismEvent("poisson_gaussian", noise_multiplier=2.4, sampling_probability=0.02)
+>>> for round_number in range(1, 16):
+...     ledger.record("record", "cleveland", round_number, step, count=100)
+>>> ledger.steps("record", "cleveland")
+1500
+>>> round(ledger.epsilon("record", "cleveland"), 3), round(ledger.epsilon("record", "cleveland", through_round=3), 3)
+(0.993, 0.398)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tff_hospitals import validation
+from tff_hospitals.accounting import epsilon as epsilon_lib
+from tff_hospitals.accounting import parts
+from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, ADJACENCIES, UNITS, MechanismEvent
+from tff_hospitals.validation import Problem
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass
+class _Entry:
+    """One (unit, hospital)'s use of one event: runs of rounds with equal counts, and their sum."""
+
+    runs: list[list[int]] = dataclasses.field(default_factory=list)  # [first round, last round, count per round]
+    total: int = 0
+
+    def add(self, round_number: int, count: int) -> None:
+        self.total += count
+        last = self.runs[-1] if self.runs else None
+        if last is not None and last[1] == round_number:  # more of the same in this round
+            count += last[2]
+            last[1] -= 1
+            if last[1] < last[0]:
+                self.runs.pop()
+            last = self.runs[-1] if self.runs else None
+        if last is not None and last[1] == round_number - 1 and last[2] == count:
+            last[1] = round_number
+        else:
+            self.runs.append([round_number, round_number, count])
+
+    def count(self, through_round: int | None) -> int:
+        if through_round is None:
+            return self.total
+        return sum(
+            count * (min(last, through_round) - first + 1) for first, last, count in self.runs if first <= through_round
+        )
+
+    def by_round(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for first, last, count in self.runs:
+            for round_number in range(first, last + 1):
+                counts[round_number] = counts.get(round_number, 0) + count
+        return counts
+
+
+class Ledger:
+    """What was released about whom.
+
+    Args:
+      delta: the delta of every epsilon that this ledger states, in (0, 1).
+      adjacency: one of `events.ADJACENCIES`; an event that has no guarantee under it is refused by `record`.
+
+    Raises:
+      InvalidInput: for a delta outside (0, 1) or an unknown adjacency.
+    """
+
+    def __init__(self, delta: float, adjacency: str = ADD_OR_REMOVE_ONE):
+        validation.raise_if([epsilon_lib.delta_problem(delta), validation.one_of("adjacency", adjacency, ADJACENCIES)])
+        self.delta = float(delta)
+        self.adjacency = adjacency
+        self._entries: dict[tuple[str, str | None], dict[MechanismEvent, _Entry]] = {}
+
+    # --------------------------------------------------------------------------------------------------------- writing
+
+    def record(
+        self, unit: str, hospital_id: str | None, round_number: int, event: MechanismEvent, count: int = 1
+    ) -> None:
+        """Enters `count` releases made in a round.
+
+        Args:
+          unit: "record" or "hospital", whom the noise protects.
+          hospital_id: whose data; None for a release that touches every hospital alike.
+          round_number: 1, 2, ...; 0 for what comes before training, as noised preprocessing.
+          event: what was released.
+          count: how often, as really happened; 0 enters nothing.
+
+        Raises:
+          InvalidInput: for an unknown unit, a negative round or count, or an event that has no guarantee under this
+            ledger's adjacency (so assumptions that do not fit together cannot be mixed).
+        """
+        validation.raise_if(
+            [
+                _unit_problem(unit),
+                validation.whole_number("round_number", round_number, low=0, remedy="give the round's number"),
+                validation.whole_number("count", count, low=0, remedy="give the number of steps really taken"),
+                parts.adjacency_problem(event, self.adjacency),
+            ]
+        )
+        of_hospital = self._entries.setdefault((unit, hospital_id), {})
+        if count:
+            of_hospital.setdefault(event, _Entry()).add(int(round_number), int(count))
+
+    def expect(self, unit: str, hospital_ids: Iterable[str | None]) -> None:
+        """Announces hospitals whose epsilon is 0 until they release something; others are unknown, not private."""
+        validation.raise_if([_unit_problem(unit)])
+        for hospital_id in hospital_ids:
+            self._entries.setdefault((unit, hospital_id), {})
+
+    # --------------------------------------------------------------------------------------------------------- reading
+
+    def units(self) -> tuple[str, ...]:
+        """The units of privacy that occur, in the order of `events.UNITS`."""
+        return tuple(unit for unit in UNITS if any(of == unit for of, _ in self._entries))
+
+    def hospital_ids(self, unit: str) -> tuple[str, ...]:
+        """The hospitals with entries of their own, in the order in which they came."""
+        return tuple(hospital_id for of, hospital_id in self._entries if of == unit and hospital_id is not None)
+
+    def events(
+        self, unit: str, hospital_id: str | None = None, through_round: int | None = None
+    ) -> tuple[tuple[MechanismEvent, int], ...]:
+        """What was released about one hospital, with counts: its own entries and those that touch every hospital."""
+        validation.raise_if([self._hospital_problem(unit, hospital_id)])
+        own = [(unit, None), (unit, hospital_id)] if hospital_id is not None else [(unit, None)]
+        return parts.settled(
+            (event, entry.count(through_round)) for key in own for event, entry in self._entries.get(key, {}).items()
+        )
+
+    def shared_events(self, unit: str) -> tuple[tuple[MechanismEvent, int], ...]:
+        """The releases that touch every hospital alike: all that counts against one that has no entry yet."""
+        return self.events(unit, None)
+
+    def steps(self, unit: str, hospital_id: str | None = None, through_round: int | None = None) -> int:
+        """The number of steps taken."""
+        return sum(event.steps_each * count for event, count in self.events(unit, hospital_id, through_round))
+
+    def last_round(self) -> int:
+        """The last round with an entry; 0 for an empty ledger."""
+        entries = (entry for of in self._entries.values() for entry in of.values())
+        return max((last for entry in entries for _, last, _ in entry.runs), default=0)
+
+    def epsilon(
+        self,
+        unit: str,
+        hospital_id: str | None = None,
+        conversion: str = "rdp",
+        through_round: int | None = None,
+    ) -> float:
+        """Epsilon at this ledger's delta and adjacency.
+
+        Args:
+          unit: "record" or "hospital".
+          hospital_id: whose; None: the epsilon that holds for every hospital (the worst).
+          conversion: one of `epsilon.CONVERSIONS`.
+          through_round: only releases up to and with this round.
+
+        Returns:
+          Epsilon; infinite for a unit that no entry protects and after a release without noise, 0.0 before the first.
+
+        Raises:
+          InvalidInput: for an unknown unit, hospital or conversion, or releases that the conversion cannot handle.
+        """
+        validation.raise_if([_unit_problem(unit), validation.one_of("conversion", conversion, epsilon_lib.CONVERSIONS)])
+        if hospital_id is None and self.hospital_ids(unit):
+            return self.worst_epsilon(unit, conversion, through_round)[0]
+        if not any(of == unit for of, _ in self._entries):
+            return math.inf
+        composition = parts.compose(self.events(unit, hospital_id, through_round), self.adjacency)
+        return epsilon_lib.composed_epsilon(composition, self.delta, conversion)
+
+    def worst_epsilon(
+        self, unit: str, conversion: str = "rdp", through_round: int | None = None
+    ) -> tuple[float, str | None]:
+        """The largest epsilon of any hospital, and whose it is (None: the same for all)."""
+        ids = self.hospital_ids(unit)
+        if not ids:
+            return self.epsilon(unit, None, conversion, through_round), None
+        return max(((self.epsilon(unit, of, conversion, through_round), of) for of in ids), key=lambda pair: pair[0])
+
+    def epsilon_by_round(self, unit: str, hospital_id: str | None = None, conversion: str = "rdp") -> dict[int, float]:
+        """Epsilon after each round from 0 to the last."""
+        rounds = range(self.last_round() + 1)
+        return {number: self.epsilon(unit, hospital_id, conversion, through_round=number) for number in rounds}
+
+    def conversions(self, unit: str, hospital_id: str | None = None) -> tuple[str, ...]:
+        """The conversions that can handle everything recorded for this unit (and hospital, or every hospital)."""
+        ids = (hospital_id,) if hospital_id is not None or not self.hospital_ids(unit) else self.hospital_ids(unit)
+        able = [
+            epsilon_lib.conversions_for(parts.compose(self.events(unit, of), self.adjacency), self.delta) for of in ids
+        ]
+        return tuple(name for name in epsilon_lib.CONVERSIONS if all(name in names for names in able))
+
+    # ------------------------------------------------------------------------------------------------------ keeping it
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types for a checkpoint: a table of events, and per (unit, hospital) rows of runs of rounds.
+
+        A row is [event number, first round, last round, count per round].
+        """
+        numbers: dict[MechanismEvent, int] = {}
+        entries = []
+        for (unit, hospital_id), of_hospital in self._entries.items():
+            rows = []
+            for event, entry in of_hospital.items():
+                number = numbers.setdefault(event, len(numbers))
+                rows += [[number, *run] for run in entry.runs]
+            entries.append({"unit": unit, "hospital": hospital_id, "rows": rows})
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "delta": self.delta,
+            "adjacency": self.adjacency,
+            "events": [event.to_json() for event in numbers],
+            "entries": entries,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Ledger:
+        """The ledger that `to_json` wrote; every value is checked again.
+
+        Raises:
+          InvalidInput: when the content is not that of a ledger, or of a version that this program does not know.
+        """
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            bound = f"must be {SCHEMA_VERSION}, the ledger format of this version"
+            raise validation.InvalidInput([Problem("schema_version", version, bound, "use the version that wrote it")])
+        try:
+            ledger = cls(content["delta"], content["adjacency"])
+            events = [MechanismEvent.from_json(fields) for fields in content["events"]]
+            for entries in content["entries"]:
+                ledger.expect(entries["unit"], [entries["hospital"]])
+                of_hospital = ledger._entries[entries["unit"], entries["hospital"]]
+                for number, first, last, count in entries["rows"]:
+                    ledger.record(entries["unit"], entries["hospital"], first, events[number], 0)
+                    remedy = "restore the file from a checkpoint"
+                    validation.raise_if(
+                        [
+                            validation.whole_number("last round", last, low=first, remedy=remedy),
+                            validation.whole_number("count", count, low=1, remedy=remedy),
+                        ]
+                    )
+                    entry = of_hospital.setdefault(events[number], _Entry())
+                    entry.runs.append([first, last, count])
+                    entry.total += count * (last - first + 1)
+        except (KeyError, IndexError, TypeError) as error:
+            problem = Problem(
+                "ledger", repr(error), "is not the content of a ledger", "restore the file from a checkpoint"
+            )
+            raise validation.InvalidInput([problem]) from error
+        return ledger
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ledger):
+            return NotImplemented
+        same = self.delta == other.delta and self.adjacency == other.adjacency
+        return same and self._values() == other._values()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        entries = ", ".join(
+            f"{unit}/{hospital_id or 'all'}: {len(of)} kinds" for (unit, hospital_id), of in self._entries.items()
+        )
+        return f"Ledger(delta={self.delta!r}, adjacency={self.adjacency!r}, {entries or 'empty'})"
+
+    def _values(self) -> dict[tuple[str, str | None], dict[MechanismEvent, dict[int, int]]]:
+        return {key: {event: entry.by_round() for event, entry in of.items()} for key, of in self._entries.items()}
+
+    def _hospital_problem(self, unit: str, hospital_id: str | None) -> Problem | None:
+        """An id that never occurred is a mistake, unless entries touch every hospital."""
+        problem = _unit_problem(unit)
+        known = self.hospital_ids(unit)
+        if problem is not None or hospital_id is None or not known or (unit, None) in self._entries:
+            return problem
+        return validation.one_of("hospital_id", hospital_id, known)
+
+
+def _unit_problem(unit: str) -> Problem | None:
+    return validation.one_of("unit", unit, UNITS)

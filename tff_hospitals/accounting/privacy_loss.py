@@ -1,0 +1,257 @@
+"""Privacy loss distributions: the tightest epsilon that is known for sampled Gaussian and Laplace noise.
+
+The privacy loss of one step is put on a grid by "connecting the dots": the probability of every grid interval, under
+both hypotheses, is shared out to its two ends so that both are preserved. The result dominates the true mechanism, so
+every epsilon here is an upper bound, and the tests find it within 1e-4 of dp_accounting's. Composition is a product
+of Fourier transforms, all parts at once, on a window outside of which less than `_TAIL` of the probability lies; that
+much is added to delta. Gaussian parts without sampling are merged before, and exact when nothing else is there.
+
+The grid follows from the wanted precision: sharing out adds about h^2 / 6 to the variance of each step, so with a
+grid of `h = sqrt(12 precision variance per step)` epsilon is too large by at most about `precision`, relative.
+
+Sources: Koskela, Jaelkoe and Honkela 2020, arXiv:1906.03049; Doroshenko et al. 2022, arXiv:2207.04380 (connect the
+dots); Gopi, Lee and Wutschitz 2021, arXiv:2106.02848 (windows from moments).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+from scipy import fft, special
+
+from tff_hospitals.accounting import gaussian, renyi
+from tff_hospitals.accounting.parts import Composition, GaussianPart, LaplacePart, Part, PoissonPart
+
+PRECISION = 1e-4
+"""Relative excess of epsilon that the grid is chosen for."""
+SMALLEST_DELTA = 1e-10
+"""Below this the rounding errors of a Fourier transform would matter."""
+
+_TAIL = 1e-14
+_REACH = 9.8  # standard deviations of noise that one step looks at; the rest, below 1e-22, counts as infinite loss
+_CELLS_FOR_ONE, _MOST_CELLS = 1 << 15, 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One step's privacy loss on the grid `h * (first + index)`."""
+
+    first: int
+    mass: np.ndarray  # [cells]
+    infinite: float
+
+
+def supports(part: Part) -> bool:
+    """Whether a part has a privacy loss distribution here."""
+    return isinstance(part, (GaussianPart, PoissonPart, LaplacePart))
+
+
+def epsilon(composition: Composition, delta: float) -> float:
+    """Epsilon of a composition of supported parts, at a delta of at least `SMALLEST_DELTA`."""
+    if all(isinstance(part, GaussianPart) for part, _ in composition):
+        return gaussian.exact_epsilon(gaussian.total_mu(composition), delta)
+    return max(_epsilon_one_way(composed, delta) for composed in _composed(composition))
+
+
+def delta(composition: Composition, epsilon: float) -> float:
+    """Delta of a composition of supported parts at an epsilon >= 0."""
+    if all(isinstance(part, GaussianPart) for part, _ in composition):
+        return gaussian.exact_delta(gaussian.total_mu(composition), epsilon)
+    return max(_delta_one_way(composed, epsilon) for composed in _composed(composition))
+
+
+# ------------------------------------------------------------------------------------------------ one step, on a grid
+
+
+def _normal_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Probability of a standard normal between two points, with full relative precision in both tails."""
+    flip = low > 0
+    return np.asarray(special.ndtr(np.where(flip, -low, high)) - special.ndtr(np.where(flip, -high, low)))
+
+
+def _share_out(first: int, step: float, upper: np.ndarray, lower: np.ndarray, below: float, infinite: float) -> _Step:
+    """Shares the probabilities of the intervals [h (first + i), h (first + i + 1)] out to their ends.
+
+    `upper` and `lower` are the probabilities under the two hypotheses, `below` what the upper one has left of the grid.
+    """
+    ratio = np.exp(np.minimum(step * (first + np.arange(len(upper))), 700.0))  # `lower` is 0 long before this overflows
+    right = np.clip((upper - lower * ratio) / -math.expm1(-step), 0.0, upper)
+    mass = np.zeros(len(upper) + 1)
+    mass[:-1] = upper - right
+    mass[1:] += right
+    mass[0] += below
+    return _Step(first, mass, infinite)
+
+
+@functools.lru_cache(maxsize=64)
+def _steps(part: Part, step: float) -> tuple[_Step, _Step]:
+    """The loss of one step in both directions: the unit is in the first data set only, or in the second only."""
+    if isinstance(part, PoissonPart):
+        return _poisson_steps(part.sampling_probability, part.sigma, step)
+    if isinstance(part, LaplacePart):
+        only = _laplace_step(part.scale, step)
+        return only, only
+    if isinstance(part, GaussianPart):
+        only = _poisson_steps(1.0, part.mu_squared**-0.5, step)[0]
+        return only, only
+    raise TypeError(f"{part} has no privacy loss distribution here")
+
+
+def _loss(x: float, q: float, sigma: float) -> float:
+    """log((1 - q) + q exp((2 x - 1) / (2 sigma^2))), without overflow."""
+    exponent = (2 * x - 1) / (2 * sigma**2)
+    return exponent if q == 1 else float(np.logaddexp(math.log1p(-q), math.log(q) + exponent))
+
+
+def _poisson_steps(q: float, sigma: float, step: float) -> tuple[_Step, _Step]:
+    first = math.floor(_loss(-_REACH * sigma, q, sigma) / step)
+    last = math.ceil(_loss(1 + _REACH * sigma, q, sigma) / step)
+    edges = _where_loss_is(step * np.arange(first, last + 1), q, sigma)
+    without = _normal_between(edges[:-1] / sigma, edges[1:] / sigma)
+    mixture = (1 - q) * without + q * _normal_between((edges[:-1] - 1) / sigma, (edges[1:] - 1) / sigma)
+
+    def outside(edge: float, sign: int) -> tuple[float, float]:
+        alone = float(special.ndtr(sign * edge / sigma))
+        return alone, (1 - q) * alone + q * float(special.ndtr(sign * (edge - 1) / sigma))
+
+    left, left_mixture = outside(float(edges[0]), 1)
+    right, right_mixture = outside(float(edges[-1]), -1)
+    removed = _share_out(first, step, mixture, without, left_mixture, right_mixture)
+    added = _share_out(-last, step, without[::-1], mixture[::-1], right, left)
+    return removed, added
+
+
+def _where_loss_is(values: np.ndarray, q: float, sigma: float) -> np.ndarray:
+    """The outputs x at which `_loss` takes these values; minus infinity where it never does."""
+    if q == 1:
+        return np.asarray(sigma**2 * values + 0.5)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        log_odds = np.where(
+            values > 30,  # where exp would overflow, long after its -1 has stopped to matter
+            values - math.log(q) + np.log1p(-(1 - q) * np.exp(-values)),
+            np.log(np.expm1(values) / q + 1.0),
+        )
+    return np.where(np.isnan(log_odds), -np.inf, sigma**2 * log_odds + 0.5)
+
+
+def _laplace_step(scale: float, step: float) -> _Step:
+    """Loss (1 - 2 x) / scale for an output x in [0, 1], constant outside: an atom at either end."""
+    most = 1 / scale
+    first, last = math.floor(-most / step), math.ceil(most / step)
+    values = np.clip(step * np.arange(first, last + 1), -most, most)
+    upper = np.diff(0.5 * np.exp((values - most) / 2))
+    lower = np.diff(-0.5 * np.exp(-(values + most) / 2))
+    upper[-1] += 0.5
+    lower[-1] += 0.5 * math.exp(-most)
+    upper[0] += 0.5 * math.exp(-most)
+    lower[0] += 0.5
+    return _share_out(first, step, upper, lower, 0.0, 0.0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _spread(part: Part) -> tuple[float, float]:
+    """Variance of one step's loss (the larger of both directions) and the width of the range of losses."""
+    if isinstance(part, GaussianPart):
+        return part.mu_squared, 2 * _REACH * math.sqrt(part.mu_squared) + part.mu_squared
+    if isinstance(part, LaplacePart):
+        step = _laplace_step(part.scale, 1 / part.scale / 500)
+        return _variance(step.mass, np.arange(len(step.mass)) / part.scale / 500), 2 / part.scale
+    if isinstance(part, PoissonPart):
+        q, sigma = part.sampling_probability, part.sigma
+        x = np.linspace(-_REACH * sigma, 1 + _REACH * sigma, 4001)
+        loss = np.logaddexp(math.log1p(-q), math.log(q) + (2 * x - 1) / (2 * sigma**2))
+        without = np.exp(-((x / sigma) ** 2) / 2)
+        mixture = (1 - q) * without + q * np.exp(-(((x - 1) / sigma) ** 2) / 2)
+        return max(_variance(without, loss), _variance(mixture, loss)), float(loss[-1] - loss[0])
+    raise TypeError(f"{part} has no privacy loss distribution here")
+
+
+def _variance(weights: np.ndarray, values: np.ndarray) -> float:
+    weights = weights / weights.sum()
+    return float(np.dot(weights, (values - np.dot(weights, values)) ** 2))
+
+
+# --------------------------------------------------------------------------------------------------------- composition
+
+
+@dataclasses.dataclass(frozen=True)
+class _Composed:
+    """A composed loss: probability of the losses `values` (all of interest are >= 0), and of an infinite loss."""
+
+    values: np.ndarray
+    mass: np.ndarray
+    infinite: float
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(composition: Composition) -> tuple[_Composed, _Composed]:
+    """The composed loss in both directions."""
+    steps = sum(count for _, count in composition)
+    variance = sum(count * _spread(part)[0] for part, count in composition)
+    widest = max(_spread(part)[1] for part, _ in composition)
+    rdp = renyi.composed_curve(composition)
+    low, high = _window(rdp, steps, 0.0)
+    wanted = min(math.sqrt(12 * PRECISION * variance / steps), (high - low) * math.sqrt(steps) / _CELLS_FOR_ONE)
+    wanted = max(wanted, (high - low) / _MOST_CELLS, widest / _MOST_CELLS)
+    step = 2.0 ** (math.floor(2 * math.log2(wanted)) / 2)  # few distinct grids: one step's loss is worth keeping
+    low, high = _window(rdp, steps, step)
+    first = math.floor(low / step)
+    cells = fft.next_fast_len(math.ceil(high / step) - first + 1, real=True)
+    return _compose_one_way(composition, step, first, cells, 0), _compose_one_way(composition, step, first, cells, 1)
+
+
+def _window(rdp: np.ndarray, steps: float, step: float) -> tuple[float, float]:
+    """Losses outside of which the composed loss has a probability of at most `_TAIL` on either side.
+
+    Chernoff bounds: the moments of the loss are its Renyi divergences, and sharing out to grid points multiplies the
+    moment of order m by at most exp(h^2 (m + m^2) / 8) per step (Hoeffding's lemma).
+    """
+    more = steps * step**2 / 8
+    up, down = renyi.ORDERS - 1, renyi.ORDERS
+    high = np.min((up * rdp + more * (up + up**2) - math.log(_TAIL)) / up)
+    low = np.min((up * rdp + more * down**2 - math.log(_TAIL)) / down)
+    return -float(low), float(high)
+
+
+def _compose_one_way(composition: Composition, step: float, first: int, cells: int, way: int) -> _Composed:
+    log_product = np.zeros(cells // 2 + 1, dtype=complex)
+    log_finite = 0.0
+    for part, count in composition:
+        one = _steps(part, step)[way]
+        folded = np.bincount((one.first + np.arange(len(one.mass))) % cells, weights=one.mass, minlength=cells)
+        with np.errstate(divide="ignore"):
+            log_product += count * np.log(fft.rfft(folded))
+        log_finite += count * math.log1p(-one.infinite)
+    mass = np.roll(fft.irfft(np.exp(log_product), n=cells), -first)
+    values = step * (first + np.arange(cells))
+    keep = values >= 0
+    return _Composed(values[keep], np.maximum(mass[keep], 0.0), -math.expm1(log_finite) + _TAIL)
+
+
+def _delta_one_way(composed: _Composed, epsilon: float) -> float:
+    above = composed.values > epsilon
+    return min(1.0, composed.infinite - float(np.dot(np.expm1(epsilon - composed.values[above]), composed.mass[above])))
+
+
+def _epsilon_one_way(composed: _Composed, delta: float) -> float:
+    """The smallest epsilon at which delta holds; exact for the distribution on the grid."""
+    allowed = delta - composed.infinite
+    if allowed <= 0:
+        return math.inf
+    tail = np.cumsum(composed.mass[::-1])[::-1]  # delta(epsilon) is at most the probability of losses above epsilon
+    if tail[-1] > allowed:
+        return math.inf
+    bound = composed.values[int(np.argmax(tail <= allowed))]
+    near = composed.values >= bound - 500.0  # farther down, exp below would overflow
+    values, tail = composed.values[near], tail[near]
+    weighted = np.cumsum((composed.mass[near] * np.exp(bound - values))[::-1])[::-1]
+    at_grid = tail - weighted * np.exp(np.minimum(values - bound, 0.0))
+    first = int(np.argmax(at_grid <= allowed))
+    if first == 0:
+        return float(values[0])
+    if tail[first] <= allowed:
+        return float(values[first - 1])
+    return min(float(values[first]), bound + math.log((tail[first] - allowed) / weighted[first]))
