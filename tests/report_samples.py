@@ -116,7 +116,7 @@ def _row(
         "epsilon_per_hospital": spent,
         "worst_hospital": worst,
         "delta": 1e-3 if target else None,
-        "adjacency": "add_or_remove_one" if target else "",
+        "adjacency": {"none": "", "record": "add_or_remove_one", "hospital": "zero_out"}[unit],
         "conversion": "rdp" if target else "",
         "noise_multiplier_per_hospital": noise,
         "accuracy_mean": mean,

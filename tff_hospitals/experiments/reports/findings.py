@@ -33,7 +33,7 @@ def findings(summary: Summary) -> list[str]:
     sentences = []
     if yardstick is not None:
         sentences.append(
-            f"Without any privacy guarantee, {yardstick.name}{_among(yardstick, summary.rows)} reaches "
+            f"Without any privacy guarantee, {_among(yardstick, summary.rows)} {yardstick.name}: "
             f"{percent(yardstick.accuracy_mean)} % accuracy (mean of the hospitals)."
         )
     for unit in ("record", "hospital"):
@@ -48,7 +48,7 @@ def findings(summary: Summary) -> list[str]:
 def _private_sentence(row: Row, yardstick: Row | None, rows: Sequence[Row]) -> str:
     target = "as spent" if row.target_epsilon is None else target_text(row.target_epsilon)
     promise = f"{UNIT_SHORT[row.unit]}, epsilon {target}"
-    text = f"At {promise}: {row.name}{_among(row, rows)} reaches {percent(row.accuracy_mean)} %"
+    text = f"At {promise}, {_among(row, rows)} {row.name}: {percent(row.accuracy_mean)} %"
     difference = None if yardstick is None else paired_difference(row, yardstick)
     if yardstick is not None and difference is not None:
         text += f", {_difference_words(difference, yardstick.name)}"
@@ -65,24 +65,25 @@ def _among(row: Row, rows: Sequence[Row]) -> str:
         and other.accuracy_mean is not None
         and (not row.private or other.target_epsilon == row.target_epsilon)
     ]
-    return f", the best of {len(rivals)} methods," if len(rivals) > 1 else ", the only method measured,"
+    return f"the best of {len(rivals)} methods is" if len(rivals) > 1 else "the only method is"
 
 
 def _difference_words(difference: tuple[float, object], name: str) -> str:
     centre, interval = difference
     points = abs(100.0 * centre)
     side = "below" if centre < 0 else "above"
-    text = f"{points:.1f} points {side} {name} without guarantee"
+    text = f"{points:.1f} points {side} {name} (no guarantee)"
     if not isinstance(interval, tuple):
-        return text + " (one seed or unpaired seeds: no interval)"
+        return text + "; one seed or unpaired seeds, so no interval"
     low, high = (100.0 * end for end in interval)
-    text += f" (95 % interval of the difference {low:+.1f} to {high:+.1f})"
-    return text + (": not distinguishable with these seeds" if low <= 0.0 <= high else "")
+    text += f"; 95 % interval of the difference {low:+.1f} to {high:+.1f}"
+    return text + (", so these seeds cannot tell them apart" if low <= 0.0 <= high else "")
 
 
 def _cheapest(rows: Sequence[Row]) -> str:
     sent = [row for row in rows if row.private and row.bytes_total is not None and row.accuracy_mean is not None]
-    if len({row.bytes_total for row in sent}) < 2:
+    amounts = [row.bytes_total or 0.0 for row in sent]
+    if len(sent) < 2 or max(amounts) <= 1.1 * min(amounts):  # nothing to choose by bytes
         return ""
     least = min(sent, key=lambda row: (row.bytes_total or 0.0, -(row.accuracy_mean or 0.0)))
     return (

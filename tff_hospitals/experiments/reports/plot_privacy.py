@@ -27,9 +27,9 @@ from tff_hospitals.experiments.reports.rows import Row, ordered
 from tff_hospitals.experiments.reports.seeds import accuracy_interval
 from tff_hospitals.experiments.reports.summary import Summary
 from tff_hospitals.experiments.reports.wording import (
-    ADJACENCY_WORDS,
     UNIT_SHORT,
-    delta_text,
+    adjacency_sentence,
+    delta_sentence,
     epsilon_text,
     percent,
     shorten_all,
@@ -90,9 +90,9 @@ def footer_text(summary: Summary) -> str:
         else f"{seeds} seed{'s' * (seeds != 1)}"
     )
     if any(row.private for row in summary.rows):
-        parts.append(f"delta {delta_text(summary.delta)}")
-        adjacency = ADJACENCY_WORDS.get(summary.adjacency, summary.adjacency)
-        parts += [f"neighbouring data sets: {adjacency}"] if adjacency else []
+        parts.append(f"delta {delta_sentence(summary.rows)}")
+        adjacency = adjacency_sentence(summary.rows)
+        parts += [f"neighbours at {adjacency}"] if adjacency else []
         parts += [f"epsilon by {summary.conversion.upper().replace('_', ' ')}"] if summary.conversion else []
     return " · ".join(parts)
 

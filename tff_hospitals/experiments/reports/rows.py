@@ -128,11 +128,16 @@ class Row:
 
     @property
     def group(self) -> str:
-        """One of `GROUPS`: the block of the table in which the row stands."""
-        if self.private:
+        """One of `GROUPS`: its block of the table; a private method that could not run stays in its own."""
+        if self.unit != "none" and (self.private or not self.measured):
             return self.unit
         words = self.method.lower().replace("-", "_").split("_")
         return "baseline" if words[0] in _BASELINE_WORDS else "no_guarantee"
+
+    @property
+    def measured(self) -> bool:
+        """Whether the method ran: a target out of reach leaves a row without figures."""
+        return self.accuracy_mean is not None or self.loss_mean is not None or bool(self.rounds)
 
     @property
     def bytes_total(self) -> float | None:
@@ -235,7 +240,7 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
     def key(row: Row) -> tuple[int, float, int, float]:
         asked, got = finite_or_none(row.target_epsilon), finite_or_none(row.epsilon) or 0.0
-        size = (asked if asked is not None else got) if row.private else 0.0
+        size = (asked if asked is not None else got) if row.group in UNITS else 0.0
         return GROUPS.index(row.group), size, methods.index(row.method), got
 
     return sorted(known, key=key)

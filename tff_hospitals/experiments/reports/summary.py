@@ -148,7 +148,7 @@ def summary_from_json(source: Any, where: str = "summary.json") -> Summary:
     fields = FieldReader(source, where, problems)
     raise_record_error(problems, remedy)
     check_schema_version(fields, where)
-    hospitals_and_data = _dataset(fields.anything("dataset"), f"{where}: dataset", problems)
+    hospitals_and_data = dataset_from_json(fields.anything("dataset"), f"{where}: dataset", problems)
     items = fields.objects("rows")
     if not items and not problems:
         problems.append(f"{where}: rows is empty, must hold at least one method")
@@ -199,7 +199,8 @@ def check_schema_version(fields: FieldReader, where: str) -> None:
         )
 
 
-def _dataset(source: Any, where: str, problems: list[str]) -> DatasetFacts:
+def dataset_from_json(source: Any, where: str, problems: list[str]) -> DatasetFacts:
+    """Reads what a data set says of itself; clashes go to `problems`."""
     fields = FieldReader(source, where, problems)
     hospitals = []
     for index, item in enumerate(fields.objects("hospitals")):

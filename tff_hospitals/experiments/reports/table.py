@@ -16,8 +16,8 @@ from typing import TextIO
 from tff_hospitals.experiments.reports.rows import GROUP_TITLES, Row, ordered
 from tff_hospitals.experiments.reports.summary import Summary
 from tff_hospitals.experiments.reports.wording import (
-    ADJACENCY_WORDS,
     MISSING,
+    adjacency_sentence,
     byte_scale,
     delta_text,
     epsilon_text,
@@ -113,7 +113,7 @@ def _fixed_columns(rows: Sequence[Row], one_delta: bool, summary: Summary) -> li
     """Columns as [line above the header, header, cells...]: three left of the hospitals, three right of them."""
     units = [row.unit for row in rows]
     width = max(map(len, ("unit", *units)))
-    epsilons = [epsilon_text(row.epsilon if row.private else None) for row in rows]
+    epsilons = [epsilon_text(row.epsilon if row.private else None) if row.measured else MISSING for row in rows]
     if not one_delta:
         epsilons = [f"{text} ({delta_text(row.delta)})" if row.private else text for text, row in zip(epsilons, rows)]
     shared = next((row.delta for row in rows if row.private), summary.delta)
@@ -137,7 +137,7 @@ def _fixed_columns(rows: Sequence[Row], one_delta: bool, summary: Summary) -> li
 
 def _accuracy(row: Row, spread: int) -> str:
     if row.accuracy_mean is None:
-        return MISSING
+        return MISSING if row.measured else "not run"
     text = percent(row.accuracy_mean)
     if row.accuracy_sd is not None:
         return f"{text} ± {percent(row.accuracy_sd):>{spread}}"
@@ -169,15 +169,16 @@ def _hospital_columns(
         if left >= enough:
             return columns, min(wanted, left), False
     columns = [
-        _right("lowest", [percent(_quantile(row, 0.0)) for row in rows]),
-        _right("median", [percent(_quantile(row, 0.5)) for row in rows]),
-        _right("highest", [percent(_quantile(row, 1.0)) for row in rows]),
+        _right("lowest", [percent(quantile(row, 0.0)) for row in rows]),
+        _right("median", [percent(quantile(row, 0.5)) for row in rows]),
+        _right("highest", [percent(quantile(row, 1.0)) for row in rows]),
     ]
     left = room - sum(len(column[0]) + 2 for column in columns)
     return columns, max(min(wanted, left), min(narrowest, wanted)), True
 
 
-def _quantile(row: Row, share: float) -> float | None:
+def quantile(row: Row, share: float) -> float | None:
+    """The quantile of a row's accuracies over its hospitals, linear between neighbours."""
     known = sorted(value for value in row.accuracy_per_hospital.values() if value is not None)
     if not known:
         return None
@@ -216,10 +217,10 @@ def _footer(summary: Summary, rows: Sequence[Row], one_delta: bool, collapsed: b
     if private:
         worst = list(dict.fromkeys(row.worst_hospital for row in private if row.worst_hospital))
         named = f" ({', '.join(worst[:3])})" if worst else ""
-        adjacency = ADJACENCY_WORDS.get(summary.adjacency, summary.adjacency)
+        adjacency = adjacency_sentence(rows)
         conversion = summary.conversion.upper().replace("_", " ")
         how = "; ".join(
-            text for text in (f"neighbouring data sets: {adjacency}" if adjacency else "", conversion) if text
+            text for text in (f"neighbouring data sets at {adjacency}" if adjacency else "", conversion) if text
         )
         where = f"at delta {delta_text(private[0].delta)}" if one_delta else "with its delta in brackets"
         lines.append(f"Epsilon: of the worst hospital{named}, {where}{'; ' + how if how else ''}. none = no guarantee.")

@@ -14,10 +14,15 @@ from tff_hospitals.experiments.reports.rows import Row
 MISSING = "-"
 UNIT_WORDS = {"none": "no unit", "record": "one record (patient)", "hospital": "one whole hospital"}
 UNIT_SHORT = {"none": "no guarantee", "record": "record level", "hospital": "hospital level"}
+_SCOPE_WORDS = {
+    "record": "This protects each patient's record, wherever the model goes. It does not hide what a whole hospital "
+    "has in common.",
+    "hospital": "This hides everything that one hospital contributed, and with it each of its patients.",
+}
 ADJACENCY_WORDS = {
     "add_or_remove_one": "one is added or removed",
     "replace_one": "one is replaced by another",
-    "replace_special": "one is replaced by an empty one",
+    "zero_out": "what one contributes is replaced by zeros",
 }
 CONVERSION_WORDS = {
     "rdp": "Rényi differential privacy (RDP) of the steps that the run took, composed and converted to (epsilon, "
@@ -131,49 +136,68 @@ def shorten_all(texts: list[str], width: int) -> list[str]:
 
 def row_title(row: Row) -> str:
     """A row's name with its target where one was asked for."""
-    if not row.private:
+    if row.group not in UNIT_WORDS:
         return row.name
-    asked = row.target_epsilon if row.target_epsilon is not None else row.epsilon
-    return f"{row.name}, ε = {target_text(asked) if row.target_epsilon is not None else epsilon_text(asked)}"
+    asked = epsilon_text(row.epsilon) if row.target_epsilon is None else target_text(row.target_epsilon)
+    return f"{row.name}, ε = {asked}"
 
 
 def privacy_statement(row: Row) -> str:
-    """What the row promises to whom, in a sentence or two; the recorded words win over the composed ones."""
+    """What the row promises to whom, without its figures; the words that the run recorded win over these."""
     if row.guarantee:
         return row.guarantee
+    if not row.measured:
+        return "The method was not run, so it promises nothing; its warnings say why."
     if row.group == "baseline" and row.method.lower().startswith("local"):
         return (
             "Each hospital trains alone and shares nothing; the finished models carry no formal guarantee for "
             "their own records."
         )
     if row.group == "baseline":
-        return "All records are brought to one place. No formal guarantee, and the data leave the hospitals."
+        return "All records are brought to one place: the data leave the hospitals, and there is no formal guarantee."
     if not row.private:
         return (
             "No formal guarantee: the records stay in the hospitals, but the updates and the finished model may "
             "reveal them to whoever sees them."
         )
     changed = ADJACENCY_WORDS.get(row.adjacency, row.adjacency or "one is changed")
-    chance = "" if row.delta is None else f", up to a failure probability delta of {delta_text(row.delta)}"
-    worst = f" This is the figure of {row.worst_hospital}, the worst off." if row.worst_hospital else ""
     return (
-        f"Whoever sees what the run releases can hardly tell two data sets apart that differ in {UNIT_WORDS[row.unit]} "
-        f"({changed}): no outcome becomes more than exp({epsilon_text(row.epsilon)}) = "
-        f"{significant(_growth(row.epsilon))} times as likely"
-        f"{chance}.{worst}"
+        f"Whoever sees what the run releases can hardly tell apart two data sets that differ in {UNIT_WORDS[row.unit]} "
+        f"({changed}): no outcome becomes more than exp(epsilon) times as likely, but for a failure probability delta. "
+        + _SCOPE_WORDS[row.unit]
     )
+
+
+def promise_figures(row: Row) -> str:
+    """The figures of a row's guarantee in a sentence; empty without a guarantee."""
+    if not row.private:
+        return ""
+    growth = _growth(row.epsilon)
+    likely = f", at most {significant(growth)} times as likely" if growth is not None else ""
+    worst = f", the worst hospital being {row.worst_hospital}" if row.worst_hospital else ""
+    pld = f" By PLD: {epsilon_text(row.epsilon_pld)}." if row.epsilon_pld is not None else ""
+    return f"epsilon {epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{likely}{worst}.{pld}"
 
 
 def _growth(epsilon: float | None) -> float | None:
     return None if epsilon is None or epsilon > 500 else math.exp(epsilon)
 
 
-def conversion_sentence(conversion: str, adjacency: str, delta: float | None) -> str:
+def adjacency_sentence(rows: Iterable[Row]) -> str:
+    """What neighbouring data sets differ in, for every unit that has a guarantee; empty without one."""
+    parts = []
+    for unit in ("record", "hospital"):
+        kinds = dict.fromkeys(row.adjacency for row in rows if row.private and row.unit == unit and row.adjacency)
+        parts += [f"{unit} level: {ADJACENCY_WORDS.get(kind, kind)}" for kind in kinds]
+    return "; ".join(parts)
+
+
+def delta_sentence(rows: Iterable[Row]) -> str:
+    """The deltas of the rows with a guarantee, one text when they agree."""
+    return ", ".join(dict.fromkeys(delta_text(row.delta) for row in rows if row.private))
+
+
+def accounting_words(conversion: str) -> str:
     """How every epsilon of a comparison was computed."""
     how = CONVERSION_WORDS.get(conversion, conversion or "a conversion that the file does not name")
-    which = ADJACENCY_WORDS.get(adjacency, adjacency or "not recorded")
-    return (
-        f"Every epsilon is computed from the ledger of the releases that the run really made, by {how}. "
-        f"Delta is {delta_text(delta)}. Neighbouring data sets: {which}. The figure of a row is that of its worst "
-        f"hospital, and the largest over the seeds."
-    )
+    return f"Every epsilon is computed from the ledger of the releases that the run really made, by {how}."

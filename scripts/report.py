@@ -1,0 +1,13 @@
+"""Draws the report of a finished comparison or run again, from its files; see --help."""
+
+import importlib.util
+import pathlib
+import sys
+
+if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from tff_hospitals.experiments import report_command
+
+if __name__ == "__main__":
+    report_command.main()

@@ -1,0 +1,47 @@
+"""The command behind scripts/report.py: draws table, figures and page of a finished comparison or run again.
+
+Nothing is trained: everything comes from the files in --run_dir. What is written: plots/*.png, report.html and, for a
+comparison, summary.csv.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import flags
+
+from tff_hospitals.experiments import command
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Flags of a report."""
+    flags.DEFINE_string("run_dir", None, "folder that compare_aggregators or train wrote (required)")
+    flags.DEFINE_bool("table", True, "print the table of a comparison, the summary of a run")
+
+
+def run() -> None:
+    """Draws what the flags name."""
+    from tff_hospitals.validation import Problem, raise_if
+
+    if not FLAGS.run_dir:
+        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
+    from tff_hospitals.experiments import reports
+    from tff_hospitals.experiments.reports import progress, rerender
+    from tff_hospitals.experiments.reports.run_files import read_run
+
+    folder = pathlib.Path(FLAGS.run_dir)
+    paths = reports.write_report(folder)
+    if FLAGS.table and rerender.is_comparison(folder):
+        reports.print_table(reports.read_summary(folder), sys.stdout)
+    elif FLAGS.table:
+        print(progress.run_summary(read_run(folder).row))
+    print(f"report: {paths[-1]} ({len(paths)} files written)")
+
+
+def main() -> None:
+    """Entry point."""
+    define_flags()
+    command.run(run)
