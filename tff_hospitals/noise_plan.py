@@ -19,7 +19,7 @@ from tff_hospitals.validation import InvalidInput, Problem
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
 
-ADJACENCY = {"record": "add_or_remove_one", "hospital": "zero_out"}
+ADJACENCY = {"record": "add_or_remove_one", "hospital": "replace_special"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +90,23 @@ def record_event(plan: Plan, noise_multiplier: float, train_records: int) -> Mec
     )
 
 
+Spent = tuple[tuple[MechanismEvent, int], ...]
+
+
 @functools.lru_cache(maxsize=4096)
-def _calibrated(target: float, delta: float, steps: int, probability: float, conversion: str) -> float:
-    return calibrate_noise(target, delta, steps, probability, conversion=conversion)
+def _calibrated(target: float, delta: float, steps: int, probability: float, conversion: str, spent: Spent) -> float:
+    return calibrate_noise(target, delta, steps, probability, conversion=conversion, spent=spent)
+
+
+def preprocessing_events(dataset: HospitalDataset, unit: str) -> dict[str | None, Spent]:
+    """What the preprocessing released under noise, by hospital id (None: every hospital); it comes out of the same budget."""
+    found: dict[str | None, Spent] = {}
+    for released in dataset.preprocessing.events:
+        event = dict(released)
+        of, hospital, count = event.pop("unit", "record"), event.pop("hospital_id", None), int(event.pop("count", 1))
+        if of == unit:
+            found[hospital] = (*found.get(hospital, ()), (MechanismEvent(**event), count))
+    return found
 
 
 def make(plan: Plan, dataset: HospitalDataset) -> NoisePlan:
@@ -107,14 +121,18 @@ def make(plan: Plan, dataset: HospitalDataset) -> NoisePlan:
     if privacy.unit == "none":
         return NoisePlan("none", delta, dict.fromkeys(sizes, 0.0), {})
 
-    def multiplier(steps: int, probability: float) -> float:
+    released = preprocessing_events(dataset, privacy.unit)
+
+    def multiplier(steps: int, probability: float, hospital: str | None = None) -> float:
         if privacy.noise_multiplier is not None:
             return float(privacy.noise_multiplier)
-        return _calibrated(float(privacy.target_epsilon or 0.0), delta, steps, probability, privacy.conversion)
+        spent = (*released.get(None, ()), *released.get(hospital, ()))
+        target = float(privacy.target_epsilon or 0.0)
+        return _calibrated(target, delta, steps, probability, privacy.conversion, spent)
 
     if privacy.unit == "record":
         multipliers = {
-            hospital: multiplier(plan.rounds * steps_per_round(plan, records), sampling_probability(plan, records))
+            hospital: multiplier(plan.rounds * steps_per_round(plan, records), sampling_probability(plan, records), hospital)
             for hospital, records in sizes.items()
         }
         events = {hospital: record_event(plan, multipliers[hospital], sizes[hospital]) for hospital in sizes}

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.accounting import split_adaptive_noise
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten, unit_normals
-from tff_hospitals.processes.plan_parts import CohortPlan, PrivacyPlan, split_noise
+from tff_hospitals.processes.plan_parts import CohortPlan, PrivacyPlan
 
 Structure = collections.OrderedDict
 
@@ -159,7 +160,9 @@ class AdaptiveClip(FixedClip):
         """As fixed clipping, with the noise split in two."""
         state = super().initial_state(key, noise_multiplier)
         count_stddev = self.count_stddev
-        delta_multiplier = split_noise(noise_multiplier, count_stddev)
+        delta_multiplier = 0.0
+        if noise_multiplier > 0:
+            delta_multiplier = split_adaptive_noise(noise_multiplier, bit_noise_stddev=count_stddev)
         state["noise_multiplier"] = np.float32(delta_multiplier)
         state["clipped_count_stddev"] = np.float32(count_stddev if noise_multiplier > 0 else 0.0)
         return state

@@ -148,24 +148,3 @@ class StoppingPlan:
     patience: int | None = None
     threshold: float = 1e-4
     max_epsilon: float | None = None
-
-
-def split_noise(noise_multiplier: float, clipped_count_stddev: float) -> float:
-    """The noise multiplier left for the sum of updates when the count takes its part.
-
-    >>> round(split_noise(0.3, 0.2), 6)
-    0.453557
-    >>> split_noise(0.0, 0.2)
-    0.0
-
-    Raises:
-      ValueError: when 2 * clipped_count_stddev does not exceed noise_multiplier.
-    """
-    if noise_multiplier == 0:
-        return 0.0
-    if 2 * clipped_count_stddev <= noise_multiplier:
-        raise ValueError(
-            f"clipped_count_stddev={clipped_count_stddev}: must be > noise_multiplier / 2 = {noise_multiplier / 2}. "
-            "Remedy: raise --clipped_count_stddev or lower the noise."
-        )
-    return (noise_multiplier**-2 - (2 * clipped_count_stddev) ** -2) ** -0.5

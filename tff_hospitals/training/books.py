@@ -59,8 +59,10 @@ class Books:
         self._plan, self._noise = plan, noise
         self._ids = dataset.ids
         self._wire, self._dense, self._frozen = wire_bytes, dense_bytes, frozen_bytes
-        adjacency = noise_plan.ADJACENCY.get(noise.unit, "none")
+        adjacency = noise_plan.ADJACENCY.get(noise.unit, noise_plan.ADJACENCY["record"])
         self.ledger = Ledger(delta=noise.delta, adjacency=adjacency)
+        if noise.unit == "record":
+            self.ledger.expect("record", dataset.ids)
         self.bytes_down: dict[str, int] = collections.defaultdict(int)
         self.bytes_up: dict[str, int] = collections.defaultdict(int)
         self.metric_rows: list[dict[str, Any]] = []
@@ -68,17 +70,14 @@ class Books:
         self.history: list[float] = []
         self.last_evaluation: dict[str, dict[str, float]] = {}
         self.warnings: list[str] = []
-        for event in dataset.preprocessing.events:
-            self._record_preprocessing(dict(event))
+        self.left: dict[str, int] = {}  # hospitals that spent their budget, and the round that they left before
+        for hospital, released in noise_plan.preprocessing_events(dataset, noise.unit).items():
+            for event, count in released:
+                self.ledger.record(noise.unit, hospital, 0, event, count)
 
-    def _record_preprocessing(self, event: dict[str, Any]) -> None:
-        from tff_hospitals.accounting import MechanismEvent
-
-        unit, hospital, count = event.pop("unit", "record"), event.pop("hospital_id", None), event.pop("count", 1)
-        if unit == self._noise.unit:
-            self.ledger.record(
-                unit=unit, hospital_id=hospital, round_number=-1, event=MechanismEvent(**event), count=int(count)
-            )
+    def planned(self, one: str, steps: int) -> list[tuple[Any, int]]:
+        """The events that the next round would add for a hospital."""
+        return [(self._noise.events[one], steps if self._noise.unit == "record" else 1)]
 
     def record_round(self, one: RoundInput, output: RoundOutput) -> None:
         """Enters what a finished round released and sent."""
@@ -91,7 +90,7 @@ class Books:
             self.bytes_up[name] += up
             self.bytes_rows.append(
                 {
-                    "round": one.number,
+                    "round": one.number + 1,
                     "hospital": name,
                     "bytes_down": down,
                     "bytes_up": up,
@@ -102,11 +101,11 @@ class Books:
             if unit == "record":
                 steps = int(output.metrics[name]["steps"])  # what the loop really ran, not what was asked for
                 self.ledger.record(
-                    unit=unit, hospital_id=name, round_number=one.number, event=self._noise.events[name], count=steps
+                    unit=unit, hospital_id=name, round_number=one.number + 1, event=self._noise.events[name], count=steps
                 )
         if unit == "hospital":
             event = next(iter(self._noise.events.values()))
-            self.ledger.record(unit=unit, hospital_id=None, round_number=one.number, event=event, count=1)
+            self.ledger.record(unit=unit, hospital_id=None, round_number=one.number + 1, event=event, count=1)
 
     def epsilon(self, hospital: str, conversion: str) -> float | None:
         """Epsilon so far of a hospital (`pooled`: the worst one); None without a guarantee."""
@@ -127,7 +126,7 @@ class Books:
         scopes = (*scopes, *(scope for scope in evaluation if scope not in scopes))
         for scope in scopes:
             row: dict[str, Any] = {
-                "round": one.number,
+                "round": one.number + 1,
                 "hospital": scope,
                 "learning_rate": rate,
                 "unit": self._noise.unit,
@@ -157,6 +156,7 @@ class Books:
             "history": self.history,
             "last_evaluation": self.last_evaluation,
             "warnings": self.warnings,
+            "left": self.left,
         }
 
     def restore(self, value: Mapping[str, Any]) -> None:
@@ -172,6 +172,7 @@ class Books:
             for scope, values in value["last_evaluation"].items()
         }
         self.warnings = list(value["warnings"])
+        self.left = dict(value["left"])
 
 
 def _training_metrics(output: RoundOutput, scope: str) -> dict[str, Any]:

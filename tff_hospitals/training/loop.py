@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals import learning_process, models, noise_plan, records
-from tff_hospitals.accounting import Ledger
+from tff_hospitals.accounting import Budget, Ledger
 from tff_hospitals.plan import Plan
 from tff_hospitals.random_streams import Streams
 from tff_hospitals.runtimes import build_runtime
@@ -25,7 +25,8 @@ from tff_hospitals.training.rounds import RoundDrawer
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.models import FunctionalModel
-    from tff_hospitals.runtimes.base import RoundOutput
+    from tff_hospitals.accounting import Decision
+    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
 
 _ROUNDS_PER_CALL = 64
 
@@ -199,37 +200,39 @@ class _Session:
         """Why the run ends here, or None to go on."""
         if self.next_round >= self.plan.rounds:
             return stopping.ROUND_LIMIT
-        if self._over_budget():
-            return f"{stopping.BUDGET_SPENT}: another round would exceed epsilon {self.plan.stopping.max_epsilon:g}"
+        decision = self._budget_decision(self.next_round)
+        if decision is not None and decision.stop and decision.exhausted:
+            return f"{stopping.BUDGET_SPENT}: {next(iter(decision.reasons.values()))}"
         return self.plateau.reason(self.books.history)
 
-    def _over_budget(self) -> bool:
-        budget = self.plan.stopping.max_epsilon
-        if budget is None or self.noise.unit == "none":
-            return False
-        ahead = Ledger.from_json(self.books.ledger.to_json())
-        unit = self.noise.unit
-        if unit == "hospital":
-            event = next(iter(self.noise.events.values()))
-            ahead.record(unit=unit, hospital_id=None, round_number=self.next_round, event=event, count=1)
-        else:
-            for one in self.drawer.cohort(self.next_round):
-                steps = noise_plan.steps_per_round(self.plan, self.dataset.hospital(one).train.records)
-                ahead.record(
-                    unit=unit,
-                    hospital_id=one,
-                    round_number=self.next_round,
-                    event=self.noise.events[one],
-                    count=steps,
-                )
-        return ahead.worst_epsilon(unit, self.plan.privacy.conversion)[0] > budget
+    def _budget_decision(self, round_number: int) -> Decision | None:
+        """Who can pay for a round; None without a budget."""
+        budget, unit = self.plan.stopping.max_epsilon, self.noise.unit
+        if budget is None or unit == "none":
+            return None
+        planned = {}
+        for one in self.drawer.cohort(round_number):
+            steps = noise_plan.steps_per_round(self.plan, self.dataset.hospital(one).train.records)
+            planned[one] = self.books.planned(one, steps)
+        return Budget({unit: budget}, self.plan.privacy.conversion).decide(self.books.ledger, unit, planned)
+
+    def _draw(self, round_number: int) -> RoundInput:
+        """A round's input without the hospitals that have spent their budget; the others go on."""
+        decision = self._budget_decision(round_number)
+        if decision is None or not decision.exhausted:
+            return self.drawer.draw(round_number)
+        for one, reason in decision.reasons.items():
+            if one not in self.books.left:
+                self.books.left[one] = round_number + 1
+                self.books.warnings.append(f"{one} left the cohort before round {round_number + 1}: {reason}")
+        return self.drawer.draw(round_number, decision.may_train)
 
     def run_some_rounds(self, on_round: Callable[[Progress], None] | None) -> None:
         """Runs up to the next evaluation, checkpoint or possible stop, then evaluates and saves what is due."""
         if self._runtime is None:
             self._runtime = build_runtime(self.runtime_name, self.composition, self.dataset, self.frozen)
             self.evaluator = Evaluator(self.model, self.evaluated, self._server_held)
-        inputs = [self.drawer.draw(number) for number in range(self.next_round, self._chunk_end())]
+        inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end())]
         started = time.perf_counter()
         self.state, outputs = self._runtime.run_rounds(self.state, inputs)
         elapsed = (time.perf_counter() - started) / len(inputs)
@@ -240,7 +243,7 @@ class _Session:
             due = self.next_round % self.plan.evaluate_every == 0 or self.next_round == self.plan.rounds
             evaluation = self._evaluate() if due else {}
             self.books.enter_metrics(one, output, evaluation, self._rate(one.number))
-            self.seconds.append((one.number, elapsed))
+            self.seconds.append((one.number + 1, elapsed))
             if on_round is not None:
                 on_round(self._progress(one.number))
         if self.next_round % self.plan.checkpoint_every == 0:
@@ -259,7 +262,7 @@ class _Session:
     def _rate(self, round_number: int) -> float:
         from tff_hospitals.processes.client_optimizers import learning_rate_at
 
-        return float(learning_rate_at(self.plan.client, round_number))
+        return float(f"{float(learning_rate_at(self.plan.client, round_number)):.7g}")  # float32 has no more digits
 
     def _evaluate(self) -> dict[str, dict[str, float]]:
         if self.evaluator is None:
@@ -271,7 +274,7 @@ class _Session:
         for hospital, metrics in output.metrics.items():
             if not math.isfinite(metrics["update_norm"]):
                 raise TrainingError(
-                    f"round {output.number}: the update of hospital {hospital!r} has norm {metrics['update_norm']}: must be "
+                    f"round {output.number + 1}: the update of hospital {hospital!r} has norm {metrics['update_norm']}: must be "
                     f"finite. Remedy: lower --client_learning_rate (now {self.plan.client.learning_rate:g}) or check the "
                     "features of that hospital for extreme values."
                 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import __version__, noise_plan, records
 from tff_hospitals.plan import Plan
+from tff_hospitals.processes.plan_parts import MECHANISMS
 from tff_hospitals.training.books import BYTES_COLUMNS, METRIC_COLUMNS, Books
 from tff_hospitals.training.checkpoints import CheckpointFolder
 from tff_hospitals.training.evaluation import POOLED
@@ -162,10 +163,24 @@ def summary_row(
         "rounds": rounds,
         "stop_reason": stop_reason,
         "runtime": runtime,
-        "guarantee": "",
+        "guarantee": _guarantee(plan, noise, books, stop_reason),
         "warnings": [*plan.warnings(dataset), *books.warnings],
         "curve": curve(books),
     }
+
+
+def _guarantee(plan: Plan, noise: noise_plan.NoisePlan, books: Books, stop_reason: str) -> str:
+    """What is protected, against whom and under which trust, for an ethics board."""
+    from tff_hospitals.accounting import guarantee, no_guarantee
+
+    if noise.unit == "none":
+        return no_guarantee("record", books.ledger).text
+    return guarantee(
+        books.ledger,
+        noise.unit,
+        noise_added_by=MECHANISMS[plan.privacy.mechanism].noise_by,
+        stopped_by_data=stop_reason.startswith("plateau"),
+    ).text
 
 
 def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | None:
@@ -185,7 +200,7 @@ def curve(books: Books) -> list[dict[str, Any]]:
                 values = accuracies.get(number, [])
                 points.append(
                     {
-                        "round": number + 1,
+                        "round": number,
                         "epsilon": row.get("epsilon_rdp"),
                         "accuracy_mean": sum(values) / len(values) if values else None,
                         "accuracy_sd": None,

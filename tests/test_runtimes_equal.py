@@ -1,0 +1,144 @@
+"""Every method, on every runtime and strategy, gives the same result, noise included.
+
+The cases are read from the registries: a method, mechanism or server optimiser that is added later is tested here because it is
+registered. The noise streams are the project's own, so noised runs are held equal like all others.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+import toy
+from tff_hospitals import learning_process, noise_plan
+from tff_hospitals.experiments.methods import METHODS
+from tff_hospitals.plan import Plan
+from tff_hospitals.plan_checks import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
+from tff_hospitals.processes.plan_parts import MECHANISMS
+from tff_hospitals.random_streams import Streams
+from tff_hospitals.runtimes import build_runtime
+from tff_hospitals.training.books import Books
+from tff_hospitals.training.loop import build_model
+from tff_hospitals.training.rounds import RoundDrawer
+
+pytestmark = pytest.mark.tensorflow
+
+ROUNDS = 3
+BASE = Plan().replace(
+    rounds=ROUNDS,
+    client={"local_steps": None, "local_epochs": 1, "batch_size": 4, "learning_rate": 0.1},
+    privacy={"clip_norm": 0.5, "delta": 1e-2},
+)
+NOISE = {"dp_sgd": 0.7, "fixed_clip": 0.3, "adaptive_clip": 0.2}
+
+
+def cases():
+    found = {}
+    for name, method in METHODS.items():
+        if method.kind == "federated":
+            plan = method.plan(BASE, 5.0)
+            if plan.privacy.mechanism != "none":
+                noise = NOISE.get(plan.privacy.mechanism, 0.2)
+                plan = plan.replace(privacy={"target_epsilon": None, "noise_multiplier": noise})
+            found[f"method {name}"] = plan
+    for name in SERVER_OPTIMIZERS:
+        found[f"server {name}"] = BASE.replace(server={"optimizer": name, "learning_rate": 0.2})
+    for name in CLIENT_OPTIMIZERS:
+        found[f"client {name}"] = BASE.replace(client={"optimizer": name, "learning_rate_schedule": "inverse_sqrt"})
+    dp = {"mechanism": "dp_sgd", "noise_multiplier": 0.5}
+    found["momentum"] = BASE.replace(server={"momentum": 0.9}, client={"momentum": 0.5, "proximal_mu": 0.1})
+    found["fixed-size cohort"] = BASE.replace(cohort={"kind": "fixed_size", "hospitals_per_round": 2})
+    found["poisson cohort"] = BASE.replace(cohort={"kind": "poisson", "sampling_probability": 0.4})
+    found["per-layer clip"] = BASE.replace(privacy={**dp, "clip_style": "per_layer"}, model={"name": "mlp"})
+    found["automatic clip"] = BASE.replace(privacy={**dp, "clip_style": "automatic"})
+    found["mlp"] = BASE.replace(model={"name": "mlp", "options": {"hidden_units": [6]}})
+    return found
+
+
+CASES = cases()
+
+
+def run(plan, runtime, **options):
+    dataset = toy.hospitals()
+    model = build_model(plan, dataset)
+    parts = learning_process.compose(plan, dataset, model)
+    noise = noise_plan.make(plan, dataset)
+    root = Streams.from_seed(plan.seed)
+    weights, frozen = model.initial_weights(root.child("model").key())
+    state = parts.initial_state(weights, root, noise.server_multiplier)
+    drawer = RoundDrawer(plan, dataset, noise)
+    books = Books(plan, dataset, noise, parts.wire_bytes(), (0, 0), 0)
+    inputs = [drawer.draw(number) for number in range(plan.rounds)]
+    executor = build_runtime(runtime, parts, dataset, frozen, **options)
+    state, outputs = executor.run_rounds(state, inputs)
+    for one, output in zip(inputs, outputs):
+        books.record_round(one, output)
+    executor.close()
+    return state, outputs, books
+
+
+@functools.lru_cache(maxsize=None)
+def native(case):
+    return run(CASES[case], "native")
+
+
+def flat(structure):
+    import tensorflow as tf
+
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in tf.nest.flatten(structure)])
+
+
+def same(found, expected):
+    (state, outputs, books), (their_state, their_outputs, their_books) = found, expected
+    for name in ("weights", "aggregator", "finalizer"):
+        mine, theirs = flat(getattr(state, name)) if getattr(state, name) else [], flat(getattr(their_state, name)) if getattr(their_state, name) else []
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert int(state.round_number) == int(their_state.round_number) == ROUNDS
+    assert books.ledger == their_books.ledger
+    assert books.bytes_up == their_books.bytes_up
+    assert books.bytes_down == their_books.bytes_down
+    for one, other in zip(outputs, their_outputs):
+        assert list(one.metrics) == list(other.metrics)  # the same hospitals by id, in the same order
+        for hospital, values in one.metrics.items():
+            assert values["steps"] == other.metrics[hospital]["steps"]  # counts are exact
+            assert values["records"] == other.metrics[hospital]["records"]
+            assert values == pytest.approx(other.metrics[hospital], rel=1e-5, abs=1e-6)
+        assert dict(one.server) == pytest.approx(dict(other.server), rel=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("strategy", ["fused", "side_by_side"])
+def test_compiled_equals_native(case, strategy):
+    same(run(CASES[case], "compiled", strategy=strategy), native(case))
+
+
+def test_every_mechanism_has_a_method_and_so_a_case():
+    tested = {plan.privacy.mechanism for plan in CASES.values()}
+    assert tested == set(MECHANISMS)
+
+
+def test_rounds_in_one_call_equal_rounds_one_by_one():
+    plan = CASES["method adaptive_clip"]
+    dataset = toy.hospitals()
+    model = build_model(plan, dataset)
+    parts = learning_process.compose(plan, dataset, model)
+    noise = noise_plan.make(plan, dataset)
+    root = Streams.from_seed(1)
+    weights, frozen = model.initial_weights(root.child("model").key())
+    state = start = parts.initial_state(weights, root, noise.server_multiplier)
+    inputs = [RoundDrawer(plan, dataset, noise).draw(number) for number in range(4)]
+    executor = build_runtime("compiled", parts, dataset, frozen)
+    together, _ = executor.run_rounds(start, inputs)
+    for one in inputs:
+        state, _ = executor.run_rounds(state, [one])
+    assert flat(together).tolist() == flat(state).tolist()  # bit for bit
+
+
+def test_the_compiled_runtime_starts_no_process():
+    import psutil
+
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    run(CASES["method weighted_mean"], "compiled")
+    assert {child.pid for child in psutil.Process().children(recursive=True)} == before

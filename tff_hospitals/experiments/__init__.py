@@ -1,0 +1,1 @@
+"""Experiments: flag groups, methods, comparisons and reports; what the scripts call."""

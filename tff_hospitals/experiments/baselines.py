@@ -1,0 +1,53 @@
+"""Baselines that stand in every comparison: all records in one place, and each hospital alone.
+
+Both train through the same loop as everything else, as a federation of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from tff_hospitals.hospitals import load_dataset
+from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
+from tff_hospitals.plan import Plan
+
+if TYPE_CHECKING:
+    from tff_hospitals.processes.plan_parts import DataPlan
+
+POOLED_HOSPITAL = "all_records"
+
+
+def load(data: DataPlan) -> HospitalDataset:
+    """The data set of a plan."""
+    return load_dataset(data.name, partition=data.partition, sites=data.sites, seed=data.seed, **dict(data.options))
+
+
+def pooled(data: DataPlan, dataset: HospitalDataset) -> tuple[HospitalDataset, HospitalDataset]:
+    """All training records as one hospital, and the hospitals to evaluate on.
+
+    Where records are standardised per hospital, the pooled baseline standardises over all training records: whoever has
+    them in one place would.
+    """
+    if dataset.preprocessing.kind == "per_hospital":
+        dataset = load(dataclasses.replace(data, options={**data.options, "scaling": "pooled"}))
+    train = dataset.pooled_train()
+    empty = Part(train.features[:0], train.labels[:0])
+    return dataclasses.replace(dataset, hospitals=(Hospital(POOLED_HOSPITAL, train, empty),)), dataset
+
+
+def alone(dataset: HospitalDataset, hospital_id: str) -> HospitalDataset:
+    """The data set of one hospital by itself."""
+    return dataclasses.replace(dataset, hospitals=(dataset.hospital(hospital_id),))
+
+
+def baseline_plan(plan: Plan, epochs: int) -> Plan:
+    """The plan of a baseline: one round of `epochs` epochs, all records of its only hospital."""
+    return plan.replace(
+        rounds=1,
+        evaluate_every=1,
+        weighting="records",
+        cohort={"kind": "all", "hospitals_per_round": None, "sampling_probability": None},
+        client={"local_epochs": epochs, "local_steps": None, "proximal_mu": 0.0},
+        stopping={"patience": None, "max_epsilon": None},
+    )

@@ -1,0 +1,67 @@
+"""The command behind scripts/compare_aggregators.py: the main job."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import flags
+
+from tff_hospitals.experiments import command, flag_groups
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Flags of a comparison."""
+    flag_groups.define_plan_flags()
+    flags.DEFINE_list("aggregators", None, "methods to compare; default: " + ",".join(_default_names()))
+    flags.DEFINE_list("target_epsilon", ["1", "5"], "privacy targets; every private method is run at each")
+    flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "seeds; results are means and intervals over them")
+    flags.DEFINE_integer("baseline_epochs", 50, "epochs of the pooled and local baselines")
+    flags.DEFINE_string("runtime", "compiled", "compiled, or native (TFF's own executor, the reference)")
+    flags.DEFINE_string("run_dir", None, "folder for summary, plots, report and run directories (required)")
+    flags.DEFINE_bool("progress", True, "show progress")
+
+
+def _default_names() -> tuple[str, ...]:
+    from tff_hospitals.experiments.methods import default_methods
+
+    return default_methods()
+
+
+def run() -> None:
+    """Compares what the flags describe."""
+    from tff_hospitals.validation import Problem, raise_if
+
+    if not FLAGS.run_dir:
+        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
+    given = flag_groups.given_options()
+    from tff_hospitals.experiments import comparison as comparisons
+    from tff_hospitals.experiments import reports
+    from tff_hospitals.experiments.reports import progress
+
+    comparison = comparisons.Comparison(
+        methods=tuple(FLAGS.aggregators) if FLAGS.aggregators is not None else _default_names(),
+        target_epsilons=command.numbers("target_epsilon", FLAGS.target_epsilon, float),
+        seeds=command.numbers("seeds", FLAGS.seeds, int),
+        dataset=given.get("dataset", "heart_disease"),
+        given=given,
+        data_options=flag_groups.data_options(),
+        model_options=flag_groups.model_options(),
+        runtime=FLAGS.runtime,
+        baseline_epochs=FLAGS.baseline_epochs,
+        command=command.command_line(),
+    )
+    folder = pathlib.Path(FLAGS.run_dir)
+    with progress.job_progress(shown=FLAGS.progress) as display:
+        comparisons.run(comparison, folder, on_run=display.update)
+    reports.write_report(folder)
+    reports.print_table(reports.read_summary(folder), sys.stdout)
+    print(f"results: {folder} (summary.json, summary.csv, plots, report.html)")
+
+
+def main() -> None:
+    """Entry point."""
+    define_flags()
+    command.run(run)

@@ -1,0 +1,230 @@
+"""The main job: several methods, several seeds, the same target privacy; one summary that reports are drawn from."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import pathlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tff_hospitals import noise_plan, records
+from tff_hospitals.experiments import baselines, options, presets
+from tff_hospitals.experiments.methods import Method, find_methods
+from tff_hospitals.experiments.reports import seeds as seed_statistics
+from tff_hospitals.experiments.runner import MethodRunner
+from tff_hospitals.plan import Plan
+from tff_hospitals.training.run_directory import versions
+from tff_hospitals.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+      methods: names in `methods.METHODS`.
+      target_epsilons: every private method is run at each of them.
+      seeds: roots of the random streams; results are means and intervals over them.
+      dataset: name or path; its preset is the plan to start from.
+      given: options that replace the preset's and the methods' (by flag name).
+      data_options, model_options: options of data set and model.
+      runtime: `compiled` or `native`.
+      baseline_epochs: epochs of the pooled and local baselines.
+      command: how to do it again, for the report.
+    """
+
+    methods: tuple[str, ...]
+    target_epsilons: tuple[float, ...]
+    seeds: tuple[int, ...]
+    dataset: str = "heart_disease"
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    runtime: str = "compiled"
+    baseline_epochs: int = 50
+    command: str = ""
+
+    def problems(self) -> list[Problem]:
+        """What is wrong before any data is read."""
+        from tff_hospitals.runtimes import RUNTIMES
+
+        found = [
+            *(
+                in_range("target_epsilon", value, low=0.0, low_open=True, remedy="give positive epsilons such as 1,5")
+                for value in self.target_epsilons
+            ),
+            *(whole_number("seeds", seed, low=0, remedy="give whole numbers of 0 or more") for seed in self.seeds),
+            one_of("runtime", self.runtime, RUNTIMES),
+            whole_number("baseline_epochs", self.baseline_epochs, low=1, remedy="give 1 or more epochs"),
+        ]
+        if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
+            found.append(Problem("seeds", self.seeds, "must be one or more different numbers", "name each seed once"))
+        if len(set(self.methods)) < len(self.methods) or not self.methods:
+            found.append(Problem("aggregators", self.methods, "must be one or more names", "name each method once"))
+        private = any(method.private for method in find_methods(self.methods))
+        if private and not self.target_epsilons and "noise_multiplier" not in self.given:
+            found.append(
+                Problem("target_epsilon", None, "is needed by the private methods", "give --target_epsilon=1,5")
+            )
+        return [problem for problem in found if problem is not None]
+
+    def base_plan(self) -> Plan:
+        """The data set's preset with data and model options."""
+        plan = presets.preset(self.dataset)
+        data = {"name": self.dataset, "options": {**plan.data.options, **self.data_options}}
+        if "partition" in self.given:  # the preset's partition options belong to the preset's partition
+            data["options"] = dict(self.data_options)
+        return plan.replace(data=data, model={"options": dict(self.model_options)})
+
+    def method_plans(self) -> list[tuple[Method, Plan]]:
+        """One entry per row of the table: method and plan, private methods once per target."""
+        base = self.base_plan()
+        found = []
+        for method in find_methods(self.methods):
+            targets: Sequence[float | None] = (None,)
+            if method.private and "noise_multiplier" not in self.given:
+                targets = self.target_epsilons
+            for target in targets:
+                plan = method.plan(base, target)
+                found.append((method, options.apply(plan, self._given_for(method, plan))))
+        return found
+
+    def _given_for(self, method: Method, plan: Plan) -> dict[str, Any]:
+        """Options that reach a method: all that its plan uses; baselines keep their own way of training."""
+        shared = {"dataset", "partition", "sites", "data_seed", "model", "batch_size"}
+        changed = options.apply(plan, {name: self.given[name] for name in self.given if name in shared or method.kind == "federated"})
+        unused = {problem.name[2:] for problem in options.unused([changed], self.given)}
+        return {
+            name: value
+            for name, value in self.given.items()
+            if name not in unused and (method.kind == "federated" or name in shared)
+        }
+
+
+def run(
+    comparison: Comparison,
+    run_dir: str | pathlib.Path,
+    on_run: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Runs a comparison and writes `summary.json` after every row, so that an interruption costs one row at most.
+
+    A method that cannot give the target with these hospitals keeps its row: the cell says why instead of a number.
+
+    Args:
+      comparison: what to compare.
+      run_dir: folder for summary and run directories; runs that finished there before are read, not repeated.
+      on_run: called before each run with its name, its number and how many there are.
+
+    Raises:
+      validation.InvalidInput: all problems at once, before anything is trained.
+      records.RecordError: a folder of another comparison, or a file that cannot be written.
+    """
+    raise_if(comparison.problems())
+    folder = pathlib.Path(run_dir)
+    plans = comparison.method_plans()
+    raise_if(options.unused([plan for _, plan in plans], comparison.given))
+    dataset = baselines.load(plans[0][1].data)
+    runners = [
+        MethodRunner(method, plan, dataset, comparison.runtime, folder / "runs", comparison.baseline_epochs)
+        for method, plan in plans
+    ]
+    refused = {index: tuple(runner.problems()) for index, runner in enumerate(runners)}
+    _refuse_bad_plans(runners, refused)
+    claim(folder, comparison, dataset)
+    summary = _header(comparison, dataset, plans[0][1])
+    total = sum(len(comparison.seeds) for index in refused if not refused[index])
+    done = 0
+    for index, runner in enumerate(runners):
+        if refused[index]:
+            summary["rows"].append(refused_row(runner, refused[index], noise_plan.delta_of(runner.plan, dataset)))
+        else:
+            results = []
+            for seed in comparison.seeds:
+                done += 1
+                if on_run is not None:
+                    on_run(runner.name(seed), done, total)
+                results.append(runner.run(seed))
+            summary["rows"].append(seed_statistics.aggregate_runs(results).to_json())
+        records.write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _refuse_bad_plans(runners: Sequence[MethodRunner], refused: Mapping[int, tuple[Problem, ...]]) -> None:
+    """Raises when a problem is the user's to mend; a target out of reach for these hospitals is a result, not a mistake."""
+    found = []
+    for index, runner in enumerate(runners):
+        if refused[index] and not _vacuous(runner):
+            found.extend(problem for problem in refused[index] if problem not in found)
+    if found:
+        raise InvalidInput(found)
+
+
+def _vacuous(runner: MethodRunner) -> bool:
+    """Whether the plan by itself is sound and only these hospitals make its target impossible."""
+    return runner.plan.privacy.unit == "hospital" and not runner.plan.problems()
+
+
+def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float) -> dict[str, Any]:
+    """A row without numbers that says why the method cannot give its target here."""
+    privacy = runner.plan.privacy
+    return {
+        "method": runner.method.name,
+        "label": runner.method.label,
+        "unit": privacy.unit,
+        "target_epsilon": privacy.target_epsilon,
+        "epsilon": None,
+        "delta": delta,
+        "conversion": "rdp",
+        "rounds": 0,
+        "stop_reason": "not run: the target is out of reach with these hospitals",
+        "runtime": runner.runtime,
+        "guarantee": "",
+        "warnings": [str(problem) for problem in problems],
+        "curve": [],
+    }
+
+
+def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset) -> None:
+    """Writes comparison.json, or checks that the one there asks for the same.
+
+    Raises:
+      records.RecordError: when the folder holds another comparison.
+    """
+    asked = records.plain({**dataclasses.asdict(comparison), "command": "", "data": dataset.fingerprint()})
+    path = folder / "comparison.json"
+    if path.exists():
+        there = records.read_json(path)
+        differing = [name for name in asked if there.get(name) != asked[name]]
+        if differing:
+            raise records.RecordError(
+                f"{folder} holds another comparison: it differs in {', '.join(differing)}. Nothing was changed. "
+                "Remedy: choose another --run_dir, or give the same flags to go on with it."
+            )
+        return
+    if (folder / "summary.json").exists() or (folder / "plan.json").exists():
+        raise records.RecordError(f"{folder} already holds results of something else. Remedy: choose another --run_dir.")
+    records.write_json(path, asked)
+
+
+def _header(comparison: Comparison, dataset: HospitalDataset, plan: Plan) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "title": f"Ways of training together on {dataset.name}",
+        "command": comparison.command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": {"system": platform.platform(), "processor": platform.machine()},
+        "dataset": dataset.describe(),
+        "seeds": list(comparison.seeds),
+        "rounds": comparison.given.get("rounds", plan.rounds),
+        "target_epsilons": list(comparison.target_epsilons),
+        "delta": noise_plan.delta_of(plan, dataset),
+        "adjacency": noise_plan.ADJACENCY["record"],
+        "conversion": "rdp",
+        "rows": [],
+    }

@@ -1,0 +1,45 @@
+"""Command-line flags that build a plan; light enough that `--help` is instant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from tff_hospitals.experiments.options import OPTIONS, parse_settings
+
+FLAGS = flags.FLAGS
+_DEFINERS = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float}
+
+
+def define_plan_flags() -> None:
+    """Defines one flag per option of a plan, and the repeated `--data_option` and `--model_option`.
+
+    Defaults are empty: what is not given comes from the data set's preset.
+    """
+    for option in OPTIONS:
+        words = option.help + (f" (with {option.needs})" if option.needs else "")
+        _DEFINERS[option.kind](option.flag, None, words)
+    flags.DEFINE_multi_string("data_option", [], "name=value, an option of the data set or partition; may be repeated")
+    flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model; may be repeated")
+    flags.DEFINE_string("schema", None, "schema file of your own data (YAML or TOML)")
+    flags.DEFINE_string("scaling", None, "per_hospital, pooled, fixed_bounds or dp_moments (tables)")
+
+
+def given_options() -> dict[str, Any]:
+    """The options that the user gave, by flag name."""
+    return {option.flag: FLAGS[option.flag].value for option in OPTIONS if FLAGS[option.flag].present}
+
+
+def data_options() -> dict[str, Any]:
+    """Options of the data set: --data_option, --schema and --scaling."""
+    found = parse_settings("data_option", FLAGS.data_option)
+    for name in ("schema", "scaling"):
+        if FLAGS[name].value is not None:
+            found[name] = FLAGS[name].value
+    return found
+
+
+def model_options() -> dict[str, Any]:
+    """Options of the model: --model_option."""
+    return parse_settings("model_option", FLAGS.model_option)

@@ -1,0 +1,219 @@
+"""What each command-line flag means for a plan, and when it is used at all.
+
+One table serves definition, building and refusal: a flag that was given although the chosen options do not use it is an error
+that lists it, because a value that is silently ignored is a result that was not asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from tff_hospitals.plan import Plan
+from tff_hospitals.validation import InvalidInput, Problem
+
+Used = Callable[[Plan], bool]
+
+
+def _always(plan: Plan) -> bool:
+    return True
+
+
+def _private(plan: Plan) -> bool:
+    return plan.privacy.mechanism != "none"
+
+
+def _adaptive(plan: Plan) -> bool:
+    return plan.privacy.mechanism == "adaptive_clip"
+
+
+def _adaptive_server(plan: Plan) -> bool:
+    return plan.server.optimizer in ("adam", "yogi")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One flag: its place in the plan (`part.field`), kind, help, and when it is used (`needs` in words)."""
+
+    flag: str
+    part: str
+    field: str
+    kind: str
+    help: str
+    used: Used = _always
+    needs: str = ""
+
+
+OPTIONS = (
+    Option("dataset", "data", "name", "string", "named data set, or a folder or file of your own"),
+    Option(
+        "partition", "data", "partition", "string", "natural, iid, dirichlet, quantity_skew or missing_classes (simulated)"
+    ),
+    Option("sites", "data", "sites", "integer", "number of simulated hospitals"),
+    Option("data_seed", "data", "seed", "integer", "seed of partition and split"),
+    Option("model", "model", "name", "string", "logistic_regression, mlp, cnn, or package.module:function"),
+    Option("cohort", "cohort", "kind", "string", "who takes part in a round: all, fixed_size or poisson"),
+    Option("hospitals_per_round", "cohort", "hospitals_per_round", "integer", "size of a fixed-size cohort"),
+    Option(
+        "hospital_sampling_probability",
+        "cohort",
+        "sampling_probability",
+        "float",
+        "chance of each hospital to take part in a round (cohort=poisson)",
+    ),
+    Option("client_optimizer", "client", "optimizer", "string", "sgd or adam, restarted every round"),
+    Option("client_learning_rate", "client", "learning_rate", "float", "step size of local training"),
+    Option(
+        "client_learning_rate_schedule",
+        "client",
+        "learning_rate_schedule",
+        "string",
+        "by round: constant, inverse_sqrt, exponential:RATE or step:EVERY:FACTOR",
+    ),
+    Option(
+        "client_momentum",
+        "client",
+        "momentum",
+        "float",
+        "momentum of local sgd",
+        lambda plan: plan.client.optimizer == "sgd",
+        "client_optimizer=sgd",
+    ),
+    Option("local_epochs", "client", "local_epochs", "integer", "epochs over a hospital's records in a round"),
+    Option("local_steps", "client", "local_steps", "integer", "optimiser steps of a hospital in a round"),
+    Option("batch_size", "client", "batch_size", "integer", "records per step; expected records under DP-SGD"),
+    Option("proximal_mu", "client", "proximal_mu", "float", "FedProx: weight of the distance to the broadcast model"),
+    Option("weighting", "", "weighting", "string", "records (by training records) or equal"),
+    Option(
+        "clip_norm", "privacy", "clip_norm", "float", "L2 bound on one unit's contribution", _private, "a private method"
+    ),
+    Option(
+        "noise_multiplier", "privacy", "noise_multiplier", "float", "noise deviation over clip norm", _private, "a private method"
+    ),
+    Option("delta", "privacy", "delta", "float", "of (epsilon, delta); below 1 / records", _private, "a private method"),
+    Option(
+        "clip_style",
+        "privacy",
+        "clip_style",
+        "string",
+        "flat, per_layer or automatic",
+        lambda plan: plan.privacy.mechanism == "dp_sgd",
+        "aggregator=dp_sgd",
+    ),
+    Option("clip_quantile", "privacy", "clip_quantile", "float", "quantile of update norms that the clip follows", _adaptive, "aggregator=adaptive_clip"),
+    Option("clip_learning_rate", "privacy", "clip_learning_rate", "float", "how fast the clip follows", _adaptive, "aggregator=adaptive_clip"),
+    Option(
+        "clipped_count_stddev",
+        "privacy",
+        "clipped_count_stddev",
+        "float",
+        "noise on the count of unclipped hospitals; a twentieth of the cohort by default",
+        _adaptive,
+        "aggregator=adaptive_clip",
+    ),
+    Option("conversion", "privacy", "conversion", "string", "which epsilon the noise is calibrated for: rdp or pld", _private, "a private method"),
+    Option("server_optimizer", "server", "optimizer", "string", "sgd, adam, adagrad or yogi"),
+    Option("server_learning_rate", "server", "learning_rate", "float", "step size of the server"),
+    Option("server_momentum", "server", "momentum", "float", "momentum of the server", lambda plan: plan.server.optimizer == "sgd", "server_optimizer=sgd"),
+    Option("server_beta_1", "server", "beta_1", "float", "decay of the first moment", _adaptive_server, "server_optimizer=adam or yogi"),
+    Option("server_beta_2", "server", "beta_2", "float", "decay of the second moment", _adaptive_server, "server_optimizer=adam or yogi"),
+    Option(
+        "server_epsilon",
+        "server",
+        "epsilon",
+        "float",
+        "adaptivity of the server (tau)",
+        lambda plan: plan.server.optimizer != "sgd",
+        "server_optimizer=adam, adagrad or yogi",
+    ),
+    Option("rounds", "", "rounds", "integer", "round limit"),
+    Option("evaluate_every", "", "evaluate_every", "integer", "rounds between evaluations"),
+    Option("checkpoint_every", "", "checkpoint_every", "integer", "rounds between checkpoints"),
+    Option("patience", "stopping", "patience", "integer", "stop after so many evaluations without improvement"),
+    Option(
+        "stopping_metric",
+        "stopping",
+        "metric",
+        "string",
+        "loss, accuracy or auc, on all test records",
+        lambda plan: plan.stopping.patience is not None,
+        "patience",
+    ),
+    Option(
+        "stopping_threshold",
+        "stopping",
+        "threshold",
+        "float",
+        "what counts as an improvement",
+        lambda plan: plan.stopping.patience is not None,
+        "patience",
+    ),
+    Option("max_epsilon", "stopping", "max_epsilon", "float", "stop before any hospital's epsilon exceeds this", _private, "a private method"),
+)
+
+
+def apply(plan: Plan, given: Mapping[str, Any]) -> Plan:
+    """`plan` with the options that were given on the command line.
+
+    >>> apply(Plan(), {"rounds": 3, "batch_size": 8}).client.batch_size
+    8
+    """
+    changes: dict[str, Any] = {}
+    for option in OPTIONS:
+        if option.flag not in given:
+            continue
+        if option.part:
+            changes.setdefault(option.part, {})[option.field] = given[option.flag]
+        else:
+            changes[option.field] = given[option.flag]
+    # Epochs and steps exclude each other: naming one replaces the preset's other.
+    if "local_epochs" in given and "local_steps" not in given:
+        changes.setdefault("client", {})["local_steps"] = None
+    if "local_steps" in given and "local_epochs" not in given:
+        changes.setdefault("client", {})["local_epochs"] = None
+    if given.get("noise_multiplier") is not None:
+        changes.setdefault("privacy", {})["target_epsilon"] = None
+    return plan.replace(**changes)
+
+
+def unused(plans: Iterable[Plan], given: Mapping[str, Any]) -> list[Problem]:
+    """A problem for every given option that none of the plans uses."""
+    plans = list(plans)
+    return [
+        Problem(f"--{option.flag}", given[option.flag], f"is only used with {option.needs}", f"drop it or choose {option.needs}")
+        for option in OPTIONS
+        if option.flag in given and not any(option.used(plan) for plan in plans)
+    ]
+
+
+def parse_settings(flag: str, texts: Iterable[str]) -> dict[str, Any]:
+    """`name=value` settings as a dict; numbers, booleans and lists (a+b) become what they look like.
+
+    >>> parse_settings("data_option", ["alpha=0.3", "impute=median", "missing_labels=1+2"])
+    {'alpha': 0.3, 'impute': 'median', 'missing_labels': [1, 2]}
+    """
+    settings = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise InvalidInput([Problem(f"--{flag}", text, "must be name=value", f"write --{flag}=alpha=0.3")])
+        settings[name.strip()] = _value(value.strip())
+    return settings
+
+
+def _value(text: str) -> Any:
+    if "+" in text and not text.startswith("+") and all(_is_number(piece) for piece in text.split("+")):
+        return [_value(piece) for piece in text.split("+")]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _is_number(text: str) -> bool:
+    return isinstance(_value(text), (int, float)) if "+" not in text else False

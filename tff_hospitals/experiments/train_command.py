@@ -1,0 +1,90 @@
+"""The command behind scripts/train.py: one run with a progress bar and a final summary."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import flags
+
+from tff_hospitals.experiments import command, flag_groups
+from tff_hospitals.plan import Plan
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Flags of a single run."""
+    flag_groups.define_plan_flags()
+    flags.DEFINE_string("aggregator", "weighted_mean", "the method: a name that compare_aggregators knows")
+    flags.DEFINE_float("target_epsilon", None, "calibrate the noise of a private method to this epsilon for the whole run")
+    flags.DEFINE_integer("seed", 42, "root of every random stream of the run")
+    flags.DEFINE_string("runtime", "compiled", "compiled, or native (TFF's own executor, the reference)")
+    flags.DEFINE_string("run_dir", None, "folder for everything that the run leaves behind (required)")
+    flags.DEFINE_bool("progress", True, "show progress")
+
+
+def plan_from_flags() -> Plan:
+    """The plan that the flags describe: preset of the data set, changed by the method, changed by what was given.
+
+    Raises:
+      validation.InvalidInput: unknown names, options that nothing uses.
+    """
+    from tff_hospitals.experiments import options, presets
+    from tff_hospitals.experiments.methods import METHODS, find_methods
+    from tff_hospitals.validation import Problem, raise_if
+
+    (method,) = find_methods((FLAGS.aggregator,))
+    given = flag_groups.given_options()
+    base = presets.preset(given.get("dataset", "heart_disease"))
+    base_options = {} if "partition" in given else dict(base.data.options)
+    base = base.replace(
+        seed=FLAGS.seed,
+        data={"options": {**base_options, **flag_groups.data_options()}},
+        model={"options": flag_groups.model_options()},
+    )
+    plan = options.apply(method.plan(base, FLAGS.target_epsilon), given)
+    found = options.unused([plan], given)
+    if method.kind != "federated":
+        federated = ", ".join(name for name, one in METHODS.items() if one.kind == "federated")
+        found.append(
+            Problem("--aggregator", method.name, "is a baseline of comparisons, not a federated method", f"take one of {federated}")
+        )
+    if FLAGS.target_epsilon is not None and not method.private:
+        found.append(
+            Problem("--target_epsilon", FLAGS.target_epsilon, "is only used by private methods", "drop it or choose dp_sgd")
+        )
+    raise_if(found)
+    return plan
+
+
+def run() -> None:
+    """Trains what the flags describe."""
+    from tff_hospitals.validation import Problem, one_of, raise_if
+
+    if not FLAGS.run_dir:
+        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
+    plan = plan_from_flags()
+    raise_if([one_of("runtime", FLAGS.runtime, ("compiled", "native")), *plan.problems()])
+    from tff_hospitals.experiments import baselines
+    from tff_hospitals.experiments.reports import progress
+
+    dataset = baselines.load(plan.data)
+    raise_if(plan.problems(dataset))
+    for text in plan.warnings(dataset):
+        print(f"warning: {text}", file=sys.stderr)
+    from tff_hospitals.training.loop import train
+
+    folder = pathlib.Path(FLAGS.run_dir)
+    with progress.run_progress(plan.rounds, shown=FLAGS.progress) as display:
+        result = train(plan, dataset, run_dir=folder, runtime=FLAGS.runtime, on_round=display.update)
+    if result.already_finished:
+        print(f"{folder} holds this run, finished: nothing was trained. Its result:")
+    print(progress.run_summary(result.summary))
+    print(f"results: {folder}")
+
+
+def main() -> None:
+    """Entry point."""
+    define_flags()
+    command.run(run)
