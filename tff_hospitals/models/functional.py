@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,9 @@ class FunctionalModel:
         if pretrained is not None or keep_initial:
             self._given = self._values(self.keras)
         self._findings: Any = None
+        # How clipped gradients are computed, decided on first use by `ghost.ghost_plan` and `per_record.method_for`.
+        self.ghost: Any = None
+        self.clipping_method: tuple[str, str] | None = None
 
     from_logits = True
 
@@ -120,7 +124,7 @@ class FunctionalModel:
         training: bool,
         key: Any = None,
         rows: Rows | None = None,
-        overrides: Sequence[Override] = (),
+        overrides: Callable[[], Sequence[Override]] | None = None,
     ) -> tf.Tensor:
         """Logits (for regression: predictions) of a batch.
 
@@ -131,24 +135,39 @@ class FunctionalModel:
           training: whether dropout and its like are active.
           key: int64 [2], needed when `training` and a layer draws random numbers.
           rows: which records of a larger batch these are, so that they get the noise they would get there.
-          overrides: attributes of layers to replace during the call, for methods that look inside.
+          overrides: called when the weights are in place; returns attributes of layers to replace during the call, for
+            methods that look inside.
 
         Returns:
           float32 [batch, units].
         """
-        key = None if key is None else tf.cast(key, tf.int64)
-        weights = [*trainable, *frozen]
-        expected = len(self.trainable_specs) + len(self.frozen_specs)
-        if len(weights) != expected:
-            remedy = "give the tuples of initial_weights in their order"
-            raise InvalidInput([Problem("weights", len(weights), f"must be {expected} tensors", remedy)])
-        tensors = [tf.convert_to_tensor(weight) for weight in weights]
         try:
-            with self.lock, self._slots.swapped(tensors, key, rows, overrides), autograph_enabled():
+            with self.computing(trainable, frozen, key, rows, overrides):
                 return _as_logits(self.keras(features, training=bool(training)), self.task)
         except MissingKey as error:
             bound = "a layer draws random numbers in training and needs a key"
             raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")]) from error
+
+    @contextlib.contextmanager
+    def computing(
+        self,
+        trainable: Weights,
+        frozen: Weights,
+        key: Any = None,
+        rows: Rows | None = None,
+        overrides: Callable[[], Sequence[Override]] | None = None,
+    ) -> Iterator[None]:
+        """While this is open, the layers of `self.keras` compute with these weights and this key."""
+        expected = len(self.trainable_specs) + len(self.frozen_specs)
+        if len(trainable) + len(frozen) != expected:
+            remedy = "give the tuples of initial_weights in their order"
+            raise InvalidInput(
+                [Problem("weights", len(trainable) + len(frozen), f"must be {expected} tensors", remedy)]
+            )
+        tensors = [tf.convert_to_tensor(weight) for weight in (*trainable, *frozen)]
+        key = None if key is None else tf.cast(key, tf.int64)
+        with self.lock, self._slots.swapped(tensors, key, rows, overrides), autograph_enabled():
+            yield
 
     def per_record_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Cross-entropy in nats, or squared error, of each record: float32 [batch]."""

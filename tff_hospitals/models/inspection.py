@@ -159,7 +159,7 @@ def _trace(model: Any) -> tuple[Any, Any, Any]:
 
     def run(trainable: Any, frozen: Any, features: Any, key: Any) -> Any:
         outputs = model.predict(
-            trainable, frozen, features, training=True, key=key, overrides=[(model.keras, "call", listen)]
+            trainable, frozen, features, training=True, key=key, overrides=lambda: [(model.keras, "call", listen)]
         )
         kept.append(outputs)
         return outputs
@@ -253,7 +253,7 @@ def _probe(model: Any) -> tuple[list[Problem], bool]:
     generator = np.random.default_rng(0)
     trainable, frozen = model.initial_weights(np.array([1, 2], np.int64))
     # Off the initial weights, which may be all zero and hide what a layer does.
-    moved = [value + 0.05 * generator.standard_normal(value.shape).astype(np.float32) for value in trainable]
+    moved = [np.asarray(value + 0.05 * generator.standard_normal(value.shape), np.float32) for value in trainable]
     features = generator.uniform(0.0, 1.0, (_BATCH, *model.feature_shape)).astype(np.float32)
     key = np.array([3, 4], np.int64)
 

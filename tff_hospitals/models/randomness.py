@@ -113,10 +113,10 @@ class KeyedRandom:
 
     def _draw(self, sample: Callable[[Any, Any], tf.Tensor], shape: Any, nonce: Any) -> tf.Tensor:
         key = self._next_key(nonce)
-        if self._rows is None or _shared_by_records(self._layer) or len(shape) == 0:
+        sizes = list(shape) if isinstance(shape, (list, tuple)) else tf.unstack(tf.convert_to_tensor(shape))
+        if self._rows is None or _shared_by_records(self._layer) or not sizes:
             return sample(shape, key)
-        rest = list(shape)[1:] if isinstance(shape, (list, tuple)) else tf.unstack(tf.convert_to_tensor(shape))[1:]
-        return tf.gather(sample([self._rows.batch, *rest], key), self._rows.index)
+        return tf.gather(sample([self._rows.batch, *sizes[1:]], key), self._rows.index)
 
     def _next_key(self, nonce: Any) -> tf.Tensor:
         if self._key is None:

@@ -8,7 +8,7 @@ read, so the trace fits in a loop, under XLA and in `tf.vectorized_map`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -53,7 +53,11 @@ class Slots:
         self._position = {id(variable): position for position, variable in enumerate(variables)}
         self._holders: list[tuple[Any, str, Any]] = []
         self._generators: list[tuple[Any, str]] = []
+        self._constants: list[Override] = []
         for module in (model, *model.submodules):
+            if vars(module).get("_could_use_gpu_kernel"):
+                # Keras' LSTM and GRU then choose between two compiled functions, which cannot be vectorised.
+                self._constants.append((module, "_could_use_gpu_kernel", False))
             for attribute, value in list(vars(module).items()):
                 if attribute in _BOOKKEEPING or attribute.startswith("_self_"):
                     continue
@@ -90,25 +94,31 @@ class Slots:
 
     @contextlib.contextmanager
     def swapped(
-        self, tensors: Sequence[Any], key: Any = None, rows: Rows | None = None, overrides: Sequence[Override] = ()
+        self,
+        tensors: Sequence[Any],
+        key: Any = None,
+        rows: Rows | None = None,
+        overrides: Callable[[], Sequence[Override]] | None = None,
     ) -> Iterator[None]:
-        """Puts tensors where the variables are, keyed generators where the generators are, and `overrides` on top.
+        """Puts tensors where the variables are, keyed generators where the generators are, and `overrides()` on top.
 
         Not safe for two threads at once: the caller holds a lock.
         """
-        planned: list[Override] = [
-            (module, attribute, self._with_tensors(value, tensors)) for module, attribute, value in self._holders
-        ]
-        for stream, (module, attribute) in enumerate(self._generators):
-            planned.append((module, attribute, KeyedRandom(module, key, stream, rows)))
-        planned += overrides
         undo: list[tuple[dict[str, Any], str, bool, Any]] = []
+
+        def put(module: Any, attribute: str, value: Any) -> None:
+            # Past Keras' __setattr__, which would track, wrap or refuse what it is given.
+            attributes = vars(module)
+            undo.append((attributes, attribute, attribute in attributes, attributes.get(attribute)))
+            attributes[attribute] = value
+
         try:
-            for module, attribute, value in planned:
-                # Past Keras' __setattr__, which would track, wrap or refuse what it is given.
-                attributes = vars(module)
-                undo.append((attributes, attribute, attribute in attributes, attributes.get(attribute)))
-                attributes[attribute] = value
+            for module, attribute, value in self._holders:
+                put(module, attribute, self._with_tensors(value, tensors))
+            for stream, (module, attribute) in enumerate(self._generators):
+                put(module, attribute, KeyedRandom(module, key, stream, rows))
+            for override in (*self._constants, *(() if overrides is None else overrides())):
+                put(*override)
             yield
         finally:
             for attributes, attribute, existed, before in reversed(undo):

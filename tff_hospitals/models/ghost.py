@@ -1,0 +1,268 @@
+"""Clipped gradient sums with one backward pass and no per-record gradients (ghost clipping with book-keeping).
+
+Sources: Goodfellow 2015 (arXiv:1510.01799); Li, Tramer, Liang, Hashimoto 2022 (arXiv:2110.05679); Bu, Mao, Xu 2022
+(arXiv:2205.10683); Bu, Wang, Zha, Karypis 2023 (arXiv:2210.00038). Layers without a rule of their own get per-record
+gradients of that layer alone, from its input and its output's gradient, with `tf.vectorized_map`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tff_hospitals.models import building, ghost_rules
+from tff_hospitals.models.ghost_rules import Part, Rule, Seen
+from tff_hospitals.models.randomness import Rows
+from tff_hospitals.models.swapping import converted, plain_python
+
+_BATCH = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A layer that is handled as a whole: by a rule, or (rule None) by vectorised gradients of this layer alone."""
+
+    layer: Any
+    path: str
+    rule: Rule | None
+    positions: tuple[int, ...]  # of its weights among the model's trainable weights
+
+
+@dataclasses.dataclass(frozen=True)
+class GhostPlan:
+    """Which layers are handled how; `obstacle` says why the model as a whole needs vectorised gradients, if it does."""
+
+    units: tuple[Unit, ...]
+    obstacle: str | None
+
+    def describe(self) -> str:
+        """One line for a run record.
+
+        Example: "ghost norms: dense_1, output; per-record gradients: attention".
+        """
+        kinds = {"ghost norms": True, "per-record gradients": False}
+        parts = []
+        for words, ghost in kinds.items():
+            names = [unit.path for unit in self.units if (unit.rule is not None) == ghost]
+            if names:
+                parts.append(f"{words}: {', '.join(names)}")
+        return "; ".join(parts)
+
+
+def ghost_plan(model: Any) -> GhostPlan:
+    """Decides how each layer of a `FunctionalModel` is handled; computed once per model."""
+    with model.lock:
+        if model.ghost is None:
+            units = _units(model)
+            model.ghost = GhostPlan(units, _uncovered(model, units) or _obstacle(model, units))
+        return model.ghost
+
+
+def parts_of_gradient(
+    model: Any, trainable: Sequence[Any], frozen: Sequence[Any], features: Any, labels: Any, keep: Any, key: Any
+) -> tuple[list[Part], tf.Tensor]:
+    """One forward and one backward pass; returns a part for each trainable weight and the loss of each record."""
+    units = ghost_plan(model).units
+    seen = [Seen() for _ in units]
+    with model.lock:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            outputs = _predict(model, units, seen, tape, trainable, frozen, features, key)
+            losses = tf.where(keep, model.per_record_loss(outputs, labels), 0.0)
+            total = tf.reduce_sum(losses)
+        called = [index for index, one in enumerate(seen) if one.calls]
+        gradients = tape.gradient(
+            total, [seen[index].watched for index in called], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        parts: list[Part | None] = [None] * len(model.trainable_specs)
+        for index, gradient in zip(called, gradients):
+            unit = units[index]
+            if unit.rule is None:
+                found = _generic_parts(model, unit, seen[index], gradient, trainable, frozen, key)
+            else:
+                by_name = unit.rule.parts(unit.layer, seen[index], gradient)
+                found = [by_name[name] for name in _weight_names(unit)]
+            for position, part in zip(unit.positions, found):
+                parts[position] = part
+    nothing = tf.zeros_like(losses)
+    return [_zero(nothing, model.trainable_specs[i]) if part is None else part for i, part in enumerate(parts)], losses
+
+
+def _zero(nothing: tf.Tensor, spec: tf.TensorSpec) -> Part:
+    return Part(nothing, lambda factors: tf.zeros(spec.shape, spec.dtype))
+
+
+def _predict(
+    model: Any,
+    units: Sequence[Unit],
+    seen: Sequence[Seen],
+    tape: tf.GradientTape,
+    trainable: Sequence[Any],
+    frozen: Sequence[Any],
+    features: Any,
+    key: Any,
+) -> tf.Tensor:
+    def overrides() -> list[Any]:
+        # Made when the weights are in place: rules read tensors, not variables, from the layers.
+        made: list[Any] = []
+        for unit, one in zip(units, seen):
+            if unit.rule is None:
+                made += _generic_overrides(unit, one, tape.watch)
+            else:
+                made += unit.rule.overrides(unit.layer, one, tape.watch)
+        return made
+
+    return model.predict(trainable, frozen, features, training=True, key=key, overrides=overrides)
+
+
+def _weight_names(unit: Unit) -> list[str]:
+    rule = unit.rule
+    names = () if rule is None else rule.weights
+    own = {id(variable) for variable in unit.layer.trainable_variables}
+    return [name for name in names if id(getattr(unit.layer, name, None)) in own]
+
+
+def _generic_overrides(unit: Unit, seen: Seen, watch: Any) -> list[Any]:
+    call = unit.layer.call
+
+    @plain_python
+    def listening(inputs: Any, *rest: Any, **keywords: Any) -> Any:
+        outputs = converted(call)(inputs, *rest, **keywords)
+        if tf.is_tensor(outputs):
+            watch(outputs)
+        seen.remembered, seen.watched, seen.calls = (inputs, rest, keywords), outputs, seen.calls + 1
+        return outputs
+
+    return [(unit.layer, "call", listening)]
+
+
+def _generic_parts(
+    model: Any, unit: Unit, seen: Seen, gradient: tf.Tensor, trainable: Sequence[Any], frozen: Sequence[Any], key: Any
+) -> list[Part]:
+    inputs, _, keywords = seen.remembered
+    batch = tf.shape(inputs)[0]
+    watched = [trainable[position] for position in unit.positions]
+
+    def of_one(item: Any) -> Any:
+        record, cotangent, index = item
+        weights = list(trainable)
+        for position, tensor in zip(unit.positions, watched):
+            weights[position] = tensor
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(watched)
+            with model.computing(weights, frozen, key, Rows(index[None], batch)):
+                outputs = unit.layer(record[None], **keywords)
+        gradients = tape.gradient(
+            outputs, watched, output_gradients=cotangent[None], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return [tf.convert_to_tensor(one) for one in gradients]
+
+    each = tf.vectorized_map(of_one, (inputs, gradient, tf.range(batch)))
+    shapes = [model.trainable_specs[position].shape for position in unit.positions]
+    return [ghost_rules.formed(tf.ensure_shape(one, [None, *shape])) for one, shape in zip(each, shapes)]
+
+
+def _units(model: Any) -> tuple[Unit, ...]:
+    """Goes down through containers to the layers that compute with weights."""
+    position = {id(variable): index for index, variable in enumerate(model.keras.trainable_variables)}
+    paths = building.layer_paths(model.keras)
+    found: dict[int, Unit] = {}
+
+    def visit(container: Any) -> None:
+        for layer in container._flatten_layers(recursive=False, include_self=False):
+            weights = layer.trainable_variables
+            if not weights or id(layer) in found:
+                continue
+            own = building.own_variables(layer)
+            rule = next((rule for rule in ghost_rules.RULES if rule.handles(layer)), None)
+            if rule is not None and len(own) != len(layer.variables):
+                rule = None  # an activation with weights of its own, for example
+            opaque = isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Wrapper))
+            if rule is None and not own and not opaque:
+                visit(layer)
+                continue
+            positions = tuple(position[id(variable)] for variable in weights)
+            unit = Unit(layer, paths[layer], rule, positions)
+            if rule is not None:
+                names = _weight_names(unit)
+                positions = tuple(position[id(getattr(layer, name))] for name in names)
+                unit = dataclasses.replace(unit, positions=positions)
+            found[id(layer)] = unit
+
+    visit(model.keras)
+    return tuple(found.values())
+
+
+def _uncovered(model: Any, units: Sequence[Unit]) -> str | None:
+    owners: dict[int, list[str]] = {}
+    for unit in units:
+        for position in unit.positions:
+            owners.setdefault(position, []).append(unit.path)
+    for position, name in enumerate(model.trainable_names):
+        holders = owners.get(position, [])
+        if len(holders) != 1:
+            return f"weight {name} belongs to {' and '.join(holders) or 'no layer that is called by itself'}"
+    return None
+
+
+def _obstacle(model: Any, units: Sequence[Unit]) -> str | None:
+    """Traces the model once and checks that each weight is used in one call of its own layer, on one tensor."""
+    seen = [Seen() for _ in units]
+    inside: dict[int, set[str]] = {index: set() for index in range(len(units))}
+    reasons: list[str] = []
+
+    def trace(trainable: Any, frozen: Any, features: Any, key: Any) -> Any:
+        outer = tf.compat.v1.get_default_graph()
+
+        def watched_calls() -> list[Any]:
+            made: list[Any] = []
+            for index, (unit, one) in enumerate(zip(units, seen)):
+                # As generic units: what counts here is how the layer is called, not what it computes.
+                ((layer, name, call),) = _generic_overrides(unit, one, lambda tensor: None)
+                made.append((layer, name, _noting_operations(call, outer, inside[index], reasons, unit.path)))
+            return made
+
+        outputs = model.predict(trainable, frozen, features, training=True, key=key, overrides=watched_calls)
+        for index, unit in enumerate(units):
+            for position in unit.positions:
+                users = {operation.name for operation in trainable[position].consumers()}
+                if not users <= inside[index]:
+                    reasons.append(f"weight {model.trainable_names[position]} is also used outside its layer's call")
+        return outputs
+
+    features = tf.TensorSpec([_BATCH, *model.feature_shape], tf.float32)
+    tf.function(trace, autograph=False).get_concrete_function(
+        model.trainable_specs, model.frozen_specs, features, tf.TensorSpec([2], tf.int64)
+    )
+    for unit, one in zip(units, seen):
+        if one.calls > 1:
+            reasons.append(f"layer {unit.path} is used {one.calls} times")
+        elif one.calls == 1 and not _one_tensor_in_and_out(one):
+            reasons.append(f"layer {unit.path} takes or gives more than one tensor of records")
+    return reasons[0] if reasons else None
+
+
+def _noting_operations(call: Any, outer: Any, names: set[str], reasons: list[str], path: str) -> Any:
+    @plain_python
+    def noting(*arguments: Any, **keywords: Any) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        if graph is not outer:
+            reasons.append(f"layer {path} is called inside a loop or branch")
+        before = {operation.name for operation in graph.get_operations()}
+        outputs = call(*arguments, **keywords)
+        names.update({operation.name for operation in graph.get_operations()} - before)
+        return outputs
+
+    return noting
+
+
+def _one_tensor_in_and_out(seen: Seen) -> bool:
+    inputs, rest, keywords = seen.remembered
+    if any(value is not None for value in rest) or not (tf.is_tensor(inputs) and tf.is_tensor(seen.watched)):
+        return False
+    if any(not (value is None or isinstance(value, (bool, int, float, str))) for value in keywords.values()):
+        return False
+    shapes = inputs.shape, seen.watched.shape
+    return all(shape.rank is not None and shape.rank >= 1 and shape[0] == _BATCH for shape in shapes)
