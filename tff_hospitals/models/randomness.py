@@ -5,6 +5,7 @@ Dropout and its relatives then are pure functions of a key: the same key, the sa
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import numbers
@@ -69,7 +70,7 @@ class KeyedRandom:
 
     def __init__(self, layer: Any, key: Any, stream: int, rows: Rows | None):
         self._layer, self._key, self._stream, self._rows = layer, key, stream, rows
-        self._draws = 0
+        self._draws: collections.Counter[int] = collections.Counter()
 
     def random_uniform(
         self, shape: Any, minval: Any = 0.0, maxval: Any = None, dtype: Any = None, nonce: Any = None
@@ -122,9 +123,13 @@ class KeyedRandom:
         if self._key is None:
             name = getattr(self._layer, "name", "a layer")
             raise MissingKey(f"layer {name!r} draws random numbers in training and needs a key")
-        number = tf.constant(self._stream * 1024 + self._draws, tf.int64)  # 64 bits of the key survive, not 32
+        # Counted for each graph by itself: Keras' recurrent layers draw the noise of their steps in the body of a loop,
+        # or before it when they run eagerly, and it must be the same noise.
+        place = 0 if tf.executing_eagerly() else id(tf.compat.v1.get_default_graph())
+        # As int64, so that 64 bits of the key survive and not 32.
+        number = tf.constant(self._stream * 1024 + self._draws[place], tf.int64)
         key = tf.random.fold_in(self._key, number, alg=_ALGORITHM)
-        self._draws += 1
+        self._draws[place] += 1
         return key if nonce is None else tf.random.fold_in(key, tf.cast(nonce, tf.int64), alg=_ALGORITHM)
 
 
