@@ -18,7 +18,7 @@ from tff_hospitals.communication.container import PayloadError, Reader, Writer
 from tff_hospitals.communication.sparsify import RandomK
 
 _COMFORT = 20  # largest magnitudes outside 2**-20 to 2**20 are scaled by a power of two before anything is calculated
-_MAX_EXPONENT = 160
+MAX_EXPONENT = 160
 
 
 class Section(NamedTuple):
@@ -86,14 +86,14 @@ class Pipeline:
         Raises:
           PayloadError: symbols or scales that stand for values that are not finite.
         """
-        values = self.quantiser.decode(parts.symbols, self.groups(context, parts.positions))
-        if not math.isfinite(tensors.largest_magnitude(values)):
-            raise PayloadError("values: some are not finite")
-        if parts.positions is not None:
-            dense = np.zeros(self.size(context), np.float32)
-            dense[parts.positions] = values
-            values = dense
-        with np.errstate(over="ignore", invalid="ignore"):  # only with forged scales; the caller looks at the result
+        with np.errstate(over="ignore", invalid="ignore"):  # only with forged scales; the results are looked at
+            values = self.quantiser.decode(parts.symbols, self.groups(context, parts.positions))
+            if not math.isfinite(tensors.largest_magnitude(values)):
+                raise PayloadError("values: some are not finite")
+            if parts.positions is not None:
+                dense = np.zeros(self.size(context), np.float32)
+                dense[parts.positions] = values
+                values = dense
             if self.rotate is not None:
                 values = self.rotate.decode(values, context)
             if parts.exponent:
@@ -107,7 +107,7 @@ class Pipeline:
         writer = Writer()
         writer.varint(context.size)
         if self.calculates:
-            writer.varint(parts.exponent + _MAX_EXPONENT)
+            writer.varint(2 * parts.exponent if parts.exponent >= 0 else -2 * parts.exponent - 1)
         if self.sparsifier is not None and self.sparsifier.positions_travel:
             size = self.size(context)
             kept = parts.positions if parts.positions is not None else np.empty(0, np.uint32)
@@ -140,7 +140,8 @@ class Pipeline:
         count = reader.varint("count of values", high=tensors.MAX_VALUES)
         if count != context.size:
             raise PayloadError(f"holds {count} values, the shapes {context.size}: set the same model at both ends")
-        exponent = reader.varint("exponent", high=2 * _MAX_EXPONENT) - _MAX_EXPONENT if self.calculates else 0
+        folded = reader.varint("exponent", high=2 * MAX_EXPONENT) if self.calculates else 0
+        exponent = folded // 2 if folded % 2 == 0 else -(folded // 2) - 1  # 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
         close("counts", "varint")
         kept, size = None, self.size(context)
         if self.sparsifier is not None and self.sparsifier.positions_travel:

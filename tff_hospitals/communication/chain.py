@@ -15,7 +15,7 @@ Order: delta > rotate > sparsify > quantise > entropy; each at most once, each m
 >>> update = [("kernel", np.ones((20, 10), np.float32)), ("bias", np.zeros(10, np.float32))]
 >>> payload, decoded, _ = chain.encode(update, key=np.array([1, 2]))
 >>> len(payload), sum(array.nbytes for _, array in update)
-(261, 840)
+(260, 840)
 >>> received = chain.decode(payload, shapes=[(20, 10), (10,)], key=np.array([1, 2]))
 >>> all((a == b).all() for a, b in zip(received, decoded)), bool(np.allclose(received[0], 1, atol=0.1))
 (True, True)
@@ -131,6 +131,13 @@ class Chain:
         group = max((stop - start for start, stop in groups), default=1)
         return math.prod(each.norm_growth(group) for each in self.stages)
 
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages in their places, for size accounting."""
+        quantiser = self._of_rank(stage.QUANTISE) or stage.Unquantised()
+        coded = self._of_rank(stage.ENTROPY) is not None
+        return Pipeline(self._of_rank(stage.ROTATE), self._of_rank(stage.SPARSIFY), quantiser, coded)
+
     def usage_problems(self, *, direction: str, error_feedback: bool = False) -> list[validation.Problem]:
         """Why this chain should not be used so.
 
@@ -187,27 +194,27 @@ class Chain:
             problems.append(validation.Problem("state", state.residual.shape, bound, remedy))
         validation.raise_if(problems)
         flat = tensors.flatten(arrays)
-        if old is not None:
-            flat -= old
-        if state is not None:
-            flat += state.residual
+        with np.errstate(over="ignore"):  # looked at right below
+            if old is not None:
+                flat -= old
+            if state is not None:
+                flat += state.residual
         largest = tensors.largest_magnitude(flat)
         if not math.isfinite(largest):
             where = tensors.name_of(int(np.argmin(np.isfinite(flat))), arrays)
             bound = "the difference to the reference, or the sum with the residual, is beyond float32"
             raise validation.InvalidInput([validation.Problem(*where, bound, "look at how the model diverged")])
         carried = flat if state is not None else None
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         parts = pipeline.encode(flat, largest, context, keep=carried is not None)
         del flat
         payload = container.seal(self._fingerprint, pipeline.write(parts, context).parts)
         if not want_decoded and state is None:
             return Encoded(payload, None, None)
-        decoded = self._pipeline.decode(parts, context)
+        decoded = self.pipeline.decode(parts, context)
         if carried is not None:
             carried -= decoded
-        if old is not None:
-            decoded += old
+        _add(decoded, old)
         return Encoded(payload, tensors.split(_finite(decoded), shapes), None if carried is None else Feedback(carried))
 
     def decode(
@@ -231,25 +238,18 @@ class Chain:
         """
         context = self._context(shapes, key)
         old = self._reference(shapes, reference)
-        parts, _ = self._pipeline.read(container.unseal(self._fingerprint, payload), context)
-        decoded = self._pipeline.decode(parts, context)
-        if old is not None:
-            decoded += old
+        parts, _ = self.pipeline.read(container.unseal(self._fingerprint, payload), context)
+        decoded = self.pipeline.decode(parts, context)
+        _add(decoded, old)
         return tensors.split(_finite(decoded), shapes)
 
     def sections(self, payload: bytes, shapes: Sequence[Sequence[int]], key: Any = None) -> list[Section]:
         """Where the bytes of a payload go: frame, positions, scales, symbols, each with the coder that was picked."""
         frame = Section("frame", "crc32", container.OVERHEAD_BYTES)
         reader = container.unseal(self._fingerprint, payload)
-        return [frame, *self._pipeline.read(reader, self._context(shapes, key))[1]]
+        return [frame, *self.pipeline.read(reader, self._context(shapes, key))[1]]
 
     # -- inside ----------------------------------------
-
-    @property
-    def _pipeline(self) -> Pipeline:
-        quantiser = self._of_rank(stage.QUANTISE) or stage.Unquantised()
-        coded = self._of_rank(stage.ENTROPY) is not None
-        return Pipeline(self._of_rank(stage.ROTATE), self._of_rank(stage.SPARSIFY), quantiser, coded)
 
     @property
     def _fingerprint(self) -> int:
@@ -275,6 +275,12 @@ class Chain:
             remedy = "pass the last decoded arrays"
             raise validation.InvalidInput([validation.Problem("reference", found, bound, remedy)])
         return tensors.flatten([(f"reference[{index}]", array) for index, array in enumerate(reference)])
+
+
+def _add(decoded: np.ndarray, reference: np.ndarray | None) -> None:
+    if reference is not None:
+        with np.errstate(over="ignore"):
+            decoded += reference
 
 
 def _finite(flat: np.ndarray) -> np.ndarray:

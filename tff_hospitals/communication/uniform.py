@@ -115,7 +115,7 @@ class Quantize(stage.Quantiser):
 
     def norm_growth(self, group: int) -> float:
         """1 + error norm / norm; an error is below a step (half of one if nearest), a step is range / (2**bits - 1)."""
-        steps = math.sqrt(2 * group) / (self.alphabet - 1)
+        steps = math.sqrt(2 * group) / (self.alphabet - 1) * (1 + 2.0**-13)
         if self.stochastic:
             return 1 + steps
         return 1 + (min(1.0, steps) if self.contraction else steps / 2)
@@ -128,13 +128,16 @@ class Quantize(stage.Quantiser):
 
     def _grid(self, low: float, high: float) -> tuple[float, float]:
         top = self.alphabet - 1
-        middle, step = low / 2 + high / 2, (high - low) / top
+        # In float32 the middle may lie off the true one by more than a step (values 1000 +- 1e-4): cover the wider half
+        middle = float(np.float32(low / 2 + high / 2))
+        step = 2 * max(high - middle, middle - low) / top
         if self.contraction and low < high:
             below = 0 if low >= 0 else top if high <= 0 else min(max(round(-low / (high - low) * top), 1), top - 1)
-            step = float(np.float32(max(-low / below if low < 0 else 0.0, high / (top - below) if high > 0 else 0.0)))
+            step = max(-low / below if low < 0 else 0.0, high / (top - below) if high > 0 else 0.0)
             # In the decoder's own float32 operations, so that the symbol `below` decodes to zero exactly.
-            middle = float(-(np.float32(below - top / 2) * np.float32(step)))
-        return (low / 2 + high / 2, 0.0) if step < FLAT else (middle, step)
+            zero = -(np.float32(below - top / 2) * np.float32(step))
+            middle = float(zero) if step >= FLAT else middle
+        return middle, step
 
     def decode(self, symbols: stage.Symbols, groups: Sequence[tuple[int, int]]) -> np.ndarray:
         """The levels of the symbols."""

@@ -1,0 +1,159 @@
+"""Bytes and seconds of a run before anyone trains: chains measured on synthetic values of the model's shapes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tff_hospitals import validation
+from tff_hospitals.communication import bandwidth, chain, sizes, tensors
+from tff_hospitals.random_streams import Streams
+
+SYNTHETIC = "synthetic Gaussian values; entropy-coded sizes of real updates differ"
+
+
+class Measurement(NamedTuple):
+    """One chain on one model.
+
+    Payload bytes are means over the repetitions; seconds are the least of them, on this machine.
+    """
+
+    payload_bytes: float
+    bounds: sizes.ByteRange
+    normalised_error: float
+    encode_seconds: float
+    decode_seconds: float
+    sections: list[chain.Section]
+
+
+def parse_shapes(text: str) -> list[tuple[int, ...]]:
+    """Shapes of tensors from text such as `784x200,200`.
+
+    Raises:
+      InvalidInput: for what is not whole positive numbers joined by x.
+
+    >>> parse_shapes("784x200,200,200x10,10")
+    [(784, 200), (200,), (200, 10), (10,)]
+    """
+    shapes, problems = [], []
+    for part in text.split(","):
+        try:
+            shape = tuple(int(axis) for axis in part.lower().split("x"))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            bound = f"{part!r} is not a shape of whole positive numbers"
+            problems.append(validation.Problem("model_shapes", text, bound, "write for example 784x200,200,200x10,10"))
+        shapes.append(shape)
+    validation.raise_if(problems)
+    return shapes
+
+
+def measure(
+    encoder: chain.Chain, shapes: Sequence[tuple[int, ...]], *, sd: float = 0.01, repetitions: int = 3, seed: int = 0
+) -> Measurement:
+    """Encodes and decodes synthetic normal values (mean 0, deviation `sd`) of these shapes.
+
+    For `delta`, the values stand for the difference: the reference is zero.
+    """
+    streams = Streams.from_seed(seed).child("synthetic update")
+    lengths, errors, encode_seconds, decode_seconds = [], [], [], []
+    reference = [np.zeros(shape, np.float32) for shape in shapes] if encoder.needs_reference else None
+    payload, key = b"", None
+    for repetition in range(repetitions):
+        stream = streams.child(repetition)
+        generator, key = stream.generator(), stream.key()
+        arrays = [(str(i), generator.standard_normal(s, np.float32) * np.float32(sd)) for i, s in enumerate(shapes)]
+        start = time.perf_counter()
+        payload, _, _ = encoder.encode(arrays, key, reference=reference, want_decoded=False)
+        middle = time.perf_counter()
+        decoded = encoder.decode(payload, shapes, key, reference)
+        encode_seconds.append(middle - start)
+        decode_seconds.append(time.perf_counter() - middle)
+        lengths.append(len(payload))
+        error = sum(float(np.square(new - old, dtype=np.float64).sum()) for new, (_, old) in zip(decoded, arrays))
+        errors.append(error / sum(float(np.square(old, dtype=np.float64).sum()) for _, old in arrays))
+    return Measurement(
+        sum(lengths) / repetitions,
+        sizes.payload_bytes(encoder, shapes),
+        sum(errors) / repetitions,
+        min(encode_seconds),
+        min(decode_seconds),
+        encoder.sections(payload, shapes, key),
+    )
+
+
+def forecast(
+    shapes: Sequence[tuple[int, ...]],
+    broadcast: chain.Chain,
+    upload: chain.Chain,
+    links: Sequence[bandwidth.Link],
+    *,
+    hospitals: int,
+    rounds: int,
+    fraction_selected: float = 1.0,
+    sd: float = 0.01,
+) -> dict[str, Any]:
+    """Everything that can be said of a run's traffic beforehand, as plain numbers.
+
+    Args:
+      shapes: of the tensors that travel.
+      broadcast: chain of the way down.
+      upload: chain of the way up.
+      links: one for all hospitals, or one each: the slowest decides how long a round takes.
+      hospitals: hospitals there are.
+      rounds: rounds of the run.
+      fraction_selected: share of the hospitals that takes part in a round.
+      sd: deviation of the synthetic values (matters to `threshold` alone).
+
+    Raises:
+      InvalidInput: all bad arguments at once.
+    """
+    problems = [
+        validation.whole_number("hospitals", hospitals, low=1, remedy="give the number of hospitals"),
+        validation.whole_number("rounds", rounds, low=1, remedy="give the number of rounds"),
+        validation.in_range(
+            "fraction_selected", fraction_selected, low=0, high=1, low_open=True, remedy="give a share above 0 up to 1"
+        ),
+        *broadcast.usage_problems(direction="broadcast"),
+        *upload.usage_problems(direction="upload"),
+    ]
+    if len(links) not in (1, hospitals):
+        bound = f"must be one for all or one for each of the {hospitals} hospitals"
+        problems.append(validation.Problem("links", len(links), bound, "give one speed or as many as hospitals"))
+    validation.raise_if(problems)
+    dense = sizes.dense_bytes(shapes)
+    result: dict[str, Any] = {"values": sum(tensors.sizes(shapes)), "tensors": len(shapes), "dense_bytes": dense}
+    result["measured_on"] = SYNTHETIC
+    bytes_of = {}
+    for direction, encoder in (("down", broadcast), ("up", upload)):
+        measured = measure(encoder, shapes, sd=sd)
+        bytes_of[direction] = measured.payload_bytes
+        result[direction] = {
+            "chain": str(encoder),
+            "bytes": measured.payload_bytes,
+            "bytes_at_least": measured.bounds.low,
+            "bytes_at_most": measured.bounds.high,
+            "bits_per_value": 8 * measured.payload_bytes / max(result["values"], 1),
+            "times_fewer_than_float32": dense / measured.payload_bytes,
+            "normalised_error": measured.normalised_error,
+            "bias": encoder.bias,
+            "encode_seconds": measured.encode_seconds,
+            "decode_seconds": measured.decode_seconds,
+            "sections": [each._asdict() for each in measured.sections],
+        }
+    names = [str(index) for index in range(len(links))]
+    for name, down, up in (("encoded", bytes_of["down"], bytes_of["up"]), ("float32", dense, dense)):
+        _, seconds = bandwidth.slowest(
+            dict(zip(names, links)), dict.fromkeys(names, down), dict.fromkeys(names, up)
+        )
+        result[name] = {
+            "run_bytes": bandwidth.classic_bytes(down, up, hospitals, fraction_selected, rounds),
+            "round_seconds": seconds,
+            "run_seconds": seconds * rounds,
+        }
+    result["hospitals"], result["rounds"], result["fraction_selected"] = hospitals, rounds, fraction_selected
+    return result
