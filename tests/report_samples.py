@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pathlib
 import random
 from typing import Any
 
@@ -169,3 +171,44 @@ def many_methods(count: int) -> tuple[tuple[str, str, str, float, float, float],
 def many_hospitals(count: int) -> tuple[tuple[str, int, int], ...]:
     """`count` sites of various sizes."""
     return tuple((f"site_{k:03d}", 30 + 17 * (k % 9), 12 + 7 * (k % 9)) for k in range(count))
+
+
+def write_sample_run(
+    folder: pathlib.Path,
+    *,
+    unit: str = "record",
+    hospitals: tuple[tuple[str, int, int], ...] = HOSPITALS,
+    rounds: int = 15,
+    random_seed: int = 0,
+) -> None:
+    """The files that a finished run leaves, with fabricated figures: summary, record, plan, metrics and timing."""
+    generator = random.Random(random_seed)
+    method = "dp_sgd" if unit == "record" else "weighted_mean"
+    shape = (method, "", unit, 0.73, 0.01, 1.0)
+    target = 5.0 if unit != "none" else None
+    row = _row(generator, shape, target, hospitals, (42,), rounds, False)
+    sizes = [{"id": i, "train_records": n, "test_records": m} for i, n, m in hospitals]
+    dataset = {**sample_summary()["dataset"], "hospitals": sizes, "fingerprint": "0123456789abcdef"}
+    record = {"schema_version": 1, "identity": "fedcba9876543210", "seed": 42, "started": "2024-01-01T00:00:00+00:00"}
+    record.update(versions={"python": "3.11.0"}, machine={"system": "Linux"}, dataset=dataset, warnings=[])
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = {"schema_version": 1, "status": "finished", "seed": 42, **row}
+    for name, value in (("summary", summary), ("record", record), ("plan", {"method": method, "rounds": rounds})):
+        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    columns = "round hospital loss accuracy auc records train_loss steps learning_rate unit"
+    lines = [[*columns.split(), "epsilon_rdp", "epsilon_pld", "delta", "bytes_down", "bytes_up"]]
+    for number in range(rounds):
+        share = (number + 1) / rounds
+        for scope, _, test in (*hospitals, ("pooled", 0, sum(m for _, _, m in hospitals))):
+            scale = len(hospitals) if scope == "pooled" else 1
+            accuracy = row["accuracy_per_hospital"].get(scope, row["accuracy_mean"])
+            epsilon = row["epsilon_per_hospital"].get(scope, row["epsilon"])
+            epsilon = epsilon * share**0.5 if epsilon else None
+            now = accuracy - (accuracy - 0.5) * math.exp(-4.0 * share) + generator.gauss(0.0, 0.004)
+            sent = 56 * (number + 1) * scale
+            cells = [number, scope, 1.3 - now, now, min(1.0, now + 0.08), float(test), 1.25 - now, 100, 0.001, unit]
+            cells += [epsilon, epsilon and epsilon * 0.91, 1e-3 if epsilon else None, sent, sent]
+            lines.append(["" if cell is None else str(cell) for cell in cells])
+    (folder / "metrics.csv").write_text("\n".join(",".join(line) for line in lines) + "\n", encoding="utf-8")
+    timing = "\n".join(f"{number},{0.03 + 0.01 * generator.random()}" for number in range(rounds))
+    (folder / "timing.csv").write_text(f"round,seconds\n{timing}\n", encoding="utf-8")

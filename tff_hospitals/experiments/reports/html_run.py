@@ -9,6 +9,7 @@ from typing import Any
 from tff_hospitals.experiments.reports.html import accounting_facts
 from tff_hospitals.experiments.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.experiments.reports.plot_style import Picture
+from tff_hospitals.experiments.reports.rows import Row
 from tff_hospitals.experiments.reports.run_files import POOLED, SERVER, RunFiles
 from tff_hospitals.experiments.reports.wording import (
     UNIT_SHORT,
@@ -47,7 +48,7 @@ def run_page(run: RunFiles, pictures: Sequence[Picture], missing: Sequence[str] 
         warnings=list(dict.fromkeys(row.warnings)),
         pictures=figures(pictures, files=True),
         hospital_table=_hospital_table(run),
-        promise=f"{privacy_statement(row)} {promise_figures(row).capitalize()}".strip(),
+        promise=_promise(row),
         accounting=accounting_words(row.conversion) if row.private else "",
         accounting_facts=accounting_facts([row]) if row.private else [],
         data=data_section(run.dataset) if run.dataset else None,
@@ -56,6 +57,11 @@ def run_page(run: RunFiles, pictures: Sequence[Picture], missing: Sequence[str] 
         versions=[*pairs(run.record.get("versions") or {}), *pairs(run.record.get("machine") or {})],
         files=[{"name": name, "href": link(name.rstrip("/"))} for name in run.files if name != "report.html"],
     )
+
+
+def _promise(row: Row) -> str:
+    words, found = privacy_statement(row), promise_figures(row)
+    return f"{words} Here: {found}" if found else words
 
 
 def _tiles(run: RunFiles) -> list[dict[str, str]]:

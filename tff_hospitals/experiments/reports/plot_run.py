@@ -56,7 +56,7 @@ def run_by_round(run: RunFiles) -> Picture | None:
     half = (WIDTH - MARGIN) / 2
     names = [_SCOPE_WORDS.get(scope, scope) for scope in run.metrics]
     short = dict(zip(run.metrics, shorten_all(names, 18)))
-    margin = max(sheet.text_width(name, SMALL_SIZE) for name in (*short.values(), "median")) + 0.5
+    margin = max(sheet.text_width(name, SMALL_SIZE) for name in (*short.values(), "every hospital")) + 0.5
     for place, (column, title, unit, scale) in enumerate(drawn):
         left = 0.72 + (place % 2) * half
         top = sheet.height - 0.3 - (place // 2) * 3.15
@@ -94,11 +94,14 @@ def _curve(run: RunFiles, scope: str, column: str) -> list[tuple[float, float]]:
 def _panel(axes: Any, run: RunFiles, column: str, divisor: float, short: dict[str, str]) -> None:
     labels = []
     ids = run.hospital_ids
-    if len(ids) > MOST_LINES:
-        labels += _range(axes, [_curve(run, scope, column) for scope in ids], divisor)
+    curves = [_curve(run, scope, column) for scope in ids]
+    if len(ids) > 1 and curves[0] and all(curve == curves[0] for curve in curves):  # one line instead of a pile
+        labels += _line(axes, curves[0], divisor, SERIES[0], "-", "every hospital")
+    elif len(ids) > MOST_LINES:
+        labels += _range(axes, curves, divisor)
     else:
         for index, scope in enumerate(ids):
-            labels += _line(axes, _curve(run, scope, column), divisor, SERIES[index % len(SERIES)], "-", short[scope])
+            labels += _line(axes, curves[index], divisor, SERIES[index % len(SERIES)], "-", short[scope])
     if column != "epsilon_rdp":  # the pooled epsilon is the worst hospital's: its line is there already
         for index, scope in enumerate(scope for scope in (POOLED, SERVER) if scope in run.metrics):
             labels += _line(axes, _curve(run, scope, column), divisor, INK, DASHES[1 + index], short[scope])

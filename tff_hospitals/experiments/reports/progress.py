@@ -153,6 +153,8 @@ class Display:
         self._bar.total = total
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.update(done - self._bar.n)
+        if done >= total:  # the last state is always seen, however fast it came
+            self._bar.refresh()
 
     def close(self) -> None:
         """Writes what was held back and takes the bar away."""

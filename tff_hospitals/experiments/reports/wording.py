@@ -32,6 +32,8 @@ CONVERSION_WORDS = {
     "rdp_classical": "Rényi differential privacy (RDP) of the steps that the run took, converted to (epsilon, delta) "
     "with the "
     "classical conversion of Mironov (2017)",
+    "zcdp": "zero-concentrated differential privacy of the steps that the run took, composed and converted",
+    "gaussian_exact": "the exact analysis of the Gaussian mechanism over the steps that the run took",
 }
 
 

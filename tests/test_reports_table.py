@@ -1,0 +1,261 @@
+"""The printed table and the sentences above a report."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import report_samples
+
+from tff_hospitals.experiments.reports import findings, progress, table, wording
+from tff_hospitals.experiments.reports.rows import Row
+from tff_hospitals.experiments.reports.summary import summary_from_json
+
+
+def sample(**changes):
+    return summary_from_json(report_samples.sample_summary(**changes))
+
+
+def lines_of(text, name):
+    return [line for line in text.splitlines() if line.startswith(name)]
+
+
+def test_golden_pieces():
+    source = report_samples.sample_summary()
+    row = source["rows"][5]  # dp_sgd at target 1
+    row.update(accuracy_mean=0.7264, accuracy_sd=0.0112, epsilon=0.998, bytes_up=3360.0, bytes_down=6720.0)
+    row.update(seconds_per_round=0.0904)
+    row["accuracy_per_hospital"] = {"cleveland": 0.75, "hungary": 0.7, "switzerland": None, "va_long_beach": 0.6}
+    text = table.terminal_table(summary_from_json(source))
+    (first, _) = lines_of(text, "DP-SGD in the hospital")
+    assert first.split() == [
+        *("DP-SGD", "in", "the", "hospital", "record", "0.998", "72.6", "±", "1.1"),
+        *("75.0", "70.0", "-", "60.0", "3.36", "6.72", "0.090"),
+    ]
+    heads = text.splitlines()[3]
+    for word in ("method", "unit", "(1e-3)", "mean ± sd", "cleveland", "hungary", "switzerland", "up", "down", "round"):
+        assert word in heads
+    assert "kB" in text.splitlines()[2]
+    titles = [line for line in text.splitlines() if line in wording_titles()]
+    assert titles == list(wording_titles())
+
+
+def wording_titles():
+    from tff_hospitals.experiments.reports.rows import GROUP_TITLES
+
+    return tuple(GROUP_TITLES.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seeds": (1,), "targets": (5.0,)},
+        {"hospitals": report_samples.many_hospitals(25)},
+        {"hospitals": report_samples.many_hospitals(7)},
+        {"methods": report_samples.many_methods(16)},
+        {
+            "methods": tuple(
+                (m, label + " and a very long description of it", *r) for m, label, *r in report_samples.METHODS
+            )
+        },
+        {"hospitals": tuple((f"the_university_hospital_of_somewhere_{k}", 9, 4) for k in range(4))},
+    ],
+    ids=["plain", "one seed", "25 hospitals", "7 hospitals", "16 methods", "long methods", "long hospitals"],
+)
+def test_it_fits_120_columns(changes):
+    one = sample(**changes)
+    text = table.terminal_table(one)
+    assert max(map(len, text.splitlines())) <= 120
+    names = {row.name for row in one.rows}
+    body = text.split("─\n")[1].splitlines()
+    assert len(body) == len(one.rows) + 4 + 1  # four group titles and the closing rule
+    assert len({line[:20] for line in body if not line.startswith(wording_titles())}) >= min(len(names), 6)
+
+
+def test_warnings_become_numbered_footnotes():
+    text = table.terminal_table(sample())
+    assert "Fixed clipping [1]" in text
+    assert text.splitlines()[-1].startswith("[1] a guarantee for a whole hospital among four")
+
+
+def test_no_guarantee_reads_none_and_a_missing_value_a_dash():
+    source = report_samples.sample_summary()
+    source["rows"][2].update(bytes_up=None, seconds_per_round=None)
+    text = table.terminal_table(summary_from_json(source))
+    cells = lines_of(text, "FedAvg, weighted mean")[0].split()
+    assert cells[4] == "none"
+    assert cells[-3] == "-"
+    assert cells[-1] == "-"
+
+
+def test_a_method_that_could_not_run_says_so():
+    source = report_samples.sample_summary()
+    refused = {"method": "tree", "label": "Tree noise", "unit": "hospital", "target_epsilon": 1.0, "rounds": 0}
+    source["rows"].append({**refused, "epsilon": None, "warnings": ["epsilon=1: out of reach"], "curve": []})
+    text = table.terminal_table(summary_from_json(source))
+    body = text.splitlines()
+    line = next(line for line in body if line.startswith("Tree noise"))
+    assert "not run" in line
+    assert "none" not in line
+    assert body.index(line) > body.index("Private for each hospital as a whole")
+    assert any(line.startswith("[2] epsilon=1: out of reach") for line in body)
+
+
+def test_several_deltas_stand_in_the_cells():
+    source = report_samples.sample_summary()
+    source["rows"][5]["delta"] = 1e-5
+    text = table.terminal_table(summary_from_json(source))
+    assert "(1e-5)" in lines_of(text, "DP-SGD in the hospital")[0]
+    assert "(1e-3)" in lines_of(text, "DP-SGD in the hospital")[1]
+
+
+def test_simulated_hospitals_are_called_simulated():
+    source = report_samples.sample_summary()
+    source["dataset"].update(simulated=True, partition="Dirichlet label skew, alpha 0.5, over 4 sites")
+    assert "Simulated hospitals: Dirichlet label skew" in table.terminal_table(summary_from_json(source))
+
+
+def test_colours_only_on_a_terminal(monkeypatch):
+    plain = io.StringIO()
+    table.print_table(sample(), plain)
+    assert "\x1b[" not in plain.getvalue()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    table.print_table(sample(), terminal)
+    assert "\x1b[" in terminal.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    quiet = io.StringIO()
+    quiet.isatty = lambda: True
+    table.print_table(sample(), quiet)
+    assert "\x1b[" not in quiet.getvalue()
+
+
+def test_an_ascii_terminal_gets_ascii():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    source = report_samples.sample_summary()
+    source["rows"][0]["label"] = "Gemeinsam, größer"
+    table.print_table(summary_from_json(source), stream)
+    stream.flush()
+    assert "+-" in raw.getvalue().decode("ascii")
+
+
+def test_findings_name_the_cost_and_its_uncertainty():
+    source = report_samples.sample_summary(seeds=(1, 2, 3))
+    flat = {"accuracy_sd": 0.01, "accuracy_per_seed": [0.69, 0.70, 0.71], "accuracy_mean": 0.70}
+    for row in source["rows"]:
+        row.update(flat)
+        row["warnings"] = []
+    worse = {"accuracy_per_seed": [0.59, 0.60, 0.61], "accuracy_mean": 0.60}
+    for row in source["rows"]:
+        if row["unit"] == "record":
+            row.update(worse)
+    sentences = findings.findings(summary_from_json(source))
+    assert sentences[0].startswith(
+        "Without any privacy guarantee, the best of 3 methods is FedAvg, weighted mean: 70.0 %"
+    )
+    assert "10.0 points below FedAvg, weighted mean" in sentences[1]
+    assert "cannot tell them apart" not in sentences[1]
+    assert "so these seeds cannot tell them apart" in sentences[3]
+    assert len(sentences) == 5
+
+
+def test_findings_without_accuracy_are_empty():
+    source = report_samples.sample_summary()
+    for row in source["rows"]:
+        row.update(accuracy_mean=None, accuracy_per_seed=[])
+    assert findings.findings(summary_from_json(source)) == []
+
+
+def test_numbers_in_words():
+    assert wording.significant(0.000012345) == "1.23e-05"
+    assert wording.significant(9.996) == "10.00"
+    assert wording.bytes_text(None) == "-"
+    assert wording.bytes_text(999.0) == "999 bytes"
+    assert wording.bytes_text(2.5e9) == "2.50 GB"
+    assert wording.delta_text(1e-5) == "1e-5"
+    assert wording.epsilon_text(float("inf")) == "none"
+
+
+def test_shortened_names_stay_different():
+    names = ["a_very_long_name_one_for_all", "a_very_long_name_two_for_all", "short"]
+    short = wording.shorten_all(names, 12)
+    assert len(set(short)) == 3
+    assert all(len(name) <= 12 for name in short)
+    assert wording.shorten_all(["same name"] * 2, 6) == ["sam…me"] * 2
+
+
+def test_privacy_statements_say_who_is_protected():
+    record = Row("m", unit="record", epsilon=1.0, delta=1e-3, accuracy_mean=0.7, adjacency="add_or_remove_one")
+    assert "one record (patient)" in wording.privacy_statement(record)
+    assert "at most 2.72 times as likely" in wording.promise_figures(record)
+    hospital = Row("m", unit="hospital", epsilon=1.0, accuracy_mean=0.7, adjacency="zero_out")
+    assert "one whole hospital" in wording.privacy_statement(hospital)
+    assert "No formal guarantee" in wording.privacy_statement(Row("fedavg", accuracy_mean=0.7))
+    assert "leave the hospitals" in wording.privacy_statement(Row("pooled", accuracy_mean=0.7))
+    assert wording.privacy_statement(Row("m", guarantee="own words")) == "own words"
+    assert wording.promise_figures(Row("m", accuracy_mean=0.7)) == ""
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_progress_lines_come_every_few_seconds_and_the_last_one_always():
+    stream, clock = io.StringIO(), Clock()
+    with progress.run_progress(10, stream=stream, every_seconds=5.0, clock=clock) as display:
+        for number in range(1, 11):
+            clock.now += 1.0
+            display.update(progress.RoundState(number, 10, 0.5, 0.7, 0.1 * number, "record", 1000 * number))
+    lines = stream.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["round 5/10", "round 10/10"]
+    assert "loss 0.500, accuracy 70.0 %, epsilon so far 0.500 (record), 5.00 kB sent, 1 rounds/s" in lines[0]
+
+
+def test_progress_that_stops_early_still_says_where():
+    stream, clock = io.StringIO(), Clock()
+    with progress.run_progress(10, stream=stream, clock=clock) as display:
+        display.update(progress.RoundState(3, 10))
+    assert stream.getvalue().startswith("round 3/10, 0 bytes sent")
+
+
+def test_progress_is_silent_when_asked():
+    stream = io.StringIO()
+    with progress.run_progress(2, shown=False, stream=stream) as display:
+        display.update(progress.RoundState(2, 2))
+    with progress.job_progress(shown=False, stream=stream) as jobs:
+        jobs.update("dp_sgd-seed42", 1, 1)
+    assert stream.getvalue() == ""
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    with progress.run_progress(4, stream=stream) as display:
+        display.update(progress.RoundState(2, 4, epsilon=1.5, unit="hospital"))
+        display.update(progress.RoundState(4, 4, epsilon=2.5, unit="hospital"))
+    assert "4/4" in stream.getvalue()
+    assert "epsilon so far 2.50 (hospital)" in stream.getvalue()
+
+
+def test_jobs_name_the_run():
+    stream = io.StringIO()
+    with progress.job_progress(stream=stream, every_seconds=0.0) as jobs:
+        jobs.update("dp_sgd-eps1-seed42", 1, 2)
+    assert stream.getvalue().startswith("run 1/2, dp_sgd-eps1-seed42")
+
+
+def test_run_summary_without_guarantee_and_many_hospitals():
+    accuracies = {f"h{k}": 0.5 + 0.01 * k for k in range(12)}
+    text = progress.run_summary(Row("fedavg", accuracy_mean=0.6, accuracy_per_hospital=accuracies, warnings=("w",)))
+    assert "lowest 50.0 at h0, highest 61.0 at h11" in text
+    assert "no formal guarantee" in text
+    assert text.splitlines()[-1] == "  warning      w"
