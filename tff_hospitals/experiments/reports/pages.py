@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -17,22 +18,30 @@ TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 def render(template: str, **values: Any) -> str:
     """The page of a template; every value is escaped except the figures, which the package drew itself."""
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return str(
+        _environment()
+        .get_template(template)
+        .render(
+            package_version=tff_hospitals.__version__,
+            css=_trusted(css),
+            palette_light=_trusted(css_variables(dark=False)),
+            palette_dark=_trusted(css_variables(dark=True)),
+            **values,
+        )
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _environment() -> Any:
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )
-    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(
-        package_version=tff_hospitals.__version__,
-        css=_trusted(css),
-        palette_light=_trusted(css_variables(dark=False)),
-        palette_dark=_trusted(css_variables(dark=True)),
-        **values,
     )
 
 
