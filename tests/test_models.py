@@ -216,6 +216,35 @@ def test_keras_model_has_the_given_weights():
     np.testing.assert_allclose(plain(features), model.predict(*weights, features, training=False), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"groups": 3}, {"groups": 6, "scale": False}, {"groups": 2, "center": False}])
+def test_fast_group_norm_is_keras_group_norm_up_to_its_second_derivative(options):
+    model = functional(
+        lambda: tf.keras.Sequential(
+            [layers.Input((5, 4, 6)), layers.GroupNormalization(**options), layers.Flatten(), layers.Dense(3)]
+        ),
+        ModelSignature((5, 4, 6), 3, "multiclass"),
+    )
+    weights, frozen = model.initial_weights(KEY)
+    generator = np.random.default_rng(0)
+    weights = tuple(w + generator.normal(size=w.shape).astype(np.float32) for w in weights)
+    plain = model.keras_model(weights, frozen)
+    features = tf.constant(3.0 + generator.normal(size=(2, 5, 4, 6)), tf.float32)
+
+    def derivatives(predict):
+        with tf.GradientTape() as outer:
+            outer.watch(features)
+            with tf.GradientTape() as inner:
+                inner.watch(features)
+                outputs = predict(features)
+            first = inner.gradient(outputs, features)
+            length = tf.reduce_sum(first**2)
+        return outputs, first, outer.gradient(length, features)
+
+    ours = derivatives(lambda x: model.predict(weights, frozen, x, training=True))
+    for value, expected in zip(ours, derivatives(plain)):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("units", "activation"), [(1, "sigmoid"), (2, "softmax"), (2, None), (1, None)])
 def test_predict_gives_logits_whatever_the_model_ends_in(units, activation):
     def builder():

@@ -168,6 +168,10 @@ MODELS = {
     "group norm": lambda: sequential(
         IMAGE, of(layers.Conv2D, 6, 3), of(layers.GroupNormalization, 3), layers.ReLU, layers.Flatten
     ),
+    "group norm, scale only": lambda: sequential(
+        (6, 4), of(layers.Dense, 4), of(layers.GroupNormalization, 2, center=False), layers.Flatten
+    ),
+    "group norm, other axis": lambda: sequential((4, 6), of(layers.GroupNormalization, 2, axis=1), layers.Flatten),
     "layer norm": lambda: sequential((4, 6), layers.LayerNormalization, of(layers.Dense, 3, "relu"), layers.Flatten),
     "layer norm, two axes": lambda: sequential((4, 6), of(layers.LayerNormalization, axis=[1, 2]), layers.Flatten),
     "layer norm, other axis": lambda: sequential((4, 6), of(layers.LayerNormalization, axis=1), layers.Flatten),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.models import building, losses
+from tff_hospitals.models import building, group_norm, losses
 from tff_hospitals.models.randomness import MissingKey, Rows
 from tff_hospitals.models.signature import ModelSignature
 from tff_hospitals.models.swapping import Override, Slots, autograph_enabled, plain_python
@@ -63,7 +63,9 @@ class FunctionalModel:
         split = len(self._trainable_variables)
         self.trainable_names, self.frozen_names = names[:split], names[split:]
         self.trainable_specs, self.frozen_specs = _specs(variables[:split]), _specs(variables[split:])
-        self._slots = Slots(self.keras, variables)
+        norms = [layer for layer in building.layer_paths(self.keras) if group_norm.handles(layer)]
+        faster = [(layer, "call", group_norm.fast_call(layer)) for layer in norms]
+        self._slots = Slots(self.keras, variables, faster)
         self._initial: dict[bytes, tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]] = {}
         self._given: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] | None = None
         if pretrained is not None:

@@ -130,9 +130,7 @@ def _generic_overrides(unit: Unit, seen: Seen, watch: Any) -> list[Any]:
     @plain_python
     def listening(inputs: Any, *rest: Any, **keywords: Any) -> Any:
         outputs = converted(call)(inputs, *rest, **keywords)
-        if tf.is_tensor(outputs):
-            watch(outputs)
-        seen.remembered, seen.watched, seen.calls = (inputs, rest, keywords), outputs, seen.calls + 1
+        seen.note(watch if tf.is_tensor(outputs) else lambda _: None, (inputs, rest, keywords), outputs)
         return outputs
 
     return [(unit.layer, "call", listening)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_hospitals.models import group_norm
 from tff_hospitals.models.swapping import Override, converted, plain_python
 
 layers = tf.keras.layers
@@ -35,6 +36,11 @@ class Seen:
     remembered: Any = None
     watched: Any = None
     calls: int = 0
+
+    def note(self, watch: Callable[[tf.Tensor], None], remembered: Any, outputs: Any) -> None:
+        """Watches what a layer put out and keeps it with what its rule needs."""
+        watch(outputs)
+        self.remembered, self.watched, self.calls = remembered, outputs, self.calls + 1
 
 
 class Rule:
@@ -64,8 +70,7 @@ class BeforeActivation(Rule):
         @plain_python
         def listening(inputs: tf.Tensor) -> tf.Tensor:
             outputs = call(inputs)
-            watch(outputs)
-            seen.remembered, seen.watched, seen.calls = inputs, outputs, seen.calls + 1
+            seen.note(watch, inputs, outputs)
             return outputs if activation is None else converted(activation)(outputs)
 
         return [(layer, "activation", None), (layer, "call", listening)]
@@ -150,8 +155,7 @@ class Embedding(Rule):
         @plain_python
         def listening(inputs: tf.Tensor) -> tf.Tensor:
             outputs = call(inputs)
-            watch(outputs)
-            seen.remembered, seen.watched, seen.calls = inputs, outputs, seen.calls + 1
+            seen.note(watch, inputs, outputs)
             return outputs
 
         return [(layer, "call", listening)]
@@ -170,23 +174,20 @@ class Embedding(Rule):
         return {"embeddings": Part(tf.maximum(squared, 0.0), weighted_sum)}
 
 
-class ScaleAndOffset(Rule):
-    """Layer and group normalization: the small gradients of scale and offset are formed record by record."""
+class LayerNorm(Rule):
+    """Layer normalization: the small gradients of scale and offset are formed record by record."""
 
     weights = ("gamma", "beta")
 
     def handles(self, layer: Any) -> bool:
-        if type(layer).call is layers.LayerNormalization.call:
-            return True
-        base = layers.GroupNormalization
-        return type(layer).call is base.call and type(layer)._apply_normalization is base._apply_normalization
+        return type(layer).call is layers.LayerNormalization.call
 
     def overrides(self, layer: Any, seen: Seen, watch: Callable[[tf.Tensor], None]) -> list[Override]:
         call, gamma, beta = layer.call, layer.gamma, layer.beta
 
         @plain_python
-        def listening(inputs: tf.Tensor, *rest: Any, **keywords: Any) -> tf.Tensor:
-            normalized = call(inputs, *rest, **keywords)
+        def listening(inputs: tf.Tensor) -> tf.Tensor:
+            normalized = call(inputs)
             shape = [1] * normalized.shape.rank
             for axis in _axes(layer, normalized.shape.rank):
                 shape[axis] = normalized.shape[axis]
@@ -195,13 +196,11 @@ class ScaleAndOffset(Rule):
                 outputs = outputs * tf.reshape(gamma, shape)
             if beta is not None:
                 outputs = outputs + tf.reshape(beta, shape)
-            watch(outputs)
-            seen.remembered, seen.watched, seen.calls = normalized, outputs, seen.calls + 1
+            seen.note(watch, normalized, outputs)
             return outputs
 
-        # The layer itself then only normalizes.
-        switched_off = [(layer, name, False) for name in ("scale", "center")]
-        return [*switched_off, (layer, "gamma", None), (layer, "beta", None), (layer, "call", listening)]
+        # Without scale and offset the layer itself only normalizes.
+        return [(layer, "gamma", None), (layer, "beta", None), (layer, "call", listening)]
 
     def parts(self, layer: Any, seen: Seen, gradient: tf.Tensor) -> dict[str, Part]:
         rank = gradient.shape.rank
@@ -213,7 +212,33 @@ class ScaleAndOffset(Rule):
         }
 
 
-RULES: tuple[Rule, ...] = (Dense(), Conv2D(), Embedding(), ScaleAndOffset())
+class GroupNorm(Rule):
+    """Group normalization over the last axis; scale and offset as in layer normalization."""
+
+    weights = ("gamma", "beta")
+
+    def handles(self, layer: Any) -> bool:
+        return group_norm.handles(layer)
+
+    def overrides(self, layer: Any, seen: Seen, watch: Callable[[tf.Tensor], None]) -> list[Override]:
+        @plain_python
+        def listening(inputs: tf.Tensor) -> tf.Tensor:
+            outputs, centred, reciprocal = group_norm.normalize(layer, inputs)
+            seen.note(watch, (centred, reciprocal), outputs)
+            return outputs
+
+        return [(layer, "call", listening)]
+
+    def parts(self, layer: Any, seen: Seen, gradient: tf.Tensor) -> dict[str, Part]:
+        centred, reciprocal = seen.remembered
+        flat = tf.reshape(gradient, tf.shape(centred))
+        return {
+            "gamma": formed(tf.reduce_sum(flat * centred, axis=1) * reciprocal),
+            "beta": formed(tf.reduce_sum(flat, axis=1)),
+        }
+
+
+RULES: tuple[Rule, ...] = (Dense(), Conv2D(), Embedding(), LayerNorm(), GroupNorm())
 
 
 def formed(each: tf.Tensor) -> Part:

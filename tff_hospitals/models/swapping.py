@@ -47,13 +47,14 @@ class Slots:
     Args:
       model: a built Keras model.
       variables: the variables to replace, in the order in which `swapped` takes their tensors.
+      constants: attributes that are replaced in every call.
     """
 
-    def __init__(self, model: tf.keras.Model, variables: Sequence[tf.Variable]):
+    def __init__(self, model: tf.keras.Model, variables: Sequence[tf.Variable], constants: Sequence[Override] = ()):
         self._position = {id(variable): position for position, variable in enumerate(variables)}
         self._holders: list[tuple[Any, str, Any]] = []
         self._generators: list[tuple[Any, str]] = []
-        self._constants: list[Override] = []
+        self._constants: list[Override] = list(constants)
         for module in (model, *model.submodules):
             if vars(module).get("_could_use_gpu_kernel"):
                 # Keras' LSTM and GRU then choose between two compiled functions, which cannot be vectorised.
