@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import hypothesis
 import hypothesis.extra.numpy
@@ -45,18 +46,18 @@ def check_round_trip(chain: Chain, arrays: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("what", hard_tensors())
 def test_every_chain_takes_hard_tensors(what):
     assert len(CHAINS) > 250
-    turn = list(hard_tensors()).index(what)  # a quarter of the chains per kind of tensor, each time another one
-    for chain in CHAINS[turn % 4 :: 4]:
+    turn = list(hard_tensors()).index(what)  # a sixth of the chains per kind of tensor, each time another one
+    for chain in CHAINS[turn % 6 :: 6]:
         check_round_trip(chain, hard_tensors()[what])
 
 
-@hypothesis.settings(max_examples=80, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(chain=st.sampled_from(CHAINS), arrays=any_arrays)
 def test_any_chain_takes_any_finite_tensors(chain, arrays):
     check_round_trip(chain, arrays)
 
 
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 @hypothesis.given(chain=st.sampled_from([c for c in CHAINS if c.contraction]), seed=st.integers(0, 99))
 def test_a_contraction_never_errs_by_more_than_the_update(chain, seed):
     # randk and rotate are contractions on average only: hence the tenth of slack, which a blow-up by 2 would break.
@@ -178,6 +179,14 @@ def test_error_feedback_sends_in_the_end_what_it_left_out():
     assert (without[:40] == 0).all()
 
 
+def test_a_skipped_update_waits_in_the_state():
+    chain, update = parse_chain("topk:1"), [("w", np.array([1, -2], np.float32))]
+    state = Feedback.zeros([(2,)]).after_skip(update).after_skip(update)
+    _, decoded, state = chain.encode(update, None, state)
+    assert decoded[0].tolist() == [3, -6]
+    assert state.residual.tolist() == [0, 0]
+
+
 def test_error_feedback_is_refused_where_it_diverges():
     state = Feedback.zeros([(3,)])
     for text in ["quantize:4", "randk:0.1", "rotate,onebit", "ternary", "quantize:1:nearest"]:
@@ -207,7 +216,7 @@ def test_what_a_chain_says_of_its_bias():
 def test_encoding_leaves_its_input_alone_and_is_a_function_of_the_key():
     values = np.random.default_rng(2).standard_normal(400).astype(np.float32)
     kept = values.copy()
-    for chain in CHAINS[::5]:
+    for chain in CHAINS[::9]:
         first, again, other = (chain.encode([("w", values)], key).payload for key in (KEY, KEY, KEY + 1))
         assert first == again
         assert (first != other) == chain.needs_key
@@ -219,6 +228,25 @@ def test_strided_input_is_read_in_row_major_order():
     payload, decoded, _ = Chain().encode([("w", grid.T[::2])])
     assert (decoded[0] == grid.T[::2]).all()
     assert len(payload) == 9 + 1 + 24
+
+
+# Written by format version 1 under the key (1, 2); the last number is the crc32 of the decoded float32 bytes.
+KEPT_PAYLOADS = [
+    ("none", "544801140b0200004040000080bfa333f86c", 2, 1389673242),
+    ("rotate,quantize:4:nearest", "544801a43e0c005655c5bf398e833f6f9da49a5b89908648b7ddb1", 12, 411798923),
+    ("rotate,onebit", "544801821d0c009c8fa140ed050b17939e", 12, 881761435),
+    ("quantize:3", "544801c8be0c000000c0bf92240940a569f82a099561f778", 12, 3670823249),
+    ("topk:0.25,ternary:mean,entropy", "54480160810c000054075555d540000585d8243e", 12, 1410350725),
+    ("threshold:0.5,ternary:mean,entropy", "5448017dbad8040005000334e1844857020000803f0015d1bc6cfd", 600, 3363447919),
+    ("randk:0.25,float16", "54480129c20c000000003b00e880f40000c943b1e2", 12, 1302791080),
+    ("ternary", "54480130390c0000001041797b0433bd411a", 12, 697980551),
+]
+
+
+@pytest.mark.parametrize(("text", "payload", "size", "checksum"), KEPT_PAYLOADS)
+def test_payloads_of_version_1_decode_to_the_same_bits_on_every_machine(text, payload, size, checksum):
+    decoded = parse_chain(text).decode(bytes.fromhex(payload), [(size,)], [1, 2])
+    assert zlib.crc32(decoded[0].tobytes()) == checksum
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_every_cut_and_every_flipped_bit_is_noticed():
             chain.decode(payload + b"x", SHAPES, KEY)
 
 
-@hypothesis.settings(max_examples=500, deadline=5000, derandomize=True)
+@hypothesis.settings(max_examples=250, deadline=5000, derandomize=True)
 @hypothesis.given(
     which=st.integers(0, len(CHAINS) - 1),
     flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=6),
@@ -70,7 +70,7 @@ def test_forged_bytes_behind_a_fitting_checksum_decode_or_are_refused(which, fli
     decode_or_refuse(CHAINS[which], forged)
 
 
-@hypothesis.settings(max_examples=200, deadline=5000, derandomize=True)
+@hypothesis.settings(max_examples=120, deadline=5000, derandomize=True)
 @hypothesis.given(st.integers(0, len(CHAINS) - 1), st.binary(max_size=200))
 def test_random_bodies_decode_or_are_refused(which, body):
     decode_or_refuse(CHAINS[which], body)
@@ -85,7 +85,7 @@ def test_forged_bytes_in_the_coders_are_mostly_refused_not_decoded():
     assert chain.sections(payload, [(6000,)])[-1].coder == "rans"
     survived = 0
     first = 9 + 8  # behind frame, counts and scales: coder, frequencies, states, words
-    places = [*range(first, first + 40), *range(first + 40, len(payload) - 4, 31)]
+    places = [*range(first, first + 30), *range(first + 30, len(payload) - 4, 60)]
     for place in places:
         forged = bytearray(payload)
         forged[place] ^= 0x10
@@ -150,7 +150,7 @@ def test_a_zstd_frame_that_claims_terabytes_is_refused():
 def test_hard_tensors_survive_flips_behind_the_checksum():
     for turn, arrays in enumerate(hard_tensors().values()):
         shapes = [array.shape for array in arrays]
-        for chain in CHAINS[turn::20]:
+        for chain in CHAINS[turn::40]:
             payload = bytearray(chain.encode(named(arrays), KEY, want_decoded=False).payload)
             for place in range(5, len(payload) - 4, 5):
                 forged = bytes(payload[:place]) + bytes([payload[place] ^ 0xFF]) + bytes(payload[place + 1 :])

@@ -63,7 +63,7 @@ class Pipeline:
             return rotation.blocks(context.size) if self.rotate else stage.runs(context.lengths)
         if self.rotate:
             return stage.runs([kept.size])
-        edges = np.searchsorted(kept, np.cumsum([0, *context.lengths]))
+        edges = np.searchsorted(kept, np.cumsum([0, *context.lengths]).astype(np.uint32))  # same type: no copy
         return stage.runs(np.diff(edges).tolist())
 
     # -- values ----------------------------------------
@@ -90,7 +90,10 @@ class Pipeline:
             values = self.quantiser.decode(parts.symbols, self.groups(context, parts.positions))
             if not math.isfinite(tensors.largest_magnitude(values)):
                 raise PayloadError("values: some are not finite")
-            if parts.positions is not None:
+            if parts.positions is None:
+                if np.may_share_memory(values, parts.symbols.values):  # unquantised: not ours to change
+                    values = values.copy()
+            else:
                 dense = np.zeros(self.size(context), np.float32)
                 dense[parts.positions] = values
                 values = dense

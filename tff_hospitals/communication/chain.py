@@ -64,6 +64,10 @@ class Feedback:
         """The state before the first update of these shapes."""
         return cls(np.zeros(sum(tensors.sizes(shapes)), np.float32))
 
+    def after_skip(self, arrays: Sequence[tuple[str, np.ndarray]]) -> Feedback:
+        """The state after a round in which nothing was sent: the whole update waits for the next payload."""
+        return Feedback(self.residual + tensors.flatten(arrays))
+
 
 @dataclasses.dataclass(frozen=True)
 class Chain:

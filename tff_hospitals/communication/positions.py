@@ -74,11 +74,7 @@ def decode(code: str, reader: Reader, count: int, size: int) -> np.ndarray:
       PayloadError: for bytes that `encode` does not write.
     """
     if code == "bitmap":
-        mask = bits.unpack(reader.take(bits.packed_bytes(size, 1), "positions"), size, 1)
-        positions = np.flatnonzero(mask).astype(np.uint32)
-        if positions.size != count:
-            raise PayloadError(f"positions: the bitmap has {positions.size} ones, {count} are expected")
-        return positions
+        return _decode_bitmap(reader, count, size)
     if code == "fixed-width":
         positions = _decode_fixed(reader, count, size)
         if count and (int(positions[-1]) >= size or not bool((positions[1:] > positions[:-1]).all())):
@@ -97,6 +93,20 @@ def _encode_bitmap(positions: np.ndarray, size: int) -> Writer:
     writer = Writer()
     writer.array(bits.pack(mask, 1), "u1")
     return writer
+
+
+def _decode_bitmap(reader: Reader, count: int, size: int) -> np.ndarray:
+    packed = np.frombuffer(reader.take(bits.packed_bytes(size, 1), "positions"), np.uint8)
+    positions, filled = np.empty(count, np.uint32), 0
+    for first in range(0, packed.size, _PIECE):
+        there = np.flatnonzero(np.unpackbits(packed[first : first + _PIECE], bitorder="little")) + 8 * first
+        if filled + there.size > count or (there.size and there[-1] >= size):
+            raise PayloadError(f"positions: the bitmap has ones beyond the {count} expected")
+        positions[filled : filled + there.size] = there
+        filled += there.size
+    if filled != count:
+        raise PayloadError(f"positions: the bitmap has {filled} ones, {count} are expected")
+    return positions
 
 
 def _encode_fixed(positions: np.ndarray, size: int) -> Writer:

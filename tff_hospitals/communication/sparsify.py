@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,11 +15,14 @@ _CHUNK = 1 << 16
 
 def _kept_by(values: np.ndarray, bound: np.float32) -> np.ndarray:
     """Ascending positions (uint32) of values whose magnitude is at least `bound`, found in cache-sized pieces."""
-    found = [
-        np.flatnonzero(np.abs(values[start : start + _CHUNK]) >= bound).astype(np.uint32) + np.uint32(start)
-        for start in range(0, values.size, _CHUNK)
-    ]
-    return np.concatenate(found) if found else np.empty(0, np.uint32)
+    starts = range(0, values.size, _CHUNK)
+    counts = [int(np.count_nonzero(np.abs(values[start : start + _CHUNK]) >= bound)) for start in starts]
+    out, filled = np.empty(sum(counts), np.uint32), 0
+    for start, count in zip(starts, counts):
+        there = np.flatnonzero(np.abs(values[start : start + _CHUNK]) >= bound)
+        np.add(there, start, out=out[filled : filled + count], casting="unsafe")
+        filled += count
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,24 +144,33 @@ class RandomK(stage.Sparsifier):
 
     def positions(self, size: int, context: stage.Context) -> np.ndarray:
         """The shared positions, uint32 [k], ascending."""
-        return self._draw(size, context)[0]
+        out = np.empty(self.kept(size), np.uint32)
+        for piece, positions, _ in self._draw(size, context):
+            out[piece] = positions
+        return out
 
     def encode(self, values: np.ndarray, context: stage.Context) -> tuple[np.ndarray, np.ndarray]:
         """The drawn values, scaled, and where they are."""
-        positions, lengths = self._draw(values.size, context)
-        kept = values[positions]
-        if self.scaled:
-            kept *= lengths
-        return kept, positions
+        out = np.empty(self.kept(values.size), np.uint32)
+        kept = np.empty(out.size, np.float32)
+        for piece, positions, lengths in self._draw(values.size, context):
+            out[piece] = positions
+            kept[piece] = values[positions]
+            if self.scaled:
+                kept[piece] *= lengths
+        return kept, out
 
-    def _draw(self, size: int, context: stage.Context) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, size: int, context: stage.Context) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """In cache-sized pieces: which stretches, the position drawn from each, its length."""
         count = self.kept(size)
-        edges = np.arange(count + 1, dtype=np.uint64) * np.uint64(size) // np.uint64(max(count, 1))
-        lengths = np.diff(edges)
         generator = shared_randomness.raw_generator(context.shared_key(), shared_randomness.POSITIONS)
-        uniform = generator.random_raw(count) >> np.uint64(32)
-        offsets = uniform * lengths >> np.uint64(32)  # uniform below the length, up to 2**-32 of it
-        return (edges[:-1] + offsets).astype(np.uint32), lengths.astype(np.float32)
+        for start in range(0, count, _CHUNK):
+            stop = min(start + _CHUNK, count)
+            edges = np.arange(start, stop + 1, dtype=np.uint64) * np.uint64(size) // np.uint64(count)
+            lengths = np.diff(edges)
+            uniform = generator.random_raw(stop - start) >> np.uint64(32)
+            offsets = uniform * lengths >> np.uint64(32)  # uniform below the length, up to 2**-32 of it
+            yield slice(start, stop), edges[:-1] + offsets, lengths.astype(np.float32)
 
     def __str__(self) -> str:
         return f"{self.name}:{stage.number_text(self.fraction)}{'' if self.scaled else ':unscaled'}"

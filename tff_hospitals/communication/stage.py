@@ -149,8 +149,8 @@ class Unquantised(Quantiser):
         return Symbols(values.view(np.uint32), self.alphabet, np.empty((len(groups), 0), np.float32))
 
     def decode(self, symbols: Symbols, groups: Sequence[tuple[int, int]]) -> np.ndarray:
-        """The values of the bit patterns."""
-        return symbols.values.astype(np.uint32).view(np.float32)
+        """The values of the bit patterns, as a view."""
+        return symbols.values.view(np.float32)
 
 
 def number_text(value: float) -> str:
