@@ -246,11 +246,17 @@ def test_progress_on_a_terminal_is_a_bar():
     assert "epsilon so far 2.50 (hospital)" in stream.getvalue()
 
 
-def test_jobs_name_the_run():
-    stream = io.StringIO()
-    with progress.job_progress(stream=stream, every_seconds=0.0) as jobs:
-        jobs.update("dp_sgd-eps1-seed42", 1, 2)
-    assert stream.getvalue().startswith("run 1/2, dp_sgd-eps1-seed42")
+def test_jobs_name_the_run_and_the_time_left():
+    stream, clock = io.StringIO(), Clock()
+    with progress.job_progress(stream=stream, every_seconds=0.0, clock=clock) as jobs:
+        for number in (1, 2, 3):
+            jobs.update(f"dp_sgd-eps1-seed{number}", number, 4)
+            clock.now += 3.0
+    assert stream.getvalue().splitlines() == [
+        "run 1 of 4: dp_sgd-eps1-seed1",
+        "run 2 of 4: dp_sgd-eps1-seed2",
+        "run 3 of 4: dp_sgd-eps1-seed3 (about 6.0 s to go)",
+    ]
 
 
 def test_run_summary_without_guarantee_and_many_hospitals():

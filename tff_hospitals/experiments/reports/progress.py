@@ -118,19 +118,22 @@ class Display:
         self.close()
 
     def show(self, done: int, total: int, words: str) -> None:
-        """Shows that `done` of `total` are done; lines come at most every few seconds, the last one always."""
+        """Shows that `done` of `total` are finished; lines come at most every few seconds, the last one always."""
         if not self._shown:
             return
         if self._terminal:
             self._draw(done, total, words)
             return
         now = self._clock()
-        if self._first is None:
-            self._first = done - 1
-        speed = (done - self._first) / max(now - self._started, 1e-9)
-        self._pending = f"{self._noun} {done}/{total}, {words}" + (f", {speed:.3g} {self._noun}s/s" if speed else "")
+        self._pending = self._text(done, total, words, now - self._started)
         if done >= total or now - self._last >= self._every:
             self._flush(now)
+
+    def _text(self, done: int, total: int, words: str, elapsed: float) -> str:
+        if self._first is None:  # a resumed run starts with rounds that took no time
+            self._first = done - 1
+        speed = (done - self._first) / max(elapsed, 1e-9)
+        return f"{self._noun} {done}/{total}, {words}, {speed:.3g} {self._noun}s/s"
 
     def _flush(self, now: float) -> None:
         self._stream.write(self._pending + "\n")
@@ -143,18 +146,17 @@ class Display:
 
             self._bar = tqdm(
                 total=total,
-                initial=done - 1,
+                initial=max(done - 1, 0),
                 file=self._stream,
                 dynamic_ncols=True,
                 leave=False,
-                unit=self._noun,
-                bar_format="{n_fmt}/{total_fmt} {bar:20} {rate_fmt}{postfix}",
+                unit=f" {self._noun}s",
+                bar_format=self._noun + " {n_fmt}/{total_fmt} {bar:10} {rate_noinv_fmt}{postfix}",
             )
         self._bar.total = total
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.update(done - self._bar.n)
-        if done >= total:  # the last state is always seen, however fast it came
-            self._bar.refresh()
+        self._bar.refresh()  # the last state is always seen, however fast it came
 
     def close(self) -> None:
         """Writes what was held back and takes the bar away."""
@@ -174,11 +176,17 @@ class RunDisplay(Display):
 
 
 class JobDisplay(Display):
-    """The display of a comparison: which run is being trained."""
+    """The display of a comparison: which run is being trained, and about how long the rest takes."""
 
-    def update(self, name: str, done: int, total: int) -> None:
-        """Shows that run number `done` of `total`, called `name`, is starting."""
-        self.show(done, total, name)
+    def update(self, name: str, number: int, total: int) -> None:
+        """Shows that run `number` of `total`, called `name`, is starting."""
+        self.show(number - 1, total, name)
+
+    def _text(self, done: int, total: int, words: str, elapsed: float) -> str:
+        text = f"run {done + 1} of {total}: {words}"
+        if done < 2 or elapsed <= 0.0:
+            return text
+        return f"{text} (about {significant((total - done) * elapsed / done, 2)} s to go)"
 
 
 def run_progress(
