@@ -190,7 +190,8 @@ def _vectorized(work: _Work, features: tf.Tensor, labels: tf.Tensor, keep: tf.Te
             shape = [size, *values.shape[1:]]
             return tf.ensure_shape(tf.slice(values, [chunk * size] + [0] * (len(shape) - 1), shape), shape)
 
-        more, norm, loss = _at_once(work, *(part(column) for column in columns), batch)
+        x, y, kept, index = (part(column) for column in columns)
+        more, norm, loss = _at_once(work, x, y, kept, index, batch)
         sums = [before + now for before, now in zip(sums, more)]
         return chunk + 1, sums, norms.write(chunk, norm), losses.write(chunk, loss)
 
