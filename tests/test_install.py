@@ -1,0 +1,288 @@
+"""The package's description matches its folders, and ./run makes an environment once, whole or not at all."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def described(checkout: pathlib.Path) -> configparser.ConfigParser:
+    """What setup.cfg says."""
+    parser = configparser.ConfigParser()
+    parser.read(checkout / "setup.cfg")
+    return parser
+
+
+def test_every_package_is_listed(checkout: pathlib.Path, described: configparser.ConfigParser) -> None:
+    listed = set(described["options"]["packages"].split())
+    folders = {
+        ".".join(path.parent.relative_to(checkout).parts) for path in (checkout / "tff_hospitals").rglob("__init__.py")
+    }
+    assert listed == folders | {"tff_hospitals.data"}
+
+
+def test_every_command_exists(checkout: pathlib.Path, described: configparser.ConfigParser) -> None:
+    lines = described["options.entry_points"]["console_scripts"].strip().splitlines()
+    assert len(lines) >= 4
+    for line in lines:
+        module, function = line.split("=")[1].strip().split(":")
+        path = checkout / (module.replace(".", "/") + ".py")
+        assert f"def {function}(" in path.read_text(), line
+
+
+def test_every_file_that_is_not_python_goes_into_the_wheel(
+    checkout: pathlib.Path, described: configparser.ConfigParser
+) -> None:
+    package = checkout / "tff_hospitals"
+    patterns = [pattern.strip() for pattern in described["options.package_data"]["tff_hospitals"].split(",")]
+    taken = {path for pattern in patterns for path in package.glob(pattern)}
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert others - taken == set()
+
+
+FAKE_UV = """#!/bin/sh
+echo "$@" >>"$CALLS"
+case $1 in
+venv)
+    for last; do :; done
+    mkdir -p "$last/bin" "$last/lib/python3.11/site-packages"
+    [ -z "$INTERRUPT" ] || exit 0
+    printf '#!/bin/sh\\nexec "%s" "$@"\\n' "$REAL_PYTHON" >"$last/bin/python"
+    chmod +x "$last/bin/python"
+    ;;
+pip)
+    sleep 0.3
+    [ -z "$FAIL" ] || { echo "error: dns failure"; exit 1; }
+    echo "Installed 2 packages in 3ms"
+    ;;
+esac
+"""
+FAKE_PYTHON = """#!/bin/sh
+case "$1 $2" in
+"-m venv") CALLS="$CALLS" exec "$FAKES/uv" venv "$3" ;;
+"-m pip") echo "$@" >>"$CALLS"; [ -z "$FAIL" ] || { echo "ERROR: no connection"; exit 1; } ;;
+*) exec "$REAL_PYTHON" "$@" ;;
+esac
+"""
+
+
+TOOLS = (
+    *("sh", "awk", "cat", "cmp", "cp", "df", "flock", "ls", "mkdir", "mv", "rm"),
+    *("tail", "tee", "uname", "dirname", "readlink", "sleep", "chmod"),
+)
+
+
+class Checkout:
+    """A folder with `run`, a short lock, and installers that only write down how they were called."""
+
+    def __init__(self, folder: pathlib.Path, script: pathlib.Path):
+        self.folder = folder / "check out"  # with a space: people have them
+        self.folder.mkdir()
+        shutil.copy(script, self.folder / "run")
+        self.lock = self.folder / "requirements.lock"
+        self.lock.write_text("one==1\ntwo==2\n")
+        self.calls = folder / "calls"
+        self.calls.touch()
+        self.tools = folder / "tools"
+        self.tools.mkdir()
+        for name in TOOLS:
+            found = shutil.which(name)
+            if found:
+                (self.tools / name).symlink_to(found)
+
+    def have(self, name: str, text: str) -> None:
+        path = self.tools / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["./run", *arguments],
+            cwd=self.folder,
+            env={
+                "PATH": str(self.tools),
+                "CALLS": str(self.calls),
+                "REAL_PYTHON": sys.executable,
+                "FAKES": str(self.tools),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, **environment)
+        output, errors = process.communicate(timeout=60)
+        return process.returncode, output, errors
+
+    def installations(self) -> int:
+        return self.calls.read_text().count("pip install")
+
+
+@pytest.fixture
+def fresh(tmp_path: pathlib.Path, checkout: pathlib.Path) -> Checkout:
+    made = Checkout(tmp_path, checkout / "run")
+    made.have("uv", FAKE_UV)
+    made.have("python3.10", FAKE_PYTHON)
+    made.have("python3.11", "#!/bin/sh\necho 'a shim with nothing behind it' >&2; exit 127\n")
+    return made
+
+
+PRINT = ("-c", "import sys; print(sys.argv[1:])", "a b", "*")
+
+
+def test_first_use_installs_and_later_ones_do_nothing(fresh: Checkout) -> None:
+    code, output, errors = fresh.run(*PRINT)
+    assert (code, output) == (0, "['a b', '*']\n")
+    assert "Installed 2 packages" in errors
+    assert "python3.10" in errors  # the shim was tried and left
+    assert fresh.run(*PRINT) == (0, "['a b', '*']\n", "")
+    assert fresh.installations() == 1
+    assert "--require-hashes" in fresh.calls.read_text()
+    (path,) = (fresh.folder / ".venv").rglob("*.pth")
+    assert (path.parent / path.read_text().strip()).resolve() == fresh.folder.resolve()
+
+
+def test_without_arguments_it_says_what_comes_next(fresh: Checkout) -> None:
+    code, output, errors = fresh.run()
+    assert (code, output) == (0, "")
+    assert "./run scripts/compare_aggregators.py" in errors
+    assert "./run -m pytest" in errors
+
+
+def test_another_lock_makes_another_environment(fresh: Checkout) -> None:
+    fresh.run()
+    (fresh.folder / ".venv" / "left over").touch()
+    fresh.lock.write_text("one==2\n")
+    _, _, errors = fresh.run()
+    assert "has changed" in errors
+    assert fresh.installations() == 2
+    assert not (fresh.folder / ".venv" / "left over").exists()
+
+
+def test_an_installation_that_was_cut_off_is_made_anew(fresh: Checkout) -> None:
+    assert fresh.run(FAIL="yes")[0] == 1
+    assert (fresh.folder / ".venv" / "bin" / "python").exists()
+    code, _, errors = fresh.run()
+    assert code == 0
+    assert "was not finished" in errors
+
+
+def test_a_killed_installation_is_made_anew(fresh: Checkout) -> None:
+    process = fresh.start()
+    while not fresh.installations():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    code, _, errors = fresh.run()
+    assert code == 0
+    assert "was not finished" in errors
+    assert fresh.installations() == 2
+
+
+def test_two_first_uses_at_once_install_once(fresh: Checkout) -> None:
+    if shutil.which("flock") is None:
+        pytest.skip("this system has no flock")
+    processes = [fresh.start(*PRINT) for _ in range(3)]
+    results = [process.communicate(timeout=60) for process in processes]
+    assert [output for output, _ in results] == ["['a b', '*']\n"] * 3
+    assert fresh.installations() == 1
+    assert sum("waiting" in errors for _, errors in results) == 2
+
+
+def test_without_uv_pip_installs(fresh: Checkout) -> None:
+    # the fake Python makes environments with the fake uv, which is out of ./run's sight under another name
+    fresh.have("hidden", FAKE_UV.replace('"$REAL_PYTHON" >', '"$FAKES/python3.10" >'))
+    (fresh.tools / "uv").unlink()
+    fresh.have("python3.10", FAKE_PYTHON.replace("$FAKES/uv", "$FAKES/hidden"))
+    code, output, errors = fresh.run(*PRINT)
+    assert (code, output) == (0, "['a b', '*']\n")
+    assert "with pip on python3.10" in errors
+    assert "-m pip install --no-deps --require-hashes" in fresh.calls.read_text()
+
+
+def test_a_failed_download_is_explained(fresh: Checkout) -> None:
+    code, output, errors = fresh.run(*PRINT, FAIL="yes")
+    assert (code, output) == (1, "")
+    assert "dns failure" in errors
+    assert "check the network" in errors
+    assert "with pip on" in errors  # the second attempt
+
+
+def test_without_a_fitting_python_the_remedy_is_named(fresh: Checkout) -> None:
+    for name in ("uv", "python3.10"):
+        (fresh.tools / name).unlink()
+    fresh.have("python3", "#!/bin/sh\nexit 1\n")
+    code, _, errors = fresh.run()
+    assert code == 1
+    assert "no Python 3.9, 3.10 or 3.11" in errors
+    assert "uv" in errors
+
+
+def test_a_wrong_choice_of_python_is_refused(fresh: Checkout) -> None:
+    code, _, errors = fresh.run(TFF_HOSPITALS_PYTHON="/nowhere/python")
+    assert code == 1
+    assert "TFF_HOSPITALS_PYTHON=/nowhere/python" in errors
+
+
+def test_an_environment_of_somebody_else_is_not_touched(fresh: Checkout) -> None:
+    (fresh.folder / ".venv").mkdir()
+    (fresh.folder / ".venv" / "precious").touch()
+    code, _, errors = fresh.run()
+    assert code == 1
+    assert "not made by this script" in errors
+    assert (fresh.folder / ".venv" / "precious").exists()
+
+
+def test_a_full_disk_is_named_before_anything_is_fetched(fresh: Checkout) -> None:
+    (fresh.tools / "df").unlink()
+    fresh.have("df", "#!/bin/sh\nprintf 'Filesystem x\\n/dev/x 9 9 102400 9%% /\\n'\n")
+    code, _, errors = fresh.run()
+    assert code == 1
+    assert "only 100 MB are free" in errors
+    assert fresh.installations() == 0
+
+
+def test_other_machines_are_named(fresh: Checkout) -> None:
+    (fresh.tools / "uname").unlink()
+    fresh.have("uname", "#!/bin/sh\n[ $1 = -s ] && echo Darwin || echo arm64\n")
+    code, _, errors = fresh.run()
+    assert code == 1
+    assert "Darwin arm64" in errors
+
+
+def test_it_works_without_cmp_and_from_elsewhere(fresh: Checkout) -> None:
+    (fresh.tools / "cmp").unlink()
+    fresh.run()
+    assert fresh.run(*PRINT) == (0, "['a b', '*']\n", "")
+    done = subprocess.run(
+        [fresh.folder / "run", *PRINT], cwd=os.sep, env={"PATH": str(fresh.tools)}, capture_output=True, check=False
+    )
+    assert done.stdout == b"['a b', '*']\n"
+    assert fresh.installations() == 1
+
+
+def test_doing_nothing_costs_little(fresh: Checkout) -> None:
+    fresh.lock.write_text("a line of an ordinary length, with a hash in it, as in the real file\n" * 4500)
+    fresh.run()
+    (fresh.folder / ".venv" / "bin" / "python").unlink()
+    (fresh.folder / ".venv" / "bin" / "python").symlink_to(shutil.which("true") or "/bin/true")
+
+    def fastest(command: list[str]) -> float:
+        times = []
+        for _ in range(15):
+            begin = time.perf_counter()
+            subprocess.run(command, cwd=fresh.folder, env={"PATH": str(fresh.tools)}, check=True)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    assert fastest(["./run", "-V"]) - fastest([".venv/bin/python", "-V"]) < 0.020
