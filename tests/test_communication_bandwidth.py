@@ -33,6 +33,8 @@ def test_the_slowest_hospital_decides():
     assert bandwidth.slowest(links, sent, sent) == ("island", pytest.approx(0.004 + 0.008 + 0.6))
     with pytest.raises(InvalidInput, match="at least one hospital"):
         bandwidth.slowest(links, {}, {})
+    with pytest.raises(InvalidInput, match="'mars': is a hospital without a link"):
+        bandwidth.slowest(links, {"mars": 1}, {})
 
 
 def test_a_link_without_speed_is_refused():

@@ -13,6 +13,8 @@ from communication_chains import KEY, all_chains, hard_tensors, joined, named
 from hypothesis import strategies as st
 
 from tff_hospitals.communication import Chain, Feedback, parse_chain, sizes
+from tff_hospitals.communication.sparsify import TopK
+from tff_hospitals.communication.uniform import Quantize
 from tff_hospitals.validation import InvalidInput
 
 CHAINS = all_chains()
@@ -111,6 +113,13 @@ def test_a_bad_chain_is_refused_with_the_reason(text, words):
     assert len(str(error.value)) < 600
 
 
+def test_stages_that_the_parser_did_not_make_are_checked_too():
+    with pytest.raises(InvalidInput, match="quantize bits=20"):
+        Chain((Quantize(20),))
+    with pytest.raises(InvalidInput, match="topk fraction=3"):
+        Chain((TopK(3),))
+
+
 def test_all_problems_of_a_chain_come_at_once():
     with pytest.raises(InvalidInput) as error:
         parse_chain("quantize:99,topk:7,blur")
@@ -177,6 +186,13 @@ def test_error_feedback_sends_in_the_end_what_it_left_out():
     assert np.abs(state.residual).max() < 12  # the longest wait, 10 rounds or so, times the largest value
     without = sum(chain.encode([("w", update)], KEY).decoded[0] for _ in range(3))
     assert (without[:40] == 0).all()
+
+
+def test_a_residual_of_huge_values_stays_finite():
+    values = np.array([3.4e38, -3.4e38, 1e38, 3.3e38] * 5, np.float32)
+    for text in ["rotate,onebit:biased", "rotate,quantize:2:nearest", "topk:0.1,ternary:mean", "float16"]:
+        state = parse_chain(text).encode([("w", values)], KEY, Feedback.zeros([(20,)])).state
+        assert np.isfinite(state.residual).all()
 
 
 def test_a_skipped_update_waits_in_the_state():

@@ -12,7 +12,8 @@ True
 
 from __future__ import annotations
 
-from tff_hospitals.communication.chain import Chain, Encoded, Feedback, Section, parse_chain
+from tff_hospitals.communication.chain import Chain, Encoded, Section, parse_chain
 from tff_hospitals.communication.container import PayloadError
+from tff_hospitals.communication.feedback import Feedback
 
 __all__ = ["Chain", "Encoded", "Feedback", "PayloadError", "Section", "parse_chain"]

@@ -85,6 +85,12 @@ def slowest(
     if not bytes_down:
         bound, remedy = "must name at least one hospital", "leave rounds without hospitals out"
         raise validation.InvalidInput([validation.Problem("bytes_down", {}, bound, remedy)])
+    remedy = "state a link for every hospital"
+    validation.raise_if(
+        validation.Problem("links", each, "is a hospital without a link", remedy)
+        for each in bytes_down
+        if each not in links
+    )
     seconds = {each: links[each].round_seconds(bytes_down[each], bytes_up.get(each, 0.0)) for each in bytes_down}
     hospital_id = max(seconds, key=lambda each: seconds[each])
     return hospital_id, seconds[hospital_id]

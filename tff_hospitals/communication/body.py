@@ -81,7 +81,7 @@ class Pipeline:
         return Parts(exponent, kept, self.quantiser.encode(values, self.groups(context, kept), context))
 
     def decode(self, parts: Parts, context: stage.Context) -> np.ndarray:
-        """Float32 [context.size]: the one definition of decoding, for both ends.
+        """Float32 [context.size], finite: the one definition of decoding, for both ends.
 
         Raises:
           PayloadError: symbols or scales that stand for values that are not finite.
@@ -101,7 +101,10 @@ class Pipeline:
                 values = self.rotate.decode(values, context)
             if parts.exponent:
                 np.ldexp(values, parts.exponent, out=values)
-        return values
+        largest = tensors.largest_magnitude(values)
+        if math.isnan(largest):
+            raise PayloadError("values: some are not numbers")
+        return tensors.saturate(values) if math.isinf(largest) else values
 
     # -- bytes -----------------------------------------
 

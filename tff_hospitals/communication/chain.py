@@ -34,9 +34,7 @@ import numpy as np
 from tff_hospitals import validation
 from tff_hospitals.communication import container, parsing, rotation, shared_randomness, stage, tensors
 from tff_hospitals.communication.body import Pipeline, Section
-from tff_hospitals.communication.container import PayloadError
-
-_FLOAT32_MAX = np.finfo(np.float32).max
+from tff_hospitals.communication.feedback import Feedback
 
 
 class Encoded(NamedTuple):
@@ -47,28 +45,6 @@ class Encoded(NamedTuple):
     state: Feedback | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Feedback:
-    """Error feedback: what earlier payloads left out, added to the next update before it is encoded.
-
-    Args:
-      residual: float32 [values in all tensors together]; kept where the encoding is done and saved in its checkpoint.
-
-    Source: Seide et al. 2014 (1-bit SGD); Karimireddy, Rebjock, Stich, Jaggi 2019, arXiv:1901.09847.
-    """
-
-    residual: np.ndarray
-
-    @classmethod
-    def zeros(cls, shapes: Sequence[Sequence[int]]) -> Feedback:
-        """The state before the first update of these shapes."""
-        return cls(np.zeros(sum(tensors.sizes(shapes)), np.float32))
-
-    def after_skip(self, arrays: Sequence[tuple[str, np.ndarray]]) -> Feedback:
-        """The state after a round in which nothing was sent: the whole update waits for the next payload."""
-        return Feedback(self.residual + tensors.flatten(arrays))
-
-
 @dataclasses.dataclass(frozen=True)
 class Chain:
     """A sound sequence of stages; `str(chain)` is its text, which `parse_chain` reads back.
@@ -77,12 +53,13 @@ class Chain:
       stages: in the order delta, rotate, sparsify, quantise, entropy.
 
     Raises:
-      InvalidInput: for an unsound order, with the reason.
+      InvalidInput: for arguments out of bounds and for an unsound order, with the reason.
     """
 
     stages: tuple[stage.Stage, ...] = ()
 
     def __post_init__(self) -> None:
+        parsing.parse_stages(str(self), "chain")  # the bounds of stages that were not made by the parser
         validation.raise_if(parsing.order_problems(self.stages, "chain"))
 
     def __str__(self) -> str:
@@ -103,7 +80,7 @@ class Chain:
 
     @property
     def bias(self) -> str:
-        """"unbiased", "nearly unbiased" (exact for an ideal rotation) or "biased"."""
+        """Of the whole chain: "unbiased", "nearly unbiased" (exact for an ideal rotation) or "biased"."""
         kinds = {each.bias for each in self.stages}
         return next((kind for kind in (stage.BIASED, stage.NEARLY_UNBIASED) if kind in kinds), stage.UNBIASED)
 
@@ -218,8 +195,8 @@ class Chain:
         decoded = self.pipeline.decode(parts, context)
         if carried is not None:
             carried -= decoded
-        _add(decoded, old)
-        return Encoded(payload, tensors.split(_finite(decoded), shapes), None if carried is None else Feedback(carried))
+        arrays_at_the_other_end = tensors.split(tensors.add(decoded, old), shapes)
+        return Encoded(payload, arrays_at_the_other_end, None if carried is None else Feedback(carried))
 
     def decode(
         self,
@@ -244,8 +221,7 @@ class Chain:
         old = self._reference(shapes, reference)
         parts, _ = self.pipeline.read(container.unseal(self._fingerprint, payload), context)
         decoded = self.pipeline.decode(parts, context)
-        _add(decoded, old)
-        return tensors.split(_finite(decoded), shapes)
+        return tensors.split(tensors.add(decoded, old), shapes)
 
     def sections(self, payload: bytes, shapes: Sequence[Sequence[int]], key: Any = None) -> list[Section]:
         """Where the bytes of a payload go: frame, positions, scales, symbols, each with the coder that was picked."""
@@ -279,22 +255,6 @@ class Chain:
             remedy = "pass the last decoded arrays"
             raise validation.InvalidInput([validation.Problem("reference", found, bound, remedy)])
         return tensors.flatten([(f"reference[{index}]", array) for index, array in enumerate(reference)])
-
-
-def _add(decoded: np.ndarray, reference: np.ndarray | None) -> None:
-    if reference is not None:
-        with np.errstate(over="ignore"):
-            decoded += reference
-
-
-def _finite(flat: np.ndarray) -> np.ndarray:
-    """Values beyond float32 become the largest ones; NaN, which only forged bytes give, is refused."""
-    largest = tensors.largest_magnitude(flat)
-    if math.isnan(largest):
-        raise PayloadError("values: some are not numbers")
-    if math.isinf(largest):
-        np.clip(flat, -_FLOAT32_MAX, _FLOAT32_MAX, out=flat)
-    return flat
 
 
 def parse_chain(text: str, *, name: str = "chain") -> Chain:

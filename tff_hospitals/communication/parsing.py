@@ -30,8 +30,8 @@ from tff_hospitals.communication.uniform import Quantize
 class Delta(stage.Stage):
     """`delta`: encodes the difference to a reference that both ends hold (the last decoded model), and adds it back.
 
-    The reference being what was decoded, not what was meant, each payload also mends the error of the one before. For the
-    first one, both ends may build the initial model from its seed, or start at zeros and send it whole.
+    The reference being what was decoded, not what was meant, each payload also mends the error of the one before. For
+    the first one, both ends may build the initial model from its seed, or start at zeros and send it whole.
     """
 
     rank = stage.DELTA
@@ -42,8 +42,8 @@ class Delta(stage.Stage):
 class Entropy(stage.Stage):
     """`entropy`: codes positions and symbols in as few bytes as they need; loses nothing.
 
-    The length of a payload then depends on the values (as with `threshold`), and whoever counts bytes sees it: where values
-    must stay private, encode what has been noised already.
+    The length of a payload then depends on the values (as with `threshold`), and whoever counts bytes sees it: where
+    values must stay private, encode what has been noised already.
     """
 
     rank = stage.ENTROPY

@@ -72,3 +72,18 @@ def split(flat: np.ndarray, shapes: Sequence[Sequence[int]]) -> list[np.ndarray]
         out.append(flat[start : start + size].reshape(tuple(shape)))
         start += size
     return out
+
+
+def saturate(flat: np.ndarray) -> np.ndarray:
+    """Puts the largest finite value of either sign in place of infinity, in place."""
+    largest = np.finfo(np.float32).max
+    return np.clip(flat, -largest, largest, out=flat)
+
+
+def add(flat: np.ndarray, reference: np.ndarray | None) -> np.ndarray:
+    """Adds a reference, if there is one, in place; sums beyond float32 become the largest finite value."""
+    if reference is None:
+        return flat
+    with np.errstate(over="ignore"):
+        flat += reference
+    return flat if math.isfinite(largest_magnitude(flat)) else saturate(flat)
