@@ -265,3 +265,12 @@ def test_run_summary_without_guarantee_and_many_hospitals():
     assert "lowest 50.0 at h0, highest 61.0 at h11" in text
     assert "no formal guarantee" in text
     assert text.splitlines()[-1] == "  warning      w"
+
+
+def test_a_regression_is_compared_by_loss():
+    source = report_samples.sample_summary()
+    for row in source["rows"]:
+        row.update(accuracy_mean=None, accuracy_sd=None, accuracy_per_seed=[], accuracy_per_hospital={}, loss_mean=0.25)
+    text = table.terminal_table(summary_from_json(source))
+    assert "accuracy" not in text.split("Loss: mean over")[0]
+    assert lines_of(text, "FedAdam")[0].split()[3] == "0.2500"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tff_hospitals.experiments.reports.findings import findings
 from tff_hospitals.experiments.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.experiments.reports.plot_style import Picture
-from tff_hospitals.experiments.reports.rows import GROUP_TITLES, Row, ordered
+from tff_hospitals.experiments.reports.rows import GROUP_TITLES, Row, by_loss, ordered
 from tff_hospitals.experiments.reports.seeds import accuracy_interval
 from tff_hospitals.experiments.reports.summary import Summary
 from tff_hospitals.experiments.reports.table import quantile
@@ -97,8 +99,7 @@ def accounting_facts(rows: Sequence[Row]) -> list[str]:
     if any(row.epsilon_pld is not None for row in rows):
         facts.append(
             "Where a PLD figure stands beside it, it is the same ledger composed by privacy loss distributions: "
-            "tighter, "
-            "and just as valid."
+            "tighter, and just as valid."
         )
     facts.append(
         "A record-level and a hospital-level epsilon promise different things and must not be compared as numbers."
@@ -106,79 +107,120 @@ def accounting_facts(rows: Sequence[Row]) -> list[str]:
     return facts
 
 
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A column of the big table: its head, and how a row fills it (text, value to sort by)."""
+
+    text: str
+    fill: Callable[[Row], tuple[str, float | str | None]]
+    words: bool = False
+
+
 def _table(summary: Summary, rows: Sequence[Row], warnings: Sequence[str]) -> dict[str, Any]:
-    ids = list(summary.hospital_ids)
-    collapsed = len(ids) > _MOST_HOSPITAL_COLUMNS
-    divisor, size = byte_scale(rows)
-    attacks = [(name, title) for name, title in _ATTACK_COLUMNS if any(getattr(row, name) is not None for row in rows)]
-    pld = any(row.epsilon_pld is not None for row in rows)
-    columns = [{"text": "method", "words": True}, {"text": "unit", "words": True}, {"text": "epsilon", "words": False}]
-    columns += [{"text": "epsilon (PLD)", "words": False}] if pld else []
-    deltas = len({row.delta for row in rows if row.private}) > 1  # one delta for all stands in the caption
-    columns += [{"text": "delta", "words": False}] if deltas else []
-    columns += [{"text": text, "words": False} for text in ("accuracy, %", "95 % interval")]
-    before = len(columns)
-    names = ["lowest", "median", "highest"] if collapsed else ids
-    columns += [{"text": name, "words": False} for name in names]
-    columns += [{"text": f"{size} up", "words": False}, {"text": f"{size} down", "words": False}]
-    columns += [{"text": "s per round", "words": False}]
-    columns += [{"text": title, "words": False} for _, title in attacks]
+    losses = by_loss(rows)
+    left, hospitals, right = _left_columns(rows, losses), _hospital_columns(summary, losses), _right_columns(rows)
+    columns = [*left, *hospitals, *right]
     over = []
-    if names:
+    if hospitals:
+        many = len(summary.hospital_ids) > _MOST_HOSPITAL_COLUMNS
         over = [
-            {"text": "", "span": before},
-            {
-                "text": "accuracy of the hospitals, %" if collapsed else "accuracy at each hospital, %",
-                "span": len(names),
-            },
-            {"text": "", "span": len(columns) - before - len(names)},
+            {"text": "", "span": len(left) + 1},
+            {"text": f"accuracy {'of the hospitals' if many else 'at each hospital'}, %", "span": len(hospitals)},
+            {"text": "", "span": len(right)},
         ]
     lines = []
-    for before_row, row in zip([None, *rows], rows):
-        new_group = before_row is None or before_row.group != row.group
-        cells = [_words_cell(row.unit), _epsilon_cell(row, row.epsilon)]
-        cells += [_epsilon_cell(row, row.epsilon_pld)] if pld else []
-        interval = accuracy_interval(row)
-        accuracy = percent(row.accuracy_mean) if row.measured else "not run"
-        if row.accuracy_sd is not None:
-            accuracy += f" ± {percent(row.accuracy_sd)}"
-        if deltas:
-            cells.append(_cell(delta_text(row.delta) if row.private else MISSING, row.delta if row.private else None))
-        cells.append(_cell(accuracy, row.accuracy_mean))
-        between = MISSING if interval is None else f"{percent(interval.low)} to {percent(interval.high)}"
-        cells.append(_cell(between, None if interval is None else interval.low))
-        for name, share in zip(names, (0.0, 0.5, 1.0)) if collapsed else ((name, -1.0) for name in names):
-            value = quantile(row, share) if collapsed else row.accuracy_per_hospital.get(name)
-            cells.append(_cell(percent(value), value))
-        cells += [_cell(scaled_bytes(value, divisor), value) for value in (row.bytes_up, row.bytes_down)]
-        cells.append(_cell(significant(row.seconds_per_round, 2), row.seconds_per_round))
-        cells += [_cell(significant(getattr(row, name)), getattr(row, name)) for name, _ in attacks]
+    for before, row in zip([None, *rows], rows):
+        cells = [{"words": column.words, **_cell(*column.fill(row))} for column in columns]
+        group = GROUP_TITLES[row.group] if before is None or before.group != row.group else ""
         notes = sorted({list(warnings).index(text) + 1 for text in row.warnings})
-        lines.append(
-            {"group": GROUP_TITLES[row.group] if new_group else "", "name": row.name, "notes": notes, "cells": cells}
+        lines.append({"group": group, "name": row.name, "notes": notes, "cells": cells})
+    heads = [{"text": "method", "words": True}, *({"text": one.text, "words": one.words} for one in columns)]
+    return {"columns": heads, "over": over, "rows": lines, "caption": _caption(rows, losses)}
+
+
+def _left_columns(rows: Sequence[Row], losses: bool) -> list[_Column]:
+    columns = [_Column("unit", lambda row: (row.unit, row.unit), words=True)]
+    columns.append(_Column("epsilon", lambda row: _epsilon(row, row.epsilon)))
+    if any(row.epsilon_pld is not None for row in rows):
+        columns.append(_Column("epsilon (PLD)", lambda row: _epsilon(row, row.epsilon_pld)))
+    if _several_deltas(rows):  # one delta for all stands in the caption
+        columns.append(
+            _Column("delta", lambda row: (delta_text(row.delta), row.delta) if row.private else (MISSING, None))
         )
+    if losses:
+        return [*columns, _Column("loss", lambda row: (significant(row.loss_mean, 4), row.loss_mean))]
+    return [*columns, _Column("accuracy, %", _accuracy), _Column("95 % interval", _interval)]
+
+
+def _hospital_columns(summary: Summary, losses: bool) -> list[_Column]:
+    if losses:
+        return []
+    if len(summary.hospital_ids) <= _MOST_HOSPITAL_COLUMNS:
+        return [_Column(key, functools.partial(_at_hospital, key)) for key in summary.hospital_ids]
+    shares = (("lowest", 0.0), ("median", 0.5), ("highest", 1.0))
+    return [_Column(name, functools.partial(_at_share, share)) for name, share in shares]
+
+
+def _right_columns(rows: Sequence[Row]) -> list[_Column]:
+    divisor, size = byte_scale(rows)
+    columns = [
+        _Column(f"{size} up", lambda row: (scaled_bytes(row.bytes_up, divisor), row.bytes_up)),
+        _Column(f"{size} down", lambda row: (scaled_bytes(row.bytes_down, divisor), row.bytes_down)),
+        _Column("s per round", lambda row: (significant(row.seconds_per_round, 2), row.seconds_per_round)),
+    ]
+    attacks = [(name, title) for name, title in _ATTACK_COLUMNS if any(getattr(row, name) is not None for row in rows)]
+    return [*columns, *(_Column(title, functools.partial(_attack, name)) for name, title in attacks)]
+
+
+def _several_deltas(rows: Sequence[Row]) -> bool:
+    return len({row.delta for row in rows if row.private}) > 1
+
+
+def _caption(rows: Sequence[Row], losses: bool) -> str:
     seeds = max((row.seeds_measured for row in rows), default=0)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread is known"
-    at = "" if deltas or not any(row.private for row in rows) else f" at delta {delta_sentence(rows)}"
-    caption = (
-        f"Accuracy is the mean over the hospitals' own test sets ({spread}). Epsilon is the worst hospital's{at}; "
-        "none means no guarantee. Bytes: whole run, all hospitals."
+    at = "" if _several_deltas(rows) or not any(row.private for row in rows) else f" at delta {delta_sentence(rows)}"
+    return (
+        f"{'Loss' if losses else 'Accuracy'} is the mean over the hospitals' own test sets ({spread}). "
+        f"Epsilon is the worst hospital's{at}; none means no guarantee. Bytes: whole run, all hospitals."
     )
-    return {"columns": columns, "over": over, "rows": lines, "caption": caption}
 
 
-def _cell(text: str, value: float | None) -> dict[str, Any]:
-    return {"text": text, "value": "" if value is None else repr(float(value)), "words": False}
-
-
-def _words_cell(text: str) -> dict[str, Any]:
-    return {"text": text, "value": text, "words": True}
-
-
-def _epsilon_cell(row: Row, value: float | None) -> dict[str, Any]:
+def _epsilon(row: Row, value: float | None) -> tuple[str, float | None]:
     if not row.measured:
-        return _cell(MISSING, None)
-    return _cell(epsilon_text(value if row.private else None), value if row.private else None)
+        return MISSING, None
+    return epsilon_text(value if row.private else None), value if row.private else None
+
+
+def _accuracy(row: Row) -> tuple[str, float | None]:
+    text = percent(row.accuracy_mean) if row.measured else "not run"
+    return text + (f" ± {percent(row.accuracy_sd)}" if row.accuracy_sd is not None else ""), row.accuracy_mean
+
+
+def _interval(row: Row) -> tuple[str, float | None]:
+    interval = accuracy_interval(row)
+    return (
+        (MISSING, None) if interval is None else (f"{percent(interval.low)} to {percent(interval.high)}", interval.low)
+    )
+
+
+def _at_hospital(hospital_id: str, row: Row) -> tuple[str, float | None]:
+    value = row.accuracy_per_hospital.get(hospital_id)
+    return percent(value), value
+
+
+def _at_share(share: float, row: Row) -> tuple[str, float | None]:
+    value = quantile(row, share)
+    return percent(value), value
+
+
+def _attack(name: str, row: Row) -> tuple[str, float | None]:
+    value = getattr(row, name)
+    return significant(value), value
+
+
+def _cell(text: str, value: float | str | None) -> dict[str, Any]:
+    return {"text": text, "value": "" if value is None else value if isinstance(value, str) else repr(float(value))}
 
 
 def _promises(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -230,6 +230,12 @@ def _curve_point(source: Any, where: str, index: int, problems: list[str]) -> Cu
     )
 
 
+def by_loss(rows: Iterable[Row]) -> bool:
+    """Whether the rows can only be compared by loss: a regression has no accuracy."""
+    known = list(rows)
+    return all(row.accuracy_mean is None for row in known) and any(row.loss_mean is not None for row in known)
+
+
 def ordered(rows: Iterable[Row]) -> list[Row]:
     """Rows as every table shows them: baselines, no guarantee, then record and hospital level by epsilon.
 

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
-from tff_hospitals.experiments.reports.rows import GROUP_TITLES, Row, ordered
+from tff_hospitals.experiments.reports.rows import GROUP_TITLES, Row, by_loss, ordered
 from tff_hospitals.experiments.reports.summary import Summary
 from tff_hospitals.experiments.reports.wording import (
     MISSING,
@@ -123,12 +123,15 @@ def _fixed_columns(rows: Sequence[Row], one_delta: bool, summary: Summary) -> li
         epsilon_column = [text.rjust(len("epsilon")) for text in epsilon_column]
     spread = max((len(percent(row.accuracy_sd)) for row in rows if row.accuracy_sd is not None), default=0)
     accuracy = [_accuracy(row, spread) for row in rows]
+    score = ["accuracy %", *_right("mean ± sd", accuracy)]
+    if by_loss(rows):
+        score = ["loss", *_right("mean", [significant(row.loss_mean, 4) for row in rows])]
     divisor, size = byte_scale(rows)
     seconds = [significant(row.seconds_per_round, 2) for row in rows]
     return [
         ["", *[text.ljust(width) for text in ("unit", *units)]],
         ["epsilon", *epsilon_column],
-        ["accuracy %", *_right("mean ± sd", accuracy)],
+        score,
         [size, *_right("up", [scaled_bytes(row.bytes_up, divisor) for row in rows])],
         [size, *_right("down", [scaled_bytes(row.bytes_down, divisor) for row in rows])],
         ["s per", *_right("round", seconds)],
@@ -159,6 +162,8 @@ def _hospital_columns(
     wanted = max([len(row.name) + len(mark) for row, mark in zip(rows, marks)] + [len("method")])
     narrowest = min(wanted, _NARROWEST_METHOD + max(map(len, marks)))
     ids = list(summary.hospital_ids)
+    if by_loss(rows):
+        return [], min(wanted, room), False
     for widest in range(_WIDEST_HOSPITAL, _NARROWEST_HOSPITAL - 1, -1):
         columns = [
             _right(name, [percent(row.accuracy_per_hospital.get(hospital_id)) for row in rows])
@@ -212,7 +217,10 @@ def _super_header(
 def _footer(summary: Summary, rows: Sequence[Row], one_delta: bool, collapsed: bool) -> list[str]:
     seeds = len(summary.seeds) or max((row.seeds_measured for row in rows), default=0)
     over = f"mean and standard deviation over {seeds} seeds" if seeds > 1 else "one seed only, so no spread is known"
-    lines = [f"Accuracy: mean over the hospitals' test sets, {over}. Bytes: whole run, all hospitals."]
+    score = (
+        "Loss: mean over the hospitals' test sets" if by_loss(rows) else "Accuracy: mean over the hospitals' test sets"
+    )
+    lines = [f"{score}, {over}. Bytes: whole run, all hospitals."]
     private = [row for row in rows if row.private]
     if private:
         worst = list(dict.fromkeys(row.worst_hospital for row in private if row.worst_hospital))
