@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 
 import pytest
+from packaging.requirements import Requirement
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,24 @@ def test_every_file_that_is_not_python_goes_into_the_wheel(
     taken = {path for pattern in patterns for path in package.glob(pattern)}
     others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others - taken == set()
+
+
+def test_only_bounds_that_are_overridden_are_unmet(checkout: pathlib.Path) -> None:
+    """An override hides what every package asks of one: nothing else may be hidden."""
+    lines = (checkout / "requirements.overrides").read_text().splitlines()
+    overridden = {Requirement(line).name for line in lines if line and not line.startswith("#")}
+    unmet = []
+    for distribution in importlib.metadata.distributions():
+        for wanted in map(Requirement, distribution.requires or []):
+            if wanted.name in overridden or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+                continue
+            try:
+                version = importlib.metadata.version(wanted.name)
+            except importlib.metadata.PackageNotFoundError:
+                version = "missing"
+            if version == "missing" or not wanted.specifier.contains(version, prereleases=True):
+                unmet.append(f"{distribution.metadata['Name']} wants {wanted}, there is {version}")
+    assert unmet == []
 
 
 FAKE_UV = """#!/bin/sh

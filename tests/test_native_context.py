@@ -47,7 +47,7 @@ def spin(seconds):
     )[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def shared():
     with native_context() as context:
         yield context
@@ -109,6 +109,11 @@ def test_a_closed_context_says_so() -> None:
         context.close()
         with pytest.raises(WorkerError, match="closed"):
             mean([1.0])
+
+
+def test_without_a_context_no_worker_is_started_behind_our_back() -> None:
+    with pytest.raises(WorkerError, match="native_context"):
+        mean([1.0])
 
 
 def test_bad_arguments_are_named_all_at_once() -> None:

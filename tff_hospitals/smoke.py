@@ -7,6 +7,7 @@ installation may crash or hang rather than raise. It prints one line of JSON.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 import time
@@ -15,6 +16,16 @@ from typing import Any
 from tff_hospitals import quiet
 
 TOLERANCE = 1e-5
+_USED = (
+    *("tensorflow", "tensorflow_federated", "tensorflow_privacy", "dp_accounting", "sklearn", "scipy"),
+    *("pandas", "pyarrow.parquet", "yaml", "matplotlib", "jinja2", "zstandard", "tqdm"),
+)
+
+
+def import_everything() -> None:
+    """Imports what the package uses: a version may be the wanted one and yet not work with its neighbours."""
+    for name in _USED:
+        importlib.import_module(name)
 
 
 def native_mean() -> float:
@@ -56,6 +67,7 @@ def main() -> None:
     quiet.be_quiet()
     quiet.allow_deep_protocol_buffers()
     start = time.monotonic()
+    import_everything()
     mean = native_mean()
     difference = smoke_round()
     json.dump({"seconds": time.monotonic() - start, "mean": mean, "difference": difference}, sys.stdout)

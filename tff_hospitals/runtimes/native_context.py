@@ -16,7 +16,9 @@ Example (needs TensorFlow Federated, hence not run as a doctest)::
     ...
     context.close()
 
-TFF's stack of contexts belongs to a thread: `install` and `with` act on the thread that calls them.
+TFF's stack of contexts belongs to a thread: `install` and `with` act on the thread that calls them. Importing TFF puts
+its own context at the bottom of the stack, which would start its own worker at the first computation; importing this
+module takes it away again (who wants it sets it afterwards).
 """
 
 from __future__ import annotations
@@ -149,6 +151,27 @@ class _WorkerStub(tff.framework.RemoteExecutorGrpcStub):
         """As `dispose`."""
         with contextlib.suppress(WorkerError, grpc.RpcError):
             return self._call(super().dispose_executor, request)
+
+
+class _NoContext(tff.framework.SyncContext):
+    """At the bottom of the stack: an error with a remedy instead of a worker that nobody ends."""
+
+    def invoke(self, comp: Any, arg: Any) -> Any:
+        raise WorkerError(
+            "a TFF computation was called without a context to run in. Remedy: call it inside "
+            "`with native_context():` or call `native_context().install()` before, in the same thread"
+        )
+
+
+def _take_away_the_stock_context() -> None:
+    """Replaces the context that importing TFF has set; one that somebody else has set stays."""
+    factory = getattr(tff.framework.get_context_stack().current, "executor_factory", None)
+    stack_function = getattr(factory, "_executor_stack_fn", None)
+    if getattr(stack_function, "__qualname__", "").startswith("local_cpp_executor_factory"):
+        tff.framework.set_default_context(_NoContext())
+
+
+_take_away_the_stock_context()
 
 
 def _is_connection_error(error: Exception) -> bool:
