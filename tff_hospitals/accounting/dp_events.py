@@ -39,15 +39,15 @@ def to_dp_event(event: MechanismEvent, adjacency: str = ADD_OR_REMOVE_ONE) -> An
         return dp_accounting.LaplaceDpEvent(part.scale)
     if isinstance(part, parts.DiscreteGaussianPart):
         return dp_accounting.ZCDpEvent(gaussian.zcdp_rho(part))
-    if isinstance(part, parts.SkellamPart):
-        bound = "has no event in dp_accounting"
-        raise InvalidInput([Problem("event.kind", event.kind, bound, "use this package's Renyi curve")])
     if isinstance(part, parts.PoissonPart):
         return dp_accounting.PoissonSampledDpEvent(part.sampling_probability, dp_accounting.GaussianDpEvent(part.sigma))
     if isinstance(part, parts.FixedSizePart):
         noise = dp_accounting.GaussianDpEvent(part.sigma)
         return dp_accounting.SampledWithoutReplacementDpEvent(event.records, event.batch, noise)
-    return dp_accounting.GaussianDpEvent(part.mu_squared**-0.5)
+    if isinstance(part, parts.GaussianPart):
+        return dp_accounting.GaussianDpEvent(part.mu_squared**-0.5)
+    bound = "has no event in dp_accounting"
+    raise InvalidInput([Problem("event.kind", event.kind, bound, "use this package's Renyi curve")])
 
 
 def compose_dp_event(events: Iterable[tuple[MechanismEvent, int]], adjacency: str = ADD_OR_REMOVE_ONE) -> Any:

@@ -41,7 +41,7 @@ Events = Union[MechanismEvent, Iterable[tuple[MechanismEvent, int]]]
 
 # a sum of events, of each so many; the arrays behind it are only imported when an epsilon is computed
 _SUPPORTED: Mapping[str, tuple[type[Part], ...]] = {
-    "pld": (parts_lib.GaussianPart, parts_lib.PoissonPart, parts_lib.LaplacePart),
+    "pld": (parts_lib.GaussianPart, parts_lib.PoissonPart, parts_lib.MixturePart, parts_lib.LaplacePart),
     "zcdp": (parts_lib.GaussianPart, parts_lib.LaplacePart, parts_lib.DiscreteGaussianPart),
     "gaussian_exact": (parts_lib.GaussianPart,),
 }
@@ -153,6 +153,12 @@ def conversion_problem(composition: Composition, conversion: str, delta: float =
 def conversions_for(composition: Composition, delta: float = 0.5) -> tuple[str, ...]:
     """The conversions that can handle a composition."""
     return tuple(name for name in CONVERSIONS if conversion_problem(composition, name, delta) is None)
+
+
+def conversions_of(events: Events, delta: float = 0.5, adjacency: str = ADD_OR_REMOVE_ONE) -> tuple[str, ...]:
+    """The conversions that can handle these releases at this delta."""
+    pairs = [(events, 1)] if isinstance(events, MechanismEvent) else events
+    return conversions_for(parts_lib.compose(pairs, adjacency), delta)
 
 
 def _is_gaussian(part: object) -> bool:

@@ -4,8 +4,8 @@ Record-level DP protects one record. If one patient may have up to k of them, th
 smallest is worth quoting, with its name:
 
 * "gaussian": without sampling, k records move a sum k times as far, so the noise multiplier is divided by k (exact);
-* "mixture": under Poisson sampling a binomial number of the k records is in each step; the loss distribution of this
-  mixture is computed by dp_accounting (Ganesh 2024, arXiv:2401.10294);
+* "mixture": under Poisson sampling a binomial number of the k records is in each step, so the loss is
+  that of a mixture of normal distributions (Ganesh 2024, arXiv:2401.10294);
 * "lemma": for every mechanism, (epsilon, delta) becomes (k epsilon, delta (exp(k epsilon) - 1) / (exp(epsilon) - 1))
   (Vadhan 2017, The complexity of differential privacy, Lemma 2.2).
 
@@ -46,7 +46,7 @@ def group_epsilon(
       delta: in (0, 1), for the patient.
       records_per_patient: k, the most records of one patient.
       adjacency: of single records.
-      conversion: of the epsilon that the method builds on ("mixture" is always by loss distribution).
+      conversion: of the epsilon that the method builds on.
       method: one of `METHODS`; None: the first of "gaussian" (if nothing is sampled), "mixture" (if all is Poisson
         sampled or not sampled) and "lemma" that applies.
 
@@ -76,7 +76,7 @@ def group_epsilon(
         together = [(_weakened(event, records_per_patient), count) for event, count in events]
         return epsilon_lib.epsilon_of(together, delta, adjacency=adjacency, conversion=conversion)
     if chosen == "mixture":
-        return _by_mixture(events, delta, records_per_patient, adjacency)
+        return _by_mixture(events, delta, records_per_patient, adjacency, conversion)
     return _by_lemma(events, delta, records_per_patient, adjacency, conversion)
 
 
@@ -85,23 +85,20 @@ def _weakened(event: MechanismEvent, factor: int) -> MechanismEvent:
     return dataclasses.replace(event, noise_multiplier=(event.noise_multiplier or 0.0) / factor, bit_noise_stddev=bit)
 
 
-def _by_mixture(events: Sequence[tuple[MechanismEvent, int]], delta: float, size: int, adjacency: str) -> float:
-    import dp_accounting
-    from dp_accounting import pld
-
-    composition = parts.compose(events, adjacency)
-    if not parts.is_private(composition):
-        return math.inf
-    accountant = pld.PLDAccountant()
-    for part, count in composition:
+def _by_mixture(
+    events: Sequence[tuple[MechanismEvent, int]], delta: float, size: int, adjacency: str, conversion: str
+) -> float:
+    composition: list[tuple[parts.Part, float]] = []
+    for part, count in parts.compose(events, adjacency):
         if isinstance(part, parts.PoissonPart):
             q = part.sampling_probability
-            chances = [math.comb(size, k) * q**k * (1 - q) ** (size - k) for k in range(size + 1)]
-            mixture = dp_accounting.dp_event.MixtureOfGaussiansDpEvent(part.sigma, list(range(size + 1)), chances)
-            accountant.compose(mixture, int(count))
+            chances = tuple(math.comb(size, k) * q**k * (1 - q) ** (size - k) for k in range(size + 1))
+            composition.append((parts.MixturePart(chances, part.sigma), count))
         elif isinstance(part, parts.GaussianPart):
-            accountant.compose(dp_accounting.GaussianDpEvent(part.mu_squared**-0.5 / size), int(count))
-    return float(accountant.get_epsilon(delta))
+            composition.append((parts.GaussianPart(part.mu_squared * size**2), count))
+        else:
+            composition.append((part, count))
+    return epsilon_lib.composed_epsilon(tuple(composition), delta, conversion)
 
 
 def _by_lemma(

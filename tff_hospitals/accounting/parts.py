@@ -44,6 +44,14 @@ class PoissonPart:
 
 
 @dataclasses.dataclass(frozen=True)
+class MixturePart:
+    """Gaussian noise on a sum that moves by k with chance `weights[k]`: a group of records, Poisson sampled."""
+
+    weights: tuple[float, ...]
+    sigma: float
+
+
+@dataclasses.dataclass(frozen=True)
 class FixedSizePart:
     """Gaussian noise on a batch of fixed size, drawn without replacement; `sigma` as in `PoissonPart`."""
 
@@ -94,6 +102,7 @@ class NonPrivatePart:
 Part = Union[
     GaussianPart,
     PoissonPart,
+    MixturePart,
     FixedSizePart,
     LaplacePart,
     DiscreteGaussianPart,

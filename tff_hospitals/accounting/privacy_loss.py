@@ -23,7 +23,8 @@ import numpy as np
 from scipy import fft, special
 
 from tff_hospitals.accounting import gaussian, renyi
-from tff_hospitals.accounting.parts import Composition, GaussianPart, LaplacePart, Part, PoissonPart
+from tff_hospitals.accounting.parts import Composition, GaussianPart, LaplacePart, MixturePart, Part, PoissonPart
+from tff_hospitals.accounting.sampled_gaussian import mixture_loss
 
 PRECISION = 1e-4
 """Relative excess of epsilon that the grid is chosen for."""
@@ -42,11 +43,6 @@ class _Step:
     first: int
     mass: np.ndarray  # [cells]
     infinite: float
-
-
-def supports(part: Part) -> bool:
-    """Whether a part has a privacy loss distribution here."""
-    return isinstance(part, (GaussianPart, PoissonPart, LaplacePart))
 
 
 def epsilon(composition: Composition, delta: float) -> float:
@@ -89,52 +85,63 @@ def _share_out(first: int, step: float, upper: np.ndarray, lower: np.ndarray, be
 @functools.lru_cache(maxsize=64)
 def _steps(part: Part, step: float) -> tuple[_Step, _Step]:
     """The loss of one step in both directions: the unit is in the first data set only, or in the second only."""
-    if isinstance(part, PoissonPart):
-        return _poisson_steps(part.sampling_probability, part.sigma, step)
     if isinstance(part, LaplacePart):
         only = _laplace_step(part.scale, step)
         return only, only
+    removed, added = _mixture_steps(*_mixture(part), step)
+    return (removed, removed) if isinstance(part, GaussianPart) else (removed, added)
+
+
+def _mixture(part: Part) -> tuple[tuple[float, ...], float]:
+    """The mixture of normal distributions that a part stands for: chances to move by 0, 1, ..., and their deviation."""
     if isinstance(part, GaussianPart):
-        only = _poisson_steps(1.0, part.mu_squared**-0.5, step)[0]
-        return only, only
+        return (0.0, 1.0), part.mu_squared**-0.5
+    if isinstance(part, PoissonPart):
+        return (1 - part.sampling_probability, part.sampling_probability), part.sigma
+    if isinstance(part, MixturePart):
+        return part.weights, part.sigma
     raise TypeError(f"{part} has no privacy loss distribution here")
 
 
-def _loss(x: float, q: float, sigma: float) -> float:
-    """log((1 - q) + q exp((2 x - 1) / (2 sigma^2))), without overflow."""
-    exponent = (2 * x - 1) / (2 * sigma**2)
-    return exponent if q == 1 else float(np.logaddexp(math.log1p(-q), math.log(q) + exponent))
-
-
-def _poisson_steps(q: float, sigma: float, step: float) -> tuple[_Step, _Step]:
-    first = math.floor(_loss(-_REACH * sigma, q, sigma) / step)
-    last = math.ceil(_loss(1 + _REACH * sigma, q, sigma) / step)
-    edges = _where_loss_is(step * np.arange(first, last + 1), q, sigma)
-    without = _normal_between(edges[:-1] / sigma, edges[1:] / sigma)
-    mixture = (1 - q) * without + q * _normal_between((edges[:-1] - 1) / sigma, (edges[1:] - 1) / sigma)
+def _mixture_steps(weights: tuple[float, ...], sigma: float, step: float) -> tuple[_Step, _Step]:
+    ends = np.array([-_REACH * sigma, len(weights) - 1 + _REACH * sigma])
+    least, most = mixture_loss(ends, weights, sigma)
+    first, last = math.floor(least / step), math.ceil(most / step)
+    edges = _where_loss_is(step * np.arange(first, last + 1), weights, sigma)
+    pieces = [_normal_between((edges[:-1] - k) / sigma, (edges[1:] - k) / sigma) for k in range(len(weights))]
+    mixture = np.asarray(sum(chance * piece for chance, piece in zip(weights, pieces)))
 
     def outside(edge: float, sign: int) -> tuple[float, float]:
-        alone = float(special.ndtr(sign * edge / sigma))
-        return alone, (1 - q) * alone + q * float(special.ndtr(sign * (edge - 1) / sigma))
+        shares = [float(special.ndtr(sign * (edge - k) / sigma)) for k in range(len(weights))]
+        return shares[0], sum(chance * share for chance, share in zip(weights, shares))
 
     left, left_mixture = outside(float(edges[0]), 1)
     right, right_mixture = outside(float(edges[-1]), -1)
-    removed = _share_out(first, step, mixture, without, left_mixture, right_mixture)
-    added = _share_out(-last, step, without[::-1], mixture[::-1], right, left)
+    removed = _share_out(first, step, mixture, pieces[0], left_mixture, right_mixture)
+    added = _share_out(-last, step, pieces[0][::-1], mixture[::-1], right, left)
     return removed, added
 
 
-def _where_loss_is(values: np.ndarray, q: float, sigma: float) -> np.ndarray:
-    """The outputs x at which `_loss` takes these values; minus infinity where it never does."""
-    if q == 1:
+def _where_loss_is(values: np.ndarray, weights: tuple[float, ...], sigma: float) -> np.ndarray:
+    """The outputs x at which the loss takes these ascending values; minus infinity where it never does."""
+    never, *q = weights
+    if never == 0 and len(q) == 1:
         return np.asarray(sigma**2 * values + 0.5)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        log_odds = np.where(
-            values > 30,  # where exp would overflow, long after its -1 has stopped to matter
-            values - math.log(q) + np.log1p(-(1 - q) * np.exp(-values)),
-            np.log(np.expm1(values) / q + 1.0),
-        )
-    return np.where(np.isnan(log_odds), -np.inf, sigma**2 * log_odds + 0.5)
+    if len(q) == 1:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            log_odds = np.where(
+                values > 30,  # where exp would overflow, long after its -1 has stopped to matter
+                values - math.log(q[0]) + np.log1p(-never * np.exp(-values)),
+                np.log(np.expm1(values) / q[0] + 1.0),
+            )
+        return np.where(np.isnan(log_odds), -np.inf, sigma**2 * log_odds + 0.5)
+    low = np.full_like(values, -1.1 * _REACH * sigma)
+    high = np.full_like(values, len(q) + 1.1 * _REACH * sigma)
+    for _ in range(56):
+        x = (low + high) / 2
+        below = mixture_loss(x, weights, sigma) < values
+        low, high = np.where(below, x, low), np.where(below, high, x)
+    return np.where(values <= (math.log(never) if never > 0 else -math.inf), -np.inf, high)
 
 
 def _laplace_step(scale: float, step: float) -> _Step:
@@ -159,14 +166,12 @@ def _spread(part: Part) -> tuple[float, float]:
     if isinstance(part, LaplacePart):
         step = _laplace_step(part.scale, 1 / part.scale / 500)
         return _variance(step.mass, np.arange(len(step.mass)) / part.scale / 500), 2 / part.scale
-    if isinstance(part, PoissonPart):
-        q, sigma = part.sampling_probability, part.sigma
-        x = np.linspace(-_REACH * sigma, 1 + _REACH * sigma, 4001)
-        loss = np.logaddexp(math.log1p(-q), math.log(q) + (2 * x - 1) / (2 * sigma**2))
-        without = np.exp(-((x / sigma) ** 2) / 2)
-        mixture = (1 - q) * without + q * np.exp(-(((x - 1) / sigma) ** 2) / 2)
-        return max(_variance(without, loss), _variance(mixture, loss)), float(loss[-1] - loss[0])
-    raise TypeError(f"{part} has no privacy loss distribution here")
+    weights, sigma = _mixture(part)
+    x = np.linspace(-_REACH * sigma, len(weights) - 1 + _REACH * sigma, 4001)
+    loss = mixture_loss(x, weights, sigma)
+    without = np.exp(-((x / sigma) ** 2) / 2)
+    mixture = sum(chance * np.exp(-(((x - k) / sigma) ** 2) / 2) for k, chance in enumerate(weights))
+    return max(_variance(without, loss), _variance(np.asarray(mixture), loss)), float(loss[-1] - loss[0])
 
 
 def _variance(weights: np.ndarray, values: np.ndarray) -> float:

@@ -17,12 +17,13 @@ from tff_hospitals.accounting.parts import (
     FixedSizePart,
     GaussianPart,
     LaplacePart,
+    MixturePart,
     Part,
     PoissonPart,
     SelectionPart,
     SkellamPart,
 )
-from tff_hospitals.accounting.sampled_gaussian import ORDERS, fixed_size_rdp, poisson_rdp
+from tff_hospitals.accounting.sampled_gaussian import ORDERS, fixed_size_rdp, mixture_rdp, poisson_rdp
 
 __all__ = ["ORDERS", "classical_epsilon", "composed_curve", "curve", "improved_delta", "improved_epsilon"]
 
@@ -34,6 +35,8 @@ def curve(part: Part) -> np.ndarray:
         values = ORDERS * (part.mu_squared / 2)
     elif isinstance(part, PoissonPart):
         values = poisson_rdp(part.sampling_probability, part.sigma)
+    elif isinstance(part, MixturePart):
+        values = mixture_rdp(part.weights, part.sigma)
     elif isinstance(part, FixedSizePart):
         values = fixed_size_rdp(part.batch_fraction, part.sigma)
     elif isinstance(part, LaplacePart):

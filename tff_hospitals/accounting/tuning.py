@@ -14,6 +14,7 @@ logarithm of the mean number of runs instead of their number (Papernot and Stein
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,7 @@ def draw_runs(generator: np.random.Generator, mean_runs: float, distribution: st
     return int(generator.logseries(1 - _logarithmic_gamma(mean_runs)))
 
 
+@functools.lru_cache(maxsize=64)
 def _logarithmic_gamma(mean_runs: float) -> float:
     """The parameter of the logarithmic distribution with this mean; by bisection."""
     low, high = 0.0, 1.0

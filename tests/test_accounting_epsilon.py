@@ -1,0 +1,269 @@
+"""Epsilon of known mechanisms: published figures, recomputed ones (dp_accounting 0.6.0), and what must always hold."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tff_hospitals import validation
+from tff_hospitals.accounting import (
+    CONVERSIONS,
+    MechanismEvent,
+    delta_of,
+    epsilon_of,
+    join_adaptive_noise,
+    privacy_loss,
+    split_adaptive_noise,
+)
+from tff_hospitals.accounting.parts import GaussianPart, LaplacePart, PoissonPart, parts_of
+
+# q, sigma, steps, delta; classical conversion, dp_accounting's Renyi accountant, its loss distribution accountant.
+# The first three classical figures are those of the TensorFlow Privacy MNIST tutorial (3.01, 1.19, 7.10).
+KNOWN = [
+    (256 / 60000, 1.1, 14062, 1e-5, 3.0083, 2.5966, 2.3817),
+    (256 / 60000, 1.3, 3515, 1e-5, 1.1921, 0.9544, 0.8645),
+    (256 / 60000, 0.7, 10546, 1e-5, 7.1013, 6.3195, 5.6394),
+    (150 / 60000, 1.3, 6000, 1e-5, 0.94187, 0.724223, 0.640111),
+    (0.01, 4.0, 10000, 1e-5, 1.2586, 1.0355, 0.9470),
+]
+
+
+def poisson(q, sigma):
+    return MechanismEvent("poisson_gaussian", noise_multiplier=sigma, sampling_probability=q)
+
+
+@pytest.mark.parametrize(("q", "sigma", "steps", "delta", "classical", "rdp", "pld"), KNOWN)
+def test_known_figures(q, sigma, steps, delta, classical, rdp, pld):
+    step = poisson(q, sigma)
+    digits = len(str(classical).split(".")[1])
+    assert round(epsilon_of(step, delta, count=steps, conversion="rdp_classical"), digits) == classical
+    assert epsilon_of(step, delta, count=steps, conversion="rdp") == pytest.approx(rdp, rel=1e-4)
+    assert epsilon_of(step, delta, count=steps, conversion="pld") == pytest.approx(pld, rel=1e-3)
+
+
+def test_published_rounding():
+    published = [
+        round(epsilon_of(poisson(*row[:2]), row[3], count=row[2], conversion="rdp_classical"), 2) for row in KNOWN
+    ]
+    assert published[:3] == [3.01, 1.19, 7.10]
+
+
+def test_dp_accounting_test_value():
+    """The value that dp_accounting's own test of its Renyi accountant holds, to all its digits."""
+    assert epsilon_of(poisson(150 / 60000, 1.3), 1e-5, count=6000) == pytest.approx(0.7242234026, rel=1e-8)
+
+
+def test_three_gaussians_are_one():
+    """Three releases of noise sqrt(3) are one of noise 1: delta(1) = Phi(-1/2) - e Phi(-3/2)."""
+    thrice = [(MechanismEvent("gaussian", noise_multiplier=math.sqrt(3)), 3)]
+    by_hand = 0.3085375 - math.e * 0.0668072
+    assert delta_of(thrice, 1.0, conversion="gaussian_exact") == pytest.approx(by_hand, abs=1e-6)
+    assert delta_of(thrice, 1.0, conversion="gaussian_exact") == pytest.approx(0.126936, abs=1e-6)
+    assert delta_of(thrice, 1.0, conversion="pld") == pytest.approx(0.126936, abs=1e-6)
+    assert delta_of(thrice, 1.0, conversion="rdp") > 0.126936
+
+
+@pytest.mark.parametrize(("noise", "epsilon", "published"), [(1.13, 18.709610, 19.74), (8.83, 1.773192, 2.04)])
+def test_tree_with_restart(noise, epsilon, published):
+    """1,600 steps, delta 1e-6: recomputed with dp_accounting; bounds of Kairouz et al. 2021, arXiv:2103.00039."""
+    tree = MechanismEvent("tree", noise_multiplier=noise, steps=1600)
+    found = epsilon_of(tree, 1e-6, adjacency="replace_special")
+    assert found == pytest.approx(epsilon, abs=1e-6)
+    assert found < published
+    assert epsilon_of(tree, 1e-6, adjacency="replace_special", conversion="gaussian_exact") < found
+
+
+def test_zcdp_by_hand():
+    """Noise 2, 8 steps: rho = 8 / (2 x 4) = 1, so epsilon = 1 + 2 sqrt(log(1/delta)) = 1 + 2 x 3 at delta = exp(-9)."""
+    step = MechanismEvent("gaussian", noise_multiplier=2.0)
+    assert epsilon_of(step, math.exp(-9), count=8, conversion="zcdp") == pytest.approx(7.0, rel=1e-12)
+
+
+def test_replacing_a_unit_moves_a_sum_twice_as_far():
+    step = MechanismEvent("gaussian", noise_multiplier=3.0)
+    half = MechanismEvent("gaussian", noise_multiplier=1.5)
+    for conversion in CONVERSIONS:
+        replaced = epsilon_of(step, 1e-5, adjacency="replace_one", conversion=conversion)
+        assert replaced == pytest.approx(epsilon_of(half, 1e-5, conversion=conversion), rel=1e-12)
+
+
+def test_adaptive_clipping_splits_the_noise():
+    """Andrew et al. 2021: z_values = (z^-2 - (2 sigma_b)^-2)^(-1/2); by hand (1 - 1/4)^(-1/2) = 2 / sqrt(3)."""
+    assert split_adaptive_noise(1.0, bit_noise_stddev=1.0) == pytest.approx(2 / math.sqrt(3), rel=1e-12)
+    for total, hospitals in [(0.3, 4), (1.0, 100), (1.9, 20)]:
+        values = split_adaptive_noise(total, bit_noise_stddev=hospitals / 20)
+        assert values > total
+        assert join_adaptive_noise(values, bit_noise_stddev=hospitals / 20) == pytest.approx(total, rel=1e-12)
+        event = MechanismEvent("adaptive_clip", noise_multiplier=values, bit_noise_stddev=hospitals / 20)
+        plain = MechanismEvent("gaussian", noise_multiplier=total)
+        assert epsilon_of(event, 1e-3, count=7) == pytest.approx(epsilon_of(plain, 1e-3, count=7), rel=1e-9)
+
+
+@pytest.mark.parametrize("total", [0.4, 0.5, 0.0, -1.0, math.nan])
+def test_adaptive_clipping_needs_many_hospitals(total):
+    """Four hospitals: the bits alone cost as much as noise .4."""
+    with pytest.raises(validation.InvalidInput, match=r"noise_multiplier=.*< 0.4"):
+        split_adaptive_noise(total, bit_noise_stddev=0.2)
+
+
+def test_sampled_adaptive_clipping_is_a_sampled_gaussian():
+    event = MechanismEvent("adaptive_clip", noise_multiplier=2.0, bit_noise_stddev=1.0, sampling_probability=0.1)
+    plain = poisson(0.1, join_adaptive_noise(2.0, bit_noise_stddev=1.0))
+    assert epsilon_of(event, 1e-5, count=100) == pytest.approx(epsilon_of(plain, 1e-5, count=100), rel=1e-9)
+
+
+def test_pure_dp_of_laplace():
+    """Noise of twice the sensitivity is epsilon 1/2, at any delta; four releases are at most epsilon 2."""
+    step = MechanismEvent("laplace", noise_multiplier=2.0)
+    assert epsilon_of(step, 1e-9, conversion="pld") == pytest.approx(0.5, rel=1e-4)
+    assert epsilon_of(step, 1e-9, count=4, conversion="pld") == pytest.approx(2.0, rel=1e-4)
+    assert epsilon_of(step, 1e-2, count=4, conversion="pld") < 1.99
+
+
+def test_no_noise_is_no_privacy():
+    for event in (
+        MechanismEvent("non_private"),
+        MechanismEvent("gaussian", noise_multiplier=0.0),
+        MechanismEvent("poisson_gaussian", noise_multiplier=0.0, sampling_probability=0.5),
+        MechanismEvent("skellam", local_stddev=0.0, shares=4, l2_sensitivity=10.0, l1_sensitivity=30.0),
+    ):
+        for conversion in CONVERSIONS:
+            assert epsilon_of([(poisson(0.1, 5.0), 10), (event, 1)], 1e-5, conversion=conversion) == math.inf
+        assert delta_of(event, 5.0) == 1.0
+
+
+def test_no_release_costs_nothing():
+    assert epsilon_of([], 1e-5) == 0.0
+    assert epsilon_of(MechanismEvent("non_private"), 1e-5, count=0) == 0.0
+    assert delta_of([], 1.0) == 0.0
+
+
+def test_one_sampled_step_against_its_integral():
+    """Delta of one sampled step is the integral of (P - e^epsilon Q)+, both ways: no accountant involved."""
+    q, sigma, epsilon = 0.2, 0.8, 0.7
+    x = np.linspace(-12, 13, 2_000_001)
+    without = np.exp(-((x / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    mixture = (1 - q) * without + q * np.exp(-(((x - 1) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    pairs = [(mixture, without), (without, mixture)]
+    by_integral = max(float(np.maximum(p - math.exp(epsilon) * r, 0).sum() * (x[1] - x[0])) for p, r in pairs)
+    assert delta_of(poisson(q, sigma), epsilon) == pytest.approx(by_integral, rel=1e-5)
+    assert epsilon_of(poisson(q, sigma), by_integral, conversion="pld") == pytest.approx(epsilon, rel=1e-4)
+
+
+@pytest.mark.parametrize(("mu_squared", "count", "delta"), [(1.0, 1, 1e-5), (0.01, 500, 1e-3), (25.0, 1, 1e-9)])
+def test_the_grid_gives_the_exact_gaussian(mu_squared, count, delta):
+    """A Gaussian part beside a negligible Laplace part goes over the grid; alone it is exact."""
+    gaussian, tiny = GaussianPart(mu_squared * count), LaplacePart(1e9)
+    exact = privacy_loss.epsilon(((gaussian, 1),), delta)
+    on_grid = privacy_loss.epsilon(((gaussian, 1), (tiny, 1)), delta)
+    assert exact * (1 - 1e-9) <= on_grid <= exact * (1 + 2e-4)
+
+
+def test_a_loss_distribution_is_cheap_and_refuses_what_rounding_would_spoil():
+    with pytest.raises(validation.InvalidInput, match="conversion='rdp'"):
+        epsilon_of(poisson(0.1, 2.0), 1e-11, conversion="pld")
+    assert epsilon_of(MechanismEvent("gaussian", noise_multiplier=2.0), 1e-30, conversion="pld") > 5
+
+
+@pytest.mark.parametrize(
+    ("event", "conversion", "able"),
+    [
+        (MechanismEvent("fixed_size_gaussian", noise_multiplier=2.0, records=100, batch=10), "pld", "rdp"),
+        (poisson(0.1, 2.0), "zcdp", "pld"),
+        (poisson(0.1, 2.0), "gaussian_exact", "rdp"),
+        (
+            MechanismEvent("skellam", local_stddev=9.0, shares=4, l2_sensitivity=10.0, l1_sensitivity=30.0),
+            "zcdp",
+            "rdp",
+        ),
+    ],
+)
+def test_a_conversion_that_does_not_fit_names_those_that_do(event, conversion, able):
+    with pytest.raises(validation.InvalidInput, match=f"conversion='{conversion}'.* {able}.* do"):
+        epsilon_of(event, 1e-5, adjacency=event.adjacencies[0], conversion=conversion)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"delta": 0.0}, "delta=0.0: must be > 0.0 and < 1.0"),
+        ({"delta": 1.0}, "delta=1.0"),
+        ({"delta": math.nan}, "delta=nan"),
+        ({"conversion": "rpd"}, "did you mean 'rdp'"),
+        ({"adjacency": "add_remove"}, "did you mean 'add_or_remove_one'"),
+    ],
+)
+def test_bad_arguments(changed, words):
+    arguments = {"delta": 1e-5, **changed}
+    with pytest.raises(validation.InvalidInput, match=words):
+        epsilon_of(poisson(0.1, 2.0), **arguments)
+
+
+noises = st.floats(0.4, 50.0)
+chances = st.floats(1e-3, 0.9)
+conversions = st.sampled_from(["rdp", "rdp_classical", "pld"])
+
+
+@settings(deadline=None, max_examples=25)
+@given(noises, chances, st.integers(1, 2000), conversions)
+def test_more_noise_fewer_steps_and_rarer_sampling_never_cost_more(noise, chance, steps, conversion):
+    def epsilon(z, q, n):
+        return epsilon_of(poisson(q, z), 1e-5, count=n, conversion=conversion)
+
+    here = epsilon(noise, chance, steps) * (1 + 3e-4) + 1e-9  # the grid of a loss distribution may differ
+    assert epsilon(noise * 1.1, chance, steps) <= here
+    assert epsilon(noise, chance * 0.9, steps) <= here
+    assert epsilon(noise, chance, max(1, steps // 2)) <= here
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0.5, 20.0), chances, st.integers(1, 2000), st.sampled_from([1e-3, 1e-5, 1e-7]))
+def test_the_order_of_the_conversions(noise, chance, steps, delta):
+    """Classical >= improved >= loss distribution; sampling never costs more than no sampling, replacing not less."""
+    step, plain = poisson(chance, noise), MechanismEvent("gaussian", noise_multiplier=noise)
+    classical, improved, tight = (
+        epsilon_of(step, delta, count=steps, conversion=name) for name in ("rdp_classical", "rdp", "pld")
+    )
+    assert classical >= improved * (1 - 1e-12)
+    assert improved * (1 + 2e-4) + 1e-6 >= tight
+    exact = epsilon_of(plain, delta, count=steps, conversion="gaussian_exact")
+    assert tight <= exact * (1 + 2e-4)
+    assert exact <= epsilon_of(plain, delta, count=steps)
+    assert exact <= epsilon_of(plain, delta, count=steps, conversion="zcdp")
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(noises, chances, st.integers(1, 50)), min_size=1, max_size=4), conversions)
+def test_composition_adds_up(steps, conversion):
+    """A composition costs no more than the sum of its halves (at half the delta each), and no less than any part."""
+    events = [(poisson(q, z), n) for z, q, n in steps]
+    whole = epsilon_of(events, 1e-5, conversion=conversion)
+    assert whole * (1 + 3e-4) + 1e-9 >= max(epsilon_of([pair], 1e-5, conversion=conversion) for pair in events)
+    halves = [epsilon_of([pair], 1e-5 / len(events), conversion=conversion) for pair in events]
+    assert whole <= sum(halves) * (1 + 3e-4) + 1e-9
+    assert whole == pytest.approx(epsilon_of(events[::-1], 1e-5, conversion=conversion), rel=3e-4, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.6, 10.0), chances, st.integers(1, 500), st.floats(0.05, 5.0), st.sampled_from(["rdp", "pld"]))
+def test_delta_and_epsilon_are_inverse(noise, chance, steps, epsilon, conversion):
+    events = [(poisson(chance, noise), steps)]
+    delta = delta_of(events, epsilon, conversion=conversion)
+    if 1e-9 < delta < (0.5 if conversion == "pld" else 1e-3):  # beyond, Renyi DP has another bound for delta alone
+        assert epsilon_of(events, delta, conversion=conversion) <= epsilon * (1 + 1e-9)
+        assert epsilon_of(events, delta * 0.98, conversion=conversion) >= epsilon * (1 - 1e-6)
+
+
+def test_shuffled_epochs_are_plain_releases():
+    epoch = MechanismEvent("shuffled", noise_multiplier=2.0, steps=50)
+    plain = MechanismEvent("gaussian", noise_multiplier=2.0)
+    assert epsilon_of(epoch, 1e-5, count=3, adjacency="replace_special") == epsilon_of(plain, 1e-5, count=3)
+
+
+def test_a_full_sample_is_no_sample():
+    assert parts_of(poisson(1.0, 2.0), "add_or_remove_one") == (GaussianPart(0.25),)
+    whole = MechanismEvent("fixed_size_gaussian", noise_multiplier=2.0, records=9, batch=9)
+    assert parts_of(whole, "replace_one") == (GaussianPart(1.0),)
+    assert parts_of(poisson(0.5, 2.0), "add_or_remove_one") == (PoissonPart(0.5, 2.0),)
