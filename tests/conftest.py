@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -14,6 +15,10 @@ from tff_hospitals import quiet
 # Before any import of TensorFlow, for this process and for those that tests start.
 quiet.be_quiet()
 quiet.allow_deep_protocol_buffers()
+
+# The same examples in every run, and no time limit for one of them: a shared machine must not fail a right program.
+hypothesis.settings.register_profile("ours", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,8 @@ def test_commands_answer(installed: pathlib.Path) -> None:
 
 
 def test_the_tests_pass_against_the_wheel(installed: pathlib.Path, checkout: pathlib.Path) -> None:
-    shutil.copytree(checkout / "tests", installed / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests", "scripts"):  # scripts use the package that is installed, if there is one
+        shutil.copytree(checkout / name, installed / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(checkout / "pyproject.toml", installed)  # pytest's settings; there is no setup.cfg, so no checkout
     output = run(
         [
