@@ -104,11 +104,14 @@ def test_a_cohort_larger_than_the_federation_is_refused(heart):
     assert names(plan, heart) == ["hospitals_per_round"]
 
 
-def test_an_epsilon_that_no_noise_reaches_is_refused_before_training(heart):
-    plan = Plan().replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 1e-9})
-    (problem,) = plan.problems(heart)
+def test_an_epsilon_that_no_noise_reaches_is_refused_before_training():
+    """Noised preprocessing comes out of the same budget; what it spent, no noise in training brings back."""
+    spent = load_dataset("heart_disease", scaling="dp_moments", scaling_noise_multiplier=1.0)
+    plan = Plan().replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 0.5})
+    (problem,) = plan.problems(spent)[:1]
     assert "epsilon" in problem.name
     assert problem.remedy
+    assert plan.replace(privacy={"target_epsilon": 20.0}).problems(spent) == []
 
 
 def test_adaptive_clipping_names_its_bound_for_four_hospitals(heart):

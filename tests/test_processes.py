@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -228,4 +227,7 @@ def test_learning_rate_schedules_by_hand(schedule, rates):
 
 
 def test_unflatten_keeps_order():
-    assert [tensor.numpy().tolist() for tensor in noise.unflatten(tf.constant([1.0, 2.0, 3.0]), SPECS)] == [[1.0, 2.0], 3.0]
+    assert [tensor.numpy().tolist() for tensor in noise.unflatten(tf.constant([1.0, 2.0, 3.0]), SPECS)] == [
+        [1.0, 2.0],
+        3.0,
+    ]

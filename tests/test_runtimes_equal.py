@@ -1,7 +1,7 @@
 """Every method, on every runtime and strategy, gives the same result, noise included.
 
-The cases are read from the registries: a method, mechanism or server optimiser that is added later is tested here because it is
-registered. The noise streams are the project's own, so noised runs are held equal like all others.
+The cases are read from the registries: a method, mechanism or server optimiser that is added later is tested here
+because it is registered. The noise streams are the project's own, so noised runs are held equal like all others.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 import pytest
-
 import toy
+
 from tff_hospitals import learning_process, noise_plan
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.plan import Plan
@@ -79,7 +79,7 @@ def run(plan, runtime, **options):
     return state, outputs, books
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def native(case):
     return run(CASES[case], "native")
 
@@ -93,7 +93,10 @@ def flat(structure):
 def same(found, expected):
     (state, outputs, books), (their_state, their_outputs, their_books) = found, expected
     for name in ("weights", "aggregator", "finalizer"):
-        mine, theirs = flat(getattr(state, name)) if getattr(state, name) else [], flat(getattr(their_state, name)) if getattr(their_state, name) else []
+        mine, theirs = (
+            flat(getattr(state, name)) if getattr(state, name) else [],
+            flat(getattr(their_state, name)) if getattr(their_state, name) else [],
+        )
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6, err_msg=name)
     assert int(state.round_number) == int(their_state.round_number) == ROUNDS
     assert books.ledger == their_books.ledger

@@ -80,7 +80,5 @@ def test_auc_is_the_share_of_ordered_pairs():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 60)
     scores = generator.integers(0, 10, 60) / 10  # with ties
-    pairs = [
-        (a > b) + 0.5 * (a == b) for a in scores[labels == 1] for b in scores[labels == 0]
-    ]
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels == 1] for b in scores[labels == 0]]
     assert area_under_curve(labels, scores) == pytest.approx(np.mean(pairs), abs=1e-12)

@@ -15,9 +15,7 @@ def test_rates_that_are_not_positive_finite_numbers_are_refused(value):
     assert "> 0.0" in problem.bound
 
 
-@pytest.mark.parametrize(
-    ("value", "allowed"), [(0.0, True), (1.0, False), (0.999, True), (-1e-9, False)]
-)
+@pytest.mark.parametrize(("value", "allowed"), [(0.0, True), (1.0, False), (0.999, True), (-1e-9, False)])
 def test_open_and_closed_ends(value, allowed):
     assert (in_range("x", value, low=0.0, high=1.0, high_open=True, remedy="r") is None) is allowed
 

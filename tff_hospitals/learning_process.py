@@ -1,8 +1,8 @@
 """The only composer: from a plan and a model to the four parts of a learning process.
 
-`compose` puts together distributor, client work, aggregator and finalizer as pure functions; `Composition.tff_process` wraps
-exactly these as a `tff.learning.templates.LearningProcess`, and the compiled runtime calls them as they are. A new method is
-one new part here, never a new loop.
+`compose` puts together distributor, client work, aggregator and finalizer as pure functions;
+`Composition.tff_process` wraps exactly these as a `tff.learning.templates.LearningProcess`, and the compiled runtime
+calls them as they are. A new method is one new part here, never a new loop.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Composition:
         return tf.nest.map_structure(tf.constant, self.aggregator.initial_state(np.zeros([2], np.int64), 0.0))
 
     def wire_bytes(self) -> tuple[int, int]:
-        """Bytes that cross the wire to and from one hospital in one round: tensor contents, without any transport's framing.
+        """Bytes that cross the wire to and from one hospital in one round: tensor contents, without any transport's
+        framing.
 
         Down: the broadcast weights, the aggregator's parameters and the round number. Up: the contribution.
         """

@@ -1,7 +1,7 @@
 """How much noise a plan needs at each hospital, and which events its rounds emit.
 
-The noise is calibrated on the *planned* number of steps; epsilon is never taken from here, it comes from the ledger of the
-steps that were taken.
+The noise is calibrated on the *planned* number of steps; epsilon is never taken from here, it comes from the ledger
+of the steps that were taken.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def _calibrated(target: float, delta: float, steps: int, probability: float, con
 
 
 def preprocessing_events(dataset: HospitalDataset, unit: str) -> dict[str | None, Spent]:
-    """What the preprocessing released under noise, by hospital id (None: every hospital); it comes out of the same budget."""
+    """What the preprocessing released under noise, by hospital id (None: every hospital); it comes out of the same
+    budget.
+    """
     found: dict[str | None, Spent] = {}
     for released in dataset.preprocessing.events:
         event = dict(released)
@@ -132,7 +134,9 @@ def make(plan: Plan, dataset: HospitalDataset) -> NoisePlan:
 
     if privacy.unit == "record":
         multipliers = {
-            hospital: multiplier(plan.rounds * steps_per_round(plan, records), sampling_probability(plan, records), hospital)
+            hospital: multiplier(
+                plan.rounds * steps_per_round(plan, records), sampling_probability(plan, records), hospital
+            )
             for hospital, records in sizes.items()
         }
         events = {hospital: record_event(plan, multipliers[hospital], sizes[hospital]) for hospital in sizes}
@@ -153,8 +157,10 @@ def _check_adaptive(plan: Plan, dataset: HospitalDataset, noise_multiplier: floa
                 Problem(
                     "noise_multiplier",
                     round(noise_multiplier, 4),
-                    f"adaptive clipping splits the noise between updates and a count, and with {expected:g} hospitals in a "
-                    f"round it must stay below {limit:g} (2 * clipped_count_stddev, a twentieth of the cohort by default)",
+                    f"adaptive clipping splits the noise between updates and a count, and with {expected:g} "
+                    "hospitals in a "
+                    f"round it must stay below {limit:g} (2 * clipped_count_stddev, a twentieth of the cohort by "
+                    "default)",
                     "choose fixed_clip, more hospitals, a larger epsilon, or a larger --clipped_count_stddev (the norm "
                     "then follows its quantile less closely)",
                 )
@@ -188,7 +194,8 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
         expected = plan.cohort.expected_size(len(sizes))
         if noise / expected > 0.1:
             words.append(
-                f"hospital-level noise is {noise / expected:.2g} clip norms in every coordinate of the mean of {expected:g} "
+                f"hospital-level noise is {noise / expected:.2g} clip norms in every coordinate of the mean of "
+                f"{expected:g} "
                 f"hospitals, and the update's own norm is at most 1: few hospitals cannot hide one of them. "
                 "Record-level privacy (dp_sgd) protects patients here."
             )

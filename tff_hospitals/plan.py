@@ -1,8 +1,8 @@
 """The plan of a run: one frozen, serialisable object that says everything that training will do.
 
-A plan names the hospitals, the model, the cohort, the client work, the privacy mechanism, the encodings, the server optimiser
-and when to stop. `Plan.problems` returns every clash at once, each with the value, the bound and the remedy; a plan with
-problems does not train. `Plan.warnings` says what is allowed but will disappoint.
+A plan names the hospitals, the model, the cohort, the client work, the privacy mechanism, the encodings, the server
+optimiser and when to stop. `Plan.problems` returns every clash at once, each with the value, the bound and the
+remedy; a plan with problems does not train. `Plan.warnings` says what is allowed but will disappoint.
 
 >>> plan = Plan(method="fedavg", client=ClientPlan(learning_rate=0.01, local_steps=100, batch_size=4))
 >>> plan.problems()

@@ -219,7 +219,8 @@ def _privacy(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None
             Problem(
                 "weighting",
                 plan.weighting,
-                "hospital-level privacy needs equal weights: a mean weighted by records lets one large hospital move the "
+                "hospital-level privacy needs equal weights: a mean weighted by records lets one large hospital move "
+                "the "
                 "result further than the noise is scaled for",
                 "set --weighting=equal",
             )
@@ -265,7 +266,8 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
     preprocessing = dataset.preprocessing
     if plan.privacy.mechanism != "none" and preprocessing.private is False and preprocessing.kind != "none":
         words.append(
-            f"epsilon covers training, not the preprocessing ({preprocessing.kind}): means and deviations were taken from "
+            f"epsilon covers training, not the preprocessing ({preprocessing.kind}): means and deviations were taken "
+            "from "
             "hospital data without noise. Remedy: --scaling=fixed_bounds or --scaling=dp_moments."
         )
     if plan.privacy.mechanism != "none":

@@ -4,7 +4,8 @@ A stream is a 256-bit secret; a child is SHA-256 over the parent's secret and th
 
 * the same root seed and the same names always give the same stream, on every machine;
 * streams of different names are independent for every practical purpose;
-* who holds one hospital's stream can derive that hospital's children but neither its parent nor a sibling (SHA-256 is one-way):
+* who holds one hospital's stream can derive that hospital's children but neither its parent nor a sibling (SHA-256 is
+one-way):
   a stolen seed of one hospital tells nothing of another's.
 
 The root seed of a *simulation* is public. A real deployment gives each hospital `Streams.from_operating_system()`.

@@ -25,7 +25,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-
 class RecordError(RuntimeError):
     """A file of a run could not be written or read; the message names the file, the cause and the remedy."""
 
@@ -93,7 +92,9 @@ def read_json(path: os.PathLike[str] | str) -> Any:
     except FileNotFoundError as error:
         raise RecordError(f"{target} does not exist. Remedy: name a folder that a finished run wrote.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"{target} cannot be read: {error}. Remedy: restore the file or start in a new folder.") from error
+        raise RecordError(
+            f"{target} cannot be read: {error}. Remedy: restore the file or start in a new folder."
+        ) from error
 
 
 def write_csv(path: os.PathLike[str] | str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -24,28 +24,37 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
       main: the work; imports TensorFlow itself, so that `--help` need not.
       argv: the command line; default the process's.
     """
-
-    def guarded(rest: Sequence[str]) -> int:
-        quiet.be_quiet(max(0, flags.FLAGS.verbosity))
-        if len(rest) > 1:
-            return _say(f"{rest[1]!r} is not a flag: options start with --. Remedy: see --help.", REFUSED)
-        try:
-            main()
-        except InvalidInput as error:
-            return _say(str(error), REFUSED)
-        except RecordError as error:
-            return _say(str(error), FAILED)
-        except KeyboardInterrupt:
-            return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
-        except RuntimeError as error:
-            if type(error).__name__ not in ("TrainingError", "WorkerError"):
-                raise
-            return _say(str(error), FAILED)
-        return 0
-
     flags.FLAGS.set_default("verbosity", 0)
+    app.define_help_flags()
     show_in_help()
-    app.run(guarded, argv=None if argv is None else list(argv))
+    # Not `app.run`: when TensorFlow is first imported inside it, its stack of eager contexts stays empty, and Keras
+    # builds models from graph placeholders.
+    try:
+        rest = app.parse_flags_with_usage(list(sys.argv if argv is None else argv))
+    except BrokenPipeError:  # `--help | head`
+        sys.stdout = None
+        sys.exit(0)
+    quiet.be_quiet(max(0, flags.FLAGS.verbosity))
+    sys.exit(_guarded(main, rest))
+
+
+def _guarded(main: Callable[[], None], rest: Sequence[str]) -> int:
+    """Runs `main`; what a user can mend is said in a few lines and an exit code."""
+    if len(rest) > 1:
+        return _say(f"{rest[1]!r} is not a flag: options start with --. Remedy: see --help.", REFUSED)
+    try:
+        main()
+    except InvalidInput as error:
+        return _say(str(error), REFUSED)
+    except RecordError as error:
+        return _say(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+    except RuntimeError as error:
+        if type(error).__name__ not in ("TrainingError", "WorkerError"):
+            raise
+        return _say(str(error), FAILED)
+    return 0
 
 
 def show_in_help() -> None:

@@ -13,6 +13,7 @@ from tff_hospitals import noise_plan, records
 from tff_hospitals.experiments import baselines, options, presets
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.reports import seeds as seed_statistics
+from tff_hospitals.experiments.reports.rows import row_from_json
 from tff_hospitals.experiments.runner import MethodRunner
 from tff_hospitals.plan import Plan
 from tff_hospitals.training.run_directory import versions
@@ -97,7 +98,9 @@ class Comparison:
     def _given_for(self, method: Method, plan: Plan) -> dict[str, Any]:
         """Options that reach a method: all that its plan uses; baselines keep their own way of training."""
         shared = {"dataset", "partition", "sites", "data_seed", "model", "batch_size"}
-        changed = options.apply(plan, {name: self.given[name] for name in self.given if name in shared or method.kind == "federated"})
+        changed = options.apply(
+            plan, {name: self.given[name] for name in self.given if name in shared or method.kind == "federated"}
+        )
         unused = {problem.name[2:] for problem in options.unused([changed], self.given)}
         return {
             name: value
@@ -155,7 +158,9 @@ def run(
 
 
 def _refuse_bad_plans(runners: Sequence[MethodRunner], refused: Mapping[int, tuple[Problem, ...]]) -> None:
-    """Raises when a problem is the user's to mend; a target out of reach for these hospitals is a result, not a mistake."""
+    """Raises when a problem is the user's to mend; a target out of reach for these hospitals is a result, not a
+    mistake.
+    """
     found = []
     for index, runner in enumerate(runners):
         if refused[index] and not _vacuous(runner):
@@ -172,7 +177,7 @@ def _vacuous(runner: MethodRunner) -> bool:
 def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float) -> dict[str, Any]:
     """A row without numbers that says why the method cannot give its target here."""
     privacy = runner.plan.privacy
-    return {
+    row = {
         "method": runner.method.name,
         "label": runner.method.label,
         "unit": privacy.unit,
@@ -187,6 +192,7 @@ def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float)
         "warnings": [str(problem) for problem in problems],
         "curve": [],
     }
+    return row_from_json(row, runner.method.name).to_json()
 
 
 def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset) -> None:
@@ -207,7 +213,9 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
             )
         return
     if (folder / "summary.json").exists() or (folder / "plan.json").exists():
-        raise records.RecordError(f"{folder} already holds results of something else. Remedy: choose another --run_dir.")
+        raise records.RecordError(
+            f"{folder} already holds results of something else. Remedy: choose another --run_dir."
+        )
     records.write_json(path, asked)
 
 

@@ -65,7 +65,9 @@ METHODS = {
             {"client": {"optimizer": "adam", "learning_rate": 1e-3}},
             kind="local",
         ),
-        Method("weighted_mean", "FedAvg", "federated averaging, weighted by training records (McMahan et al. 2017)", {}),
+        Method(
+            "weighted_mean", "FedAvg", "federated averaging, weighted by training records (McMahan et al. 2017)", {}
+        ),
         Method("mean", "FedAvg, equal weights", "federated averaging, every hospital counts the same", _EQUAL),
         Method(
             "fedprox",
@@ -75,12 +77,19 @@ METHODS = {
             default=False,
         ),
         Method("fedadam", "FedAdam", "Adam at the server (Reddi et al. 2021)", _server("adam", 0.1)),
-        Method("fedadagrad", "FedAdagrad", "Adagrad at the server (Reddi et al. 2021)", _server("adagrad", 0.1), default=False),
+        Method(
+            "fedadagrad",
+            "FedAdagrad",
+            "Adagrad at the server (Reddi et al. 2021)",
+            _server("adagrad", 0.1),
+            default=False,
+        ),
         Method("fedyogi", "FedYogi", "Yogi at the server (Reddi et al. 2021)", _server("yogi", 0.1), default=False),
         Method(
             "dp_sgd",
             "DP-SGD in hospitals",
-            "per-record clipping and noise in every local step, calibrated for each hospital's size (Abadi et al. 2016)",
+            "per-record clipping and noise in every local step, calibrated for each hospital's size (Abadi et al. "
+            "2016)",
             {"privacy": {"mechanism": "dp_sgd"}},
         ),
         Method(

@@ -1,7 +1,7 @@
 """What each command-line flag means for a plan, and when it is used at all.
 
-One table serves definition, building and refusal: a flag that was given although the chosen options do not use it is an error
-that lists it, because a value that is silently ignored is a result that was not asked for.
+One table serves definition, building and refusal: a flag that was given although the chosen options do not use it is
+an error that lists it, because a value that is silently ignored is a result that was not asked for.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class Option:
 OPTIONS = (
     Option("dataset", "data", "name", "string", "named data set, or a folder or file of your own"),
     Option(
-        "partition", "data", "partition", "string", "natural, iid, dirichlet, quantity_skew or missing_classes (simulated)"
+        "partition",
+        "data",
+        "partition",
+        "string",
+        "natural, iid, dirichlet, quantity_skew or missing_classes (simulated)",
     ),
     Option("sites", "data", "sites", "integer", "number of simulated hospitals"),
     Option("data_seed", "data", "seed", "integer", "seed of partition and split"),
@@ -86,12 +90,26 @@ OPTIONS = (
     Option("proximal_mu", "client", "proximal_mu", "float", "FedProx: weight of the distance to the broadcast model"),
     Option("weighting", "", "weighting", "string", "records (by training records) or equal"),
     Option(
-        "clip_norm", "privacy", "clip_norm", "float", "L2 bound on one unit's contribution", _private, "a private method"
+        "clip_norm",
+        "privacy",
+        "clip_norm",
+        "float",
+        "L2 bound on one unit's contribution",
+        _private,
+        "a private method",
     ),
     Option(
-        "noise_multiplier", "privacy", "noise_multiplier", "float", "noise deviation over clip norm", _private, "a private method"
+        "noise_multiplier",
+        "privacy",
+        "noise_multiplier",
+        "float",
+        "noise deviation over clip norm",
+        _private,
+        "a private method",
     ),
-    Option("delta", "privacy", "delta", "float", "of (epsilon, delta); below 1 / records", _private, "a private method"),
+    Option(
+        "delta", "privacy", "delta", "float", "of (epsilon, delta); below 1 / records", _private, "a private method"
+    ),
     Option(
         "clip_style",
         "privacy",
@@ -101,8 +119,24 @@ OPTIONS = (
         lambda plan: plan.privacy.mechanism == "dp_sgd",
         "aggregator=dp_sgd",
     ),
-    Option("clip_quantile", "privacy", "clip_quantile", "float", "quantile of update norms that the clip follows", _adaptive, "aggregator=adaptive_clip"),
-    Option("clip_learning_rate", "privacy", "clip_learning_rate", "float", "how fast the clip follows", _adaptive, "aggregator=adaptive_clip"),
+    Option(
+        "clip_quantile",
+        "privacy",
+        "clip_quantile",
+        "float",
+        "quantile of update norms that the clip follows",
+        _adaptive,
+        "aggregator=adaptive_clip",
+    ),
+    Option(
+        "clip_learning_rate",
+        "privacy",
+        "clip_learning_rate",
+        "float",
+        "how fast the clip follows",
+        _adaptive,
+        "aggregator=adaptive_clip",
+    ),
     Option(
         "clipped_count_stddev",
         "privacy",
@@ -112,12 +146,44 @@ OPTIONS = (
         _adaptive,
         "aggregator=adaptive_clip",
     ),
-    Option("conversion", "privacy", "conversion", "string", "which epsilon the noise is calibrated for: rdp or pld", _private, "a private method"),
+    Option(
+        "conversion",
+        "privacy",
+        "conversion",
+        "string",
+        "which epsilon the noise is calibrated for: rdp or pld",
+        _private,
+        "a private method",
+    ),
     Option("server_optimizer", "server", "optimizer", "string", "sgd, adam, adagrad or yogi"),
     Option("server_learning_rate", "server", "learning_rate", "float", "step size of the server"),
-    Option("server_momentum", "server", "momentum", "float", "momentum of the server", lambda plan: plan.server.optimizer == "sgd", "server_optimizer=sgd"),
-    Option("server_beta_1", "server", "beta_1", "float", "decay of the first moment", _adaptive_server, "server_optimizer=adam or yogi"),
-    Option("server_beta_2", "server", "beta_2", "float", "decay of the second moment", _adaptive_server, "server_optimizer=adam or yogi"),
+    Option(
+        "server_momentum",
+        "server",
+        "momentum",
+        "float",
+        "momentum of the server",
+        lambda plan: plan.server.optimizer == "sgd",
+        "server_optimizer=sgd",
+    ),
+    Option(
+        "server_beta_1",
+        "server",
+        "beta_1",
+        "float",
+        "decay of the first moment",
+        _adaptive_server,
+        "server_optimizer=adam or yogi",
+    ),
+    Option(
+        "server_beta_2",
+        "server",
+        "beta_2",
+        "float",
+        "decay of the second moment",
+        _adaptive_server,
+        "server_optimizer=adam or yogi",
+    ),
     Option(
         "server_epsilon",
         "server",
@@ -149,7 +215,15 @@ OPTIONS = (
         lambda plan: plan.stopping.patience is not None,
         "patience",
     ),
-    Option("max_epsilon", "stopping", "max_epsilon", "float", "stop before any hospital's epsilon exceeds this", _private, "a private method"),
+    Option(
+        "max_epsilon",
+        "stopping",
+        "max_epsilon",
+        "float",
+        "stop before any hospital's epsilon exceeds this",
+        _private,
+        "a private method",
+    ),
 )
 
 
@@ -181,7 +255,12 @@ def unused(plans: Iterable[Plan], given: Mapping[str, Any]) -> list[Problem]:
     """A problem for every given option that none of the plans uses."""
     plans = list(plans)
     return [
-        Problem(f"--{option.flag}", given[option.flag], f"is only used with {option.needs}", f"drop it or choose {option.needs}")
+        Problem(
+            f"--{option.flag}",
+            given[option.flag],
+            f"is only used with {option.needs}",
+            f"drop it or choose {option.needs}",
+        )
         for option in OPTIONS
         if option.flag in given and not any(option.used(plan) for plan in plans)
     ]

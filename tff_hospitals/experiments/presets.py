@@ -1,10 +1,10 @@
 """Plans to start from, by data set: sizes and rates that suit it. Flags replace any of them.
 
-The heart disease preset follows FLamby's Fed-Heart-Disease (Ogier du Terrail et al. 2022, arXiv:2210.04620): 15 rounds of 100
-local steps, batches of 4, all four hospitals; its learning rate of 1e-3 leaves the model under-trained, so this one is 1e-2.
-Features are scaled by public clinical bounds instead of each hospital's own means and deviations: those are private data that no
-epsilon of the training would cover, and with the same scale everywhere the hospitals' models agree better
-(`--scaling=per_hospital` is FLamby's form).
+The heart disease preset follows FLamby's Fed-Heart-Disease (Ogier du Terrail et al. 2022, arXiv:2210.04620): 15
+rounds of 100 local steps, batches of 4, all four hospitals; its learning rate of 1e-3 leaves the model under-trained,
+so this one is 1e-2. Features are scaled by public clinical bounds instead of each hospital's own means and
+deviations: those are private data that no epsilon of the training would cover, and with the same scale everywhere the
+hospitals' models agree better (`--scaling=per_hospital` is FLamby's form).
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _IMAGES = Plan().replace(
 _PRESETS = {
     "heart_disease": _TABLE.replace(data={"options": {"scaling": "fixed_bounds"}}),
     "heart_disease_all_rows": _TABLE,
-    "digits": _IMAGES.replace(data={"name": "digits", "partition": "dirichlet", "sites": 10, "options": {"alpha": 0.5}}),
+    "digits": _IMAGES.replace(
+        data={"name": "digits", "partition": "dirichlet", "sites": 10, "options": {"alpha": 0.5}}
+    ),
     "fashion_mnist": _IMAGES.replace(data={"partition": "dirichlet", "sites": 10, "options": {"alpha": 0.5}}),
     "synthetic": _TABLE,
 }

@@ -17,7 +17,9 @@ def define_flags() -> None:
     """Flags of a single run."""
     flag_groups.define_plan_flags()
     flags.DEFINE_string("aggregator", "weighted_mean", "the method: a name that compare_aggregators knows")
-    flags.DEFINE_float("target_epsilon", None, "calibrate the noise of a private method to this epsilon for the whole run")
+    flags.DEFINE_float(
+        "target_epsilon", None, "calibrate the noise of a private method to this epsilon for the whole run"
+    )
     flags.DEFINE_integer("seed", 42, "root of every random stream of the run")
     flags.DEFINE_string("runtime", "compiled", "compiled, or native (TFF's own executor, the reference)")
     flags.DEFINE_string("run_dir", None, "folder for everything that the run leaves behind (required)")
@@ -48,11 +50,18 @@ def plan_from_flags() -> Plan:
     if method.kind != "federated":
         federated = ", ".join(name for name, one in METHODS.items() if one.kind == "federated")
         found.append(
-            Problem("--aggregator", method.name, "is a baseline of comparisons, not a federated method", f"take one of {federated}")
+            Problem(
+                "--aggregator",
+                method.name,
+                "is a baseline of comparisons, not a federated method",
+                f"take one of {federated}",
+            )
         )
     if FLAGS.target_epsilon is not None and not method.private:
         found.append(
-            Problem("--target_epsilon", FLAGS.target_epsilon, "is only used by private methods", "drop it or choose dp_sgd")
+            Problem(
+                "--target_epsilon", FLAGS.target_epsilon, "is only used by private methods", "drop it or choose dp_sgd"
+            )
         )
     raise_if(found)
     return plan

@@ -1,15 +1,16 @@
 """Aggregators: what turns the hospitals' updates into one, as pure functions.
 
-All of them are *linear*: every hospital prepares a contribution, contributions are added, the server finishes the sum. So
-the same aggregator runs over one machine, in chunks, as a tree over many machines, or under a secure sum.
+All of them are *linear*: every hospital prepares a contribution, contributions are added, the server finishes the
+sum. So the same aggregator runs over one machine, in chunks, as a tree over many machines, or under a secure sum.
 
     parameters(state)                  server -> hospitals, beside the model
     prepare(parameters, delta, weight) at the hospital; a structure of tensors to be added up
     server_noise(state)                unit normals for this round, drawn outside XLA
     finish(state, total, noise)        at the server: the update, the next state, measurements
 
-Why not TFF's `gaussian_fixed`, `gaussian_adaptive` and TensorFlow Privacy's queries themselves: their noise cannot be seeded,
-so a run could be neither reproduced nor resumed bit-equal. The arithmetic is theirs, and tests hold the two equal.
+Why not TFF's `gaussian_fixed`, `gaussian_adaptive` and TensorFlow Privacy's queries themselves: their noise cannot be
+seeded, so a run could be neither reproduced nor resumed bit-equal. The arithmetic is theirs, and tests hold the two
+equal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Finalizers: the server optimiser applied to the aggregated update, as pure functions.
 
 The update (initial - final weights) plays the part of a gradient (Reddi et al. 2021, "Adaptive Federated Optimization",
-arXiv:2003.00295). The formulas are those of TFF's optimisers, and a test holds them to it; they are written here because the
-compiled runtime should not have to import TFF, which takes longer than most runs.
+arXiv:2003.00295). The formulas are those of TFF's optimisers, and a test holds them to it; they are written here
+because the compiled runtime should not have to import TFF, which takes longer than most runs.
 """
 
 from __future__ import annotations

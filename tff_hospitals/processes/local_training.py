@@ -1,12 +1,12 @@
 """Client work: local training of one hospital in one round, a model delta out.
 
 Batches arrive as a schedule of record positions that the hospital drew from its own random stream
-(`hospitals.batches`), so the same function serves shuffled epochs and truly Poisson batches, and the number of steps in the
-ledger is the number of rows that the loop really ran.
+(`hospitals.batches`), so the same function serves shuffled epochs and truly Poisson batches, and the number of steps
+in the ledger is the number of rows that the loop really ran.
 
 DP-SGD (Abadi et al. 2016, arXiv:1607.00133): the gradient of each record is clipped, unit noise is scaled by
-noise_multiplier * clip_norm and added to the sum in every step, and the sum is divided by the *expected* batch size. Noise is
-drawn in blocks of steps outside the compiled loop.
+noise_multiplier * clip_norm and added to the sum in every step, and the sum is divided by the *expected* batch size.
+Noise is drawn in blocks of steps outside the compiled loop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ Element = collections.OrderedDict  # what one hospital brings to one round; see 
 
 @dataclasses.dataclass(frozen=True)
 class ClientOutput:
-    """What a hospital uploads: `delta` (initial - final weights), its weight in the mean, and float32 metrics [len(METRICS)]."""
+    """What a hospital uploads: `delta` (initial - final weights), its weight in the mean, and float32 metrics
+    [len(METRICS)].
+    """
 
     delta: Tensors
     weight: tf.Tensor

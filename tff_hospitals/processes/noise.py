@@ -1,8 +1,8 @@
 """Gaussian noise from named keys.
 
 All noise of a run is drawn as *unit* normals, outside XLA, from a key that names root seed, round and hospital; the
-mechanism scales it. So every runtime sees the same bits, no noise repeats from round to round, and who knows one hospital's
-key knows nothing of another's.
+mechanism scales it. So every runtime sees the same bits, no noise repeats from round to round, and who knows one
+hospital's key knows nothing of another's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The pure parts as TFF processes: the only file that knows how TFF wants to be spoken to.
 
-A hospital's data set in TFF is a sequence with one element, which holds its records and the round's batch schedule; so one
-while loop runs the whole local training and TFF's per-batch data pipeline, most of its round time, is not used.
+A hospital's data set in TFF is a sequence with one element, which holds its records and the round's batch schedule;
+so one while loop runs the whole local training and TFF's per-batch data pipeline, most of its round time, is not used.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Two ways of running a round, both calling the composition's own functions:
 
-* *fused*: whole rounds as one XLA program that scans over rounds, hospitals and steps; best where a step is too small to
+* *fused*: whole rounds as one XLA program that scans over rounds, hospitals and steps; best where a step is too small
+to
   pay for leaving the program (logistic regression, small MLP).
 * *side by side*: one compiled function per hospital, as many at once as there are cores, contributions added in the
   cohort's order so that sums are reproducible; best for larger models, and the only way for what XLA cannot compile or
@@ -83,5 +84,7 @@ def choose_strategy(composition: Composition) -> str:
 
 
 def has_convolution(model: Any) -> bool:
-    """Whether a trainable or frozen weight belongs to a convolution (four axes: XLA on the CPU loses to oneDNN there)."""
+    """Whether a trainable or frozen weight belongs to a convolution (four axes: XLA on the CPU loses to oneDNN
+    there).
+    """
     return any(len(spec.shape) >= 3 for spec in (*model.trainable_specs, *model.frozen_specs))

@@ -96,7 +96,9 @@ class FusedProgram:
     def _draw_and_run(
         self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
     ) -> tuple:
-        """Draws all noise outside XLA (bits are then the same as in any other runtime), then runs the compiled rounds."""
+        """Draws all noise outside XLA (bits are then the same as in any other runtime), then runs the compiled
+        rounds.
+        """
         return self._rounds(
             state, features, labels, frozen, inputs, self._hospital_noise(inputs), self._server_noise(state, inputs)
         )

@@ -59,8 +59,8 @@ class SideBySideProgram:
         def work(hospital: base.HospitalRound) -> Any:
             return self._hospital(state, parameters, self._element(hospital, data, frozen))
 
-        # A few more than the threads are in flight, so that memory is bounded by the chunk and not by the cohort; results
-        # are added in the cohort's order, whatever the order in which they arrive.
+        # A few more than the threads are in flight, so that memory is bounded by the chunk and not by the cohort;
+        # results are added in the cohort's order, whatever the order in which they arrive.
         waiting: collections.deque = collections.deque()
         queue = iter(one.cohort)
         for hospital in queue:

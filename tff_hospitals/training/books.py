@@ -101,7 +101,11 @@ class Books:
             if unit == "record":
                 steps = int(output.metrics[name]["steps"])  # what the loop really ran, not what was asked for
                 self.ledger.record(
-                    unit=unit, hospital_id=name, round_number=one.number + 1, event=self._noise.events[name], count=steps
+                    unit=unit,
+                    hospital_id=name,
+                    round_number=one.number + 1,
+                    event=self._noise.events[name],
+                    count=steps,
                 )
         if unit == "hospital":
             event = next(iter(self._noise.events.values()))

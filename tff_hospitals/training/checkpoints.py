@@ -1,9 +1,9 @@
 """Checkpoints: everything that a run needs to go on as if it had never been interrupted.
 
-A checkpoint is one file, written whole or not at all (`records.write_bytes`): the server's state as arrays, and as JSON the
-ledger, bytes, metrics so far and the next round. Random streams are functions of (seed, round, hospital), so the round number
-is their whole state. The newest `KEEP` checkpoints stay; one that cannot be read is passed over with a warning if an older one
-is whole, and is an error if none is.
+A checkpoint is one file, written whole or not at all (`records.write_bytes`): the server's state as arrays, and as
+JSON the ledger, bytes, metrics so far and the next round. Random streams are functions of (seed, round, hospital), so
+the round number is their whole state. The newest `KEEP` checkpoints stay; one that cannot be read is passed over with
+a warning if an older one is whole, and is an error if none is.
 """
 
 from __future__ import annotations

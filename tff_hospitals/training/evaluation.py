@@ -51,8 +51,8 @@ class Evaluator:
         """Metrics by scope: every hospital id, `pooled`, and `server` if there is one.
 
         Returns:
-          {scope: {"loss", "accuracy", "auc", "records"}}; a metric that the records do not define is NaN (AUC of a test part
-          with one class, accuracy of a regression).
+          {scope: {"loss", "accuracy", "auc", "records"}}; a metric that the records do not define is NaN (AUC of a
+          test part with one class, accuracy of a regression).
         """
         losses, correct, scores = self.predictions(weights, frozen)
         return {

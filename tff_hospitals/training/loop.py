@@ -23,9 +23,9 @@ from tff_hospitals.training.evaluation import POOLED, Evaluator
 from tff_hospitals.training.rounds import RoundDrawer
 
 if TYPE_CHECKING:
+    from tff_hospitals.accounting import Decision
     from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.models import FunctionalModel
-    from tff_hospitals.accounting import Decision
     from tff_hospitals.runtimes.base import RoundInput, RoundOutput
 
 _ROUNDS_PER_CALL = 64
@@ -274,8 +274,10 @@ class _Session:
         for hospital, metrics in output.metrics.items():
             if not math.isfinite(metrics["update_norm"]):
                 raise TrainingError(
-                    f"round {output.number + 1}: the update of hospital {hospital!r} has norm {metrics['update_norm']}: must be "
-                    f"finite. Remedy: lower --client_learning_rate (now {self.plan.client.learning_rate:g}) or check the "
+                    f"round {output.number + 1}: the update of hospital {hospital!r} has norm "
+                    f"{metrics['update_norm']}: must be "
+                    f"finite. Remedy: lower --client_learning_rate (now {self.plan.client.learning_rate:g}) or check "
+                    "the "
                     "features of that hospital for extreme values."
                 )
 

@@ -1,7 +1,7 @@
 """Drawing a round: who takes part, with which batches, which noise key and which weight.
 
-Everything here is a function of (the run's root stream, the round number), so a resumed run draws what it would have drawn.
-Each hospital draws from a stream of its own, derived from its id.
+Everything here is a function of (the run's root stream, the round number), so a resumed run draws what it would have
+drawn. Each hospital draws from a stream of its own, derived from its id.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ class RunDirectory:
                 there = records.read_json(plan_file)
                 differing = _differences(there, plan.to_json()) or ["the data"]
                 raise records.RecordError(
-                    f"{self.path} belongs to another run: it differs in {', '.join(differing[:6])}. Nothing was changed. "
+                    f"{self.path} belongs to another run: it differs in {', '.join(differing[:6])}. Nothing was "
+                    "changed. "
                     "Remedy: choose another --run_dir, or give the same flags to resume."
                 )
             return
@@ -98,7 +99,7 @@ class RunDirectory:
         """Writes the model and, last of all, summary.json: its presence means that the run is whole."""
         from tff_hospitals.models import save_keras
 
-        save_keras(run.model, run.weights, run.frozen, self.path / "model.keras")
+        save_keras(run.keras_model(), self.path / "model.keras")
         records.write_json(self.path / "summary.json", summary)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tff_hospitals.experiments.reports.rows import Row
+from tff_hospitals.experiments.reports.rows import Row, common_warnings
 from tff_hospitals.experiments.reports.seeds import paired_difference
 from tff_hospitals.experiments.reports.summary import Summary
 from tff_hospitals.experiments.reports.wording import UNIT_SHORT, bytes_text, percent, row_title, target_text
@@ -52,7 +52,7 @@ def _private_sentence(row: Row, yardstick: Row | None, rows: Sequence[Row]) -> s
     difference = None if yardstick is None else paired_difference(row, yardstick)
     if yardstick is not None and difference is not None:
         text += f", {_difference_words(difference, yardstick.name)}"
-    if row.warnings:
+    if any(text not in common_warnings(rows) for text in row.warnings):
         text += ". Read its warnings before relying on it"
     return text + "."
 

@@ -13,10 +13,10 @@ from typing import Any
 from tff_hospitals.experiments.reports.findings import findings
 from tff_hospitals.experiments.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.experiments.reports.plot_style import Picture
-from tff_hospitals.experiments.reports.rows import GROUP_TITLES, Row, by_loss, ordered
+from tff_hospitals.experiments.reports.rows import GROUP_TITLES, Row, by_loss, common_warnings, ordered
 from tff_hospitals.experiments.reports.seeds import accuracy_interval
 from tff_hospitals.experiments.reports.summary import Summary
-from tff_hospitals.experiments.reports.table import quantile
+from tff_hospitals.experiments.reports.table_columns import quantile
 from tff_hospitals.experiments.reports.wording import (
     MISSING,
     accounting_words,
@@ -30,6 +30,7 @@ from tff_hospitals.experiments.reports.wording import (
     promise_figures,
     row_title,
     scaled_bytes,
+    seconds_text,
     significant,
 )
 
@@ -58,7 +59,8 @@ def comparison_page(
       directory: the comparison directory, for links to its runs.
     """
     rows = ordered(summary.rows)
-    warnings = list(dict.fromkeys(text for row in rows for text in row.warnings))
+    common = common_warnings(rows)
+    warnings = list(dict.fromkeys(text for row in rows for text in row.warnings if text not in common))
     ids = summary.hospital_ids
     seeds = len(summary.seeds)
     facts = [
@@ -74,6 +76,7 @@ def comparison_page(
         missing=list(missing),
         table=_table(summary, rows, warnings),
         warnings=warnings,
+        common=list(common),
         pictures=figures(pictures, files=True),
         promises=_promises(rows),
         accounting=accounting_words(summary.conversion),
@@ -132,7 +135,7 @@ def _table(summary: Summary, rows: Sequence[Row], warnings: Sequence[str]) -> di
     for before, row in zip([None, *rows], rows):
         cells = [{"words": column.words, **_cell(*column.fill(row))} for column in columns]
         group = GROUP_TITLES[row.group] if before is None or before.group != row.group else ""
-        notes = sorted({list(warnings).index(text) + 1 for text in row.warnings})
+        notes = sorted({list(warnings).index(text) + 1 for text in row.warnings if text in warnings})
         lines.append({"group": group, "name": row.name, "notes": notes, "cells": cells})
     heads = [{"text": "method", "words": True}, *({"text": one.text, "words": one.words} for one in columns)]
     return {"columns": heads, "over": over, "rows": lines, "caption": _caption(rows, losses)}
@@ -166,7 +169,7 @@ def _right_columns(rows: Sequence[Row]) -> list[_Column]:
     columns = [
         _Column(f"{size} up", lambda row: (scaled_bytes(row.bytes_up, divisor), row.bytes_up)),
         _Column(f"{size} down", lambda row: (scaled_bytes(row.bytes_down, divisor), row.bytes_down)),
-        _Column("s per round", lambda row: (significant(row.seconds_per_round, 2), row.seconds_per_round)),
+        _Column("s per round", lambda row: (seconds_text(row.seconds_per_round), row.seconds_per_round)),
     ]
     attacks = [(name, title) for name, title in _ATTACK_COLUMNS if any(getattr(row, name) is not None for row in rows)]
     return [*columns, *(_Column(title, functools.partial(_attack, name)) for name, title in attacks)]
@@ -230,11 +233,12 @@ def _promises(rows: Sequence[Row]) -> list[dict[str, Any]]:
         grouped.setdefault(privacy_statement(row), []).append(row)
     found = []
     for words, members in grouped.items():
-        private = [f"{row_title(row)}: {promise_figures(row)}" for row in members if row.private]
+        own = "epsilon" not in words or len(members) > 1  # recorded words may hold the figures already
+        private = [f"{row_title(row)}: {promise_figures(row)}" for row in members if row.private and own]
         names = list(
             dict.fromkeys(row_title(row) if row.group in ("record", "hospital") else row.name for row in members)
         )
-        heading = PROMISE_TITLES[members[0].unit] if private and len(members) > 1 else ", ".join(names)
+        heading = PROMISE_TITLES[members[0].unit] if private and len(members) > 1 else " · ".join(names)
         found.append({"title": heading, "words": words, "facts": private})
     return found
 

@@ -236,6 +236,14 @@ def by_loss(rows: Iterable[Row]) -> bool:
     return all(row.accuracy_mean is None for row in known) and any(row.loss_mean is not None for row in known)
 
 
+def common_warnings(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Warnings of every row that ran, when there are several: they speak of the data, not of a method."""
+    ran = [row for row in rows if row.measured]
+    if len(ran) < 2:
+        return ()
+    return tuple(dict.fromkeys(text for text in ran[0].warnings if all(text in row.warnings for row in ran)))
+
+
 def ordered(rows: Iterable[Row]) -> list[Row]:
     """Rows as every table shows them: baselines, no guarantee, then record and hospital level by epsilon.
 

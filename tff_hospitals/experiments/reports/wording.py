@@ -22,6 +22,7 @@ _SCOPE_WORDS = {
 ADJACENCY_WORDS = {
     "add_or_remove_one": "one is added or removed",
     "replace_one": "one is replaced by another",
+    "replace_special": "what one contributes is blanked out (becomes zero)",
     "zero_out": "what one contributes is replaced by zeros",
 }
 CONVERSION_WORDS = {
@@ -52,7 +53,7 @@ def significant(value: float | None, digits: int = 3) -> str:
         return MISSING
     if value == 0:
         return "0"
-    magnitude = math.floor(math.log10(abs(value)))
+    magnitude = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))  # of the rounded number: 0.9996 is 1.00
     if magnitude < -4 or magnitude >= 7:
         return f"{value:.{digits - 1}e}"
     return f"{value:.{max(0, digits - 1 - magnitude)}f}"
@@ -98,6 +99,23 @@ def byte_scale(rows: Iterable[Row]) -> tuple[float, str]:
     if largest and largest < 5e5:
         return 1e3, "kB"
     return (1e9, "GB") if largest >= 1e11 else (1e6, "MB")
+
+
+def seconds_text(value: float | None) -> str:
+    """Seconds with two significant digits, milliseconds at the finest.
+
+    >>> seconds_text(0.0032), seconds_text(12.3), seconds_text(0.0001)
+    ('0.003', '12', '<0.001')
+    """
+    if value is not None and 0.0 < value < 0.0005:
+        return "<0.001"
+    return f"{value:.3f}" if value is not None and value < 0.01 else significant(value, 2)
+
+
+def worst_hospital(row: Row) -> str | None:
+    """The hospital whose epsilon is the row's; None when all spent the same, as with a hospital-level guarantee."""
+    spent = set(row.epsilon_per_hospital.values())
+    return row.worst_hospital if len(spent) > 1 or len(row.epsilon_per_hospital) == 1 or not spent else None
 
 
 def scaled_bytes(value: float | None, divisor: float) -> str:
@@ -176,7 +194,7 @@ def promise_figures(row: Row) -> str:
         return ""
     growth = _growth(row.epsilon)
     likely = f", at most {significant(growth)} times as likely" if growth is not None else ""
-    worst = f", the worst hospital being {row.worst_hospital}" if row.worst_hospital else ""
+    worst = f", the worst hospital being {worst_hospital(row)}" if worst_hospital(row) else ""
     pld = f" By PLD: {epsilon_text(row.epsilon_pld)}." if row.epsilon_pld is not None else ""
     return f"epsilon {epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{likely}{worst}.{pld}"
 

@@ -1,0 +1,146 @@
+"""Flags, methods and refusals, without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tff_hospitals.experiments import options, presets
+from tff_hospitals.experiments.comparison import Comparison
+from tff_hospitals.experiments.methods import METHODS, default_methods, find_methods
+from tff_hospitals.plan import Plan
+from tff_hospitals.validation import InvalidInput
+
+
+def script(checkout, name, *arguments):
+    command = [sys.executable, str(checkout / "scripts" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/", stdin=subprocess.DEVNULL)
+
+
+def test_every_option_names_a_field_of_the_plan():
+    plan = Plan()
+    for option in options.OPTIONS:
+        part = getattr(plan, option.part) if option.part else plan
+        assert option.field in {field.name for field in dataclasses.fields(part)}, option.flag
+        assert option.help
+    flags = [option.flag for option in options.OPTIONS]
+    assert len(set(flags)) == len(flags)
+
+
+def test_every_field_of_the_plan_has_an_option_or_is_set_otherwise():
+    elsewhere = {"method", "seed", "data.options", "model.options", "privacy.mechanism", "privacy.target_epsilon"}
+    named = {f"{option.part}.{option.field}".lstrip(".") for option in options.OPTIONS}
+    fields = set()
+    for field in dataclasses.fields(Plan):
+        part = getattr(Plan(), field.name)
+        inner = dataclasses.fields(part) if dataclasses.is_dataclass(part) else None
+        fields |= {field.name} if inner is None else {f"{field.name}.{one.name}" for one in inner}
+    assert fields - named - elsewhere <= {"broadcast", "upload"}
+
+
+def test_epochs_replace_the_steps_of_a_preset_and_the_other_way_round():
+    plan = options.apply(presets.preset("heart_disease"), {"local_epochs": 3})
+    assert (plan.client.local_epochs, plan.client.local_steps) == (3, None)
+    plan = options.apply(presets.preset("digits"), {"local_steps": 7})
+    assert (plan.client.local_epochs, plan.client.local_steps) == (None, 7)
+
+
+def test_given_options_that_nothing_uses_are_listed():
+    plain, private = Plan(), Plan().replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 1.0})
+    given = {"clip_norm": 2.0, "server_beta_1": 0.5, "rounds": 3}
+    assert [problem.name for problem in options.unused([plain], given)] == ["--clip_norm", "--server_beta_1"]
+    assert [problem.name for problem in options.unused([plain, private], given)] == ["--server_beta_1"]
+
+
+def test_methods_change_plans_and_give_sound_ones():
+    for name, method in METHODS.items():
+        plan = method.plan(presets.preset("heart_disease"), 5.0)
+        assert plan.problems() == [], name
+        assert plan.method == name
+        assert (plan.privacy.target_epsilon == 5.0) is method.private
+    assert set(default_methods()) <= set(METHODS)
+
+
+def test_unknown_methods_are_all_named_with_the_nearest():
+    with pytest.raises(InvalidInput) as caught:
+        find_methods(("dp_sdg", "weighted_maen"))
+    assert "'dp_sgd'" in str(caught.value)
+    assert "'weighted_mean'" in str(caught.value)
+
+
+def test_a_comparison_names_its_problems_at_once():
+    comparison = Comparison(("mean", "mean"), (0.0,), (1, 1), runtime="nativ")
+    assert [problem.name for problem in comparison.problems()] == ["target_epsilon", "runtime", "seeds", "aggregators"]
+    assert "target_epsilon" in [p.name for p in Comparison(("dp_sgd",), (), (1,)).problems()]
+
+
+def test_options_reach_the_methods_that_use_them():
+    given = {"rounds": 3, "clip_norm": 2.0, "client_learning_rate": 0.5, "batch_size": 8}
+    comparison = Comparison(("pooled", "weighted_mean", "dp_sgd"), (1.0,), (1,), given=given)
+    pooled, mean, private = (plan for _, plan in comparison.method_plans())
+    assert (private.privacy.clip_norm, mean.privacy.clip_norm) == (
+        2.0,
+        presets.preset("heart_disease").privacy.clip_norm,
+    )
+    assert (mean.rounds, mean.client.learning_rate, mean.client.batch_size) == (3, 0.5, 8)
+    assert (pooled.client.learning_rate, pooled.client.batch_size) == (1e-3, 8)  # a baseline keeps its own way
+
+
+@pytest.mark.parametrize("text", ["alpha", "=3", ""])
+def test_settings_need_a_name_and_a_value(text):
+    with pytest.raises(InvalidInput, match="must be name=value"):
+        options.parse_settings("data_option", [text])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--aggregator=fedavgg", "--run_dir=x"], "must be one of"),
+        (["--client_learning_rate=-1", "--run_dir=x"], "must be > 0.0"),
+        (["--server_beta_1=0.5", "--run_dir=x"], "is only used with server_optimizer=adam or yogi"),
+        (["--clip_norm=1", "--run_dir=x"], "is only used with a private method"),
+        (["--aggregator=dp_sgd", "--run_dir=x"], "exactly one of the two decides the noise"),
+        (["--aggregator=dp_sgd", "--target_epsilon=-2", "--run_dir=x"], "target_epsilon=-2.0: must be > 0.0"),
+        (["--target_epsilon=2", "--run_dir=x"], "is only used by private methods"),
+        (["--aggregator=pooled", "--run_dir=x"], "is a baseline of comparisons"),
+        (["--runtime=quick", "--run_dir=x"], "must be one of compiled, native"),
+        (["--dataset=hart_disease", "--run_dir=x"], "heart_disease"),
+        (["--data_option=alpha", "--run_dir=x"], "must be name=value"),
+        (["--hospitals_per_round=2", "--run_dir=x"], "is only used with cohort=fixed_size"),
+        (["stray", "--run_dir=x"], "is not a flag"),
+        ([], "must name a folder"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_screen(checkout, arguments, words):
+    done = script(checkout, "train.py", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Remedy" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 24
+    assert not pathlib.Path("/x").exists()
+
+
+@pytest.mark.parametrize("name", ["train.py", "compare_aggregators.py"])
+def test_help_lists_all_flags_and_loads_nothing_heavy(checkout, name):
+    done = script(checkout, name, "--help")
+    for option in options.OPTIONS:
+        assert f"--{option.flag}" in done.stdout.replace("--[no]", "--")
+    heavy = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        "try: runpy.run_path(sys.argv.pop(0) and PATH, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('tensorflow', 'scipy', 'pandas', 'matplotlib', 'numpy') if m in sys.modules])"
+    ).replace("sys.argv.pop(0) and PATH", repr(str(checkout / "scripts" / name)))
+    loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, timeout=60, cwd="/")
+    assert loaded.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_unknown_flags_offer_the_nearest(checkout):
+    done = script(checkout, "train.py", "--roundz=3")
+    assert done.returncode == 1
+    assert "Did you mean: rounds" in done.stderr
