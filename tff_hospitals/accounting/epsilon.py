@@ -37,9 +37,12 @@ CONVERSIONS: Mapping[str, str] = {
     "gaussian_exact": "exact Gaussian mechanism (Balle and Wang 2018)",
 }
 
+SMALLEST_PLD_DELTA = 1e-10
+"""Below this the rounding errors of a Fourier transform would matter."""
+
 Events = Union[MechanismEvent, Iterable[tuple[MechanismEvent, int]]]
 
-# a sum of events, of each so many; the arrays behind it are only imported when an epsilon is computed
+# Renyi curves cover every part; the arrays behind all of this are only imported when an epsilon is computed
 _SUPPORTED: Mapping[str, tuple[type[Part], ...]] = {
     "pld": (parts_lib.GaussianPart, parts_lib.PoissonPart, parts_lib.MixturePart, parts_lib.LaplacePart),
     "zcdp": (parts_lib.GaussianPart, parts_lib.LaplacePart, parts_lib.DiscreteGaussianPart),
@@ -102,8 +105,7 @@ def _cached_epsilon(composition: Composition, delta: float, conversion: str) -> 
 def delta_of(
     events: Events, epsilon: float, *, adjacency: str = ADD_OR_REMOVE_ONE, conversion: str = "pld", count: int = 1
 ) -> float:
-    """The smallest delta at a given epsilon; arguments as in `epsilon_of`, conversions "rdp", "pld" and
-    "gaussian_exact".
+    """The smallest delta at a given epsilon, by "rdp", "pld" or "gaussian_exact"; other arguments as in `epsilon_of`.
 
     >>> thrice = (MechanismEvent("gaussian", noise_multiplier=3**0.5), 3)
     >>> round(delta_of([thrice], epsilon=1.0, conversion="gaussian_exact"), 6)
@@ -143,9 +145,8 @@ def conversion_problem(composition: Composition, conversion: str, delta: float =
             what = type(part).__name__.removesuffix("Part")
             bound = f"has no analysis of {what} releases; {', '.join(able)} do"
             return Problem("conversion", conversion, bound, f"use conversion={able[0]!r}")
-    smallest = 1e-10
-    if conversion == "pld" and delta < smallest and not all(_is_gaussian(part) for part, _ in composition):
-        bound = f"is exact to a delta of about {smallest:g}, and delta={delta:g}"
+    if conversion == "pld" and delta < SMALLEST_PLD_DELTA and not all(_is_gaussian(part) for part, _ in composition):
+        bound = f"is exact to a delta of about {SMALLEST_PLD_DELTA:g}, and delta={delta:g}"
         return Problem("conversion", conversion, bound, "use conversion='rdp' for so small a delta")
     return None
 

@@ -117,7 +117,7 @@ def _by_lemma(
         if log_delta < math.log(1e-300):
             return False
         record_delta = math.exp(log_delta)
-        by = "rdp" if conversion == "pld" and record_delta < 1e-10 else conversion  # too small for a Fourier transform
+        by = "rdp" if conversion == "pld" and record_delta < epsilon_lib.SMALLEST_PLD_DELTA else conversion
         return epsilon_lib.epsilon_of(events, record_delta, adjacency=adjacency, conversion=by) <= single
 
     if holds(0.0):
