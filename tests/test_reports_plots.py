@@ -135,6 +135,20 @@ def test_limits_are_not_crushed_by_the_interval_of_two_seeds():
     assert plot_privacy.accuracy_limits([0.7], [])[1] - plot_privacy.accuracy_limits([0.7], [])[0] >= 0.06
 
 
+def test_a_method_that_fails_does_not_flatten_the_other_panel(captured):
+    source = report_samples.sample_summary(methods=report_samples.METHODS[2:8], rounds=2)
+    with plot_style.drawing():
+        accuracy_against_epsilon(summary_from_json(source))
+        for row in source["rows"]:
+            if row["unit"] == "hospital":
+                row["accuracy_mean"] = 0.2
+        accuracy_against_epsilon(summary_from_json(source))
+    shared, apart = ([axes.get_ylim() for axes in sheet.figure.axes] for sheet in captured)
+    assert shared[0] == shared[1]
+    assert apart[0][1] - apart[0][0] < 0.2
+    assert apart[1][0] < 0.2
+
+
 @pytest.fixture(scope="module")
 def drawn():
     return plots.draw_all(sample(methods=report_samples.METHODS[4:7], rounds=3))

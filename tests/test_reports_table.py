@@ -98,6 +98,7 @@ def test_a_method_that_could_not_run_says_so():
     line = next(line for line in body if line.startswith("Tree noise"))
     assert "not run" in line
     assert "none" not in line
+    assert "(1)" in line
     assert body.index(line) > body.index("Private for each hospital as a whole")
     assert any(line.startswith("[2] epsilon=1: out of reach") for line in body)
 
@@ -172,7 +173,7 @@ def test_findings_without_accuracy_are_empty():
 
 def test_numbers_in_words():
     assert wording.significant(0.000012345) == "1.23e-05"
-    assert wording.significant(9.996) == "10.00"
+    assert wording.significant(9.996) == "10.0"
     assert wording.bytes_text(None) == "-"
     assert wording.bytes_text(999.0) == "999 bytes"
     assert wording.bytes_text(2.5e9) == "2.50 GB"
@@ -274,3 +275,27 @@ def test_a_regression_is_compared_by_loss():
     text = table.terminal_table(summary_from_json(source))
     assert "accuracy" not in text.split("Loss: mean over")[0]
     assert lines_of(text, "FedAdam")[0].split()[3] == "0.2500"
+
+
+def test_a_warning_of_every_row_is_said_once_without_marks():
+    source = report_samples.sample_summary()
+    for row in source["rows"]:
+        row["warnings"] = [*row["warnings"], "one hospital holds one class only"]
+    text = table.terminal_table(summary_from_json(source))
+    assert "All rows: one hospital holds one class only" in text
+    assert "Fixed clipping [1]" in text
+    assert "FedAdam [" not in text
+
+
+def test_long_hospital_names_break_before_they_are_cut():
+    text = table.terminal_table(sample(hospitals=(("va_medical_center_of_long_beach", 9, 4), ("b", 9, 4), ("c", 9, 4))))
+    upper, lower = text.splitlines()[3:5]
+    assert "va_medical_center_" in upper
+    assert "of_long_beach" in lower
+
+
+def test_the_worst_hospital_is_only_named_where_they_differ():
+    same = Row("m", unit="hospital", epsilon=1.0, epsilon_per_hospital={"a": 1.0, "b": 1.0}, worst_hospital="a")
+    assert wording.worst_hospital(same) is None
+    differ = Row("m", unit="record", epsilon=1.0, epsilon_per_hospital={"a": 1.0, "b": 0.5}, worst_hospital="a")
+    assert wording.worst_hospital(differ) == "a"

@@ -21,6 +21,7 @@ from tff_hospitals.experiments.reports.wording import (
     MISSING,
     accounting_words,
     adjacency_sentence,
+    asked_text,
     byte_scale,
     delta_sentence,
     delta_text,
@@ -191,7 +192,7 @@ def _caption(rows: Sequence[Row], losses: bool) -> str:
 
 def _epsilon(row: Row, value: float | None) -> tuple[str, float | None]:
     if not row.measured:
-        return MISSING, None
+        return asked_text(row), row.target_epsilon
     return epsilon_text(value if row.private else None), value if row.private else None
 
 
@@ -233,7 +234,7 @@ def _promises(rows: Sequence[Row]) -> list[dict[str, Any]]:
         grouped.setdefault(privacy_statement(row), []).append(row)
     found = []
     for words, members in grouped.items():
-        own = "epsilon" not in words or len(members) > 1  # recorded words may hold the figures already
+        own = not members[0].guarantee  # recorded words hold the figures already
         private = [f"{row_title(row)}: {promise_figures(row)}" for row in members if row.private and own]
         names = list(
             dict.fromkeys(row_title(row) if row.group in ("record", "hospital") else row.name for row in members)

@@ -21,6 +21,7 @@ from tff_hospitals.experiments.reports.wording import (
     privacy_statement,
     promise_figures,
     significant,
+    worst_hospital,
 )
 
 _COLUMNS = (
@@ -61,7 +62,7 @@ def run_page(run: RunFiles, pictures: Sequence[Picture], missing: Sequence[str] 
 
 def _promise(row: Row) -> str:
     words, found = privacy_statement(row), promise_figures(row)
-    return f"{words} Here: {found}" if found else words
+    return f"{words} Here: {found}" if found and not row.guarantee else words
 
 
 def _tiles(run: RunFiles) -> list[dict[str, str]]:
@@ -72,7 +73,7 @@ def _tiles(run: RunFiles) -> list[dict[str, str]]:
             {"name": "Accuracy", "value": f"{percent(row.accuracy_pooled_mean)} %", "note": "all test records together"}
         )
     if row.private:
-        worst = f", worst hospital {row.worst_hospital}" if row.worst_hospital else ""
+        worst = f", worst hospital {worst_hospital(row)}" if worst_hospital(row) else ""
         note = f"{UNIT_SHORT[row.unit]}, delta {delta_text(row.delta)}{worst}"
         tiles.append({"name": "Epsilon", "value": epsilon_text(row.epsilon), "note": note})
     else:

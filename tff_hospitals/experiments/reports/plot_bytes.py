@@ -50,7 +50,7 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
         "What the bytes buy",
         f"Accuracy (mean of the hospitals) against {size} sent in both directions by all hospitals, whole run."
         + (" Named: not beaten in both by another of the same promise." if len(rows) > _MOST_LABELS else "")
-        + (" All methods that send anything send about the same here." if _alike(rows) else ""),
+        + (" All send about the same." if _alike(rows) else ""),
         footer_text(summary) + " · marks at the same bytes are drawn side by side",
         max(4.6, 0.175 * min(len(rows), _MOST_LABELS) + 0.9),
     )

@@ -37,6 +37,7 @@ from tff_hospitals.experiments.reports.wording import (
 
 _MOST_LABELS = 12  # of one panel; above that, numbers with a key
 _MOST_BESIDE = 5  # of one panel when two panels stand side by side; above that, one below the other
+_SAME_SCALE = 2.5  # panels whose ranges of accuracy differ more have scales of their own
 _SAME_EPSILON = 1.06  # neighbours within six percent are drawn side by side
 PANEL_TITLES = {
     "record": "Record level: hides one patient's record",
@@ -68,13 +69,11 @@ def accuracy_against_epsilon(summary: Summary) -> Picture | None:
     return sheet.finish(
         "accuracy_against_epsilon",
         "Accuracy against epsilon",
-        "Further left is a stronger promise, higher is more accurate. Each mark is a method after its last round, "
-        "with the 95 % interval over "
-        "seeds where there are several; the faint line is the way there, round by round: where the run would stand "
-        "had it stopped earlier. Grey "
-        "lines stand at the accuracy of methods without any guarantee, the grey band is the interval of the best of "
-        "them. A record-level and a hospital-level epsilon promise different things: "
-        "compare within a panel.",
+        "Further left is a stronger promise, higher is more accurate. Each mark is a method after its last round, with "
+        "the 95 % interval over seeds where there are several (bars that reach the frame go on beyond it); the faint "
+        "line is the way there, round by round: where the run would stand had it stopped earlier. Grey lines stand at "
+        "the accuracy of methods without any guarantee, the grey band is the interval of the best of them. A "
+        "record-level and a hospital-level epsilon promise different things: compare within a panel.",
         f"Accuracy against epsilon. {lines}.",
     )
 
@@ -101,8 +100,8 @@ def accuracy_limits(centres: Sequence[float], intervals: Sequence[Any]) -> tuple
     """Limits that show every point, and intervals as far as they do not crush the rest (two seeds give huge ones)."""
     low, high = min(centres), max(centres)
     room = max(high - low, 0.06)
-    low = min([low, *(max(i.low, low - 0.8 * room) for i in intervals if i is not None)])
-    high = max([high, *(min(i.high, high + 0.8 * room) for i in intervals if i is not None)])
+    low = min([low, *(max(i.low, low - 0.25 * room) for i in intervals if i is not None)])
+    high = max([high, *(min(i.high, high + 0.25 * room) for i in intervals if i is not None)])
     missing = max(0.08 - (high - low), 0.0)
     pad = 0.06 * (high - low) + missing / 2
     low, high = low - pad, high + pad
@@ -143,9 +142,11 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
     methods = list(styles)
     units = [unit for unit in ("record", "hospital") if any(row.unit == unit for row in private)]
     most = max(sum(key[1] == unit for key in methods) for unit in units)
-    numbered, stacked = most > _MOST_LABELS, len(units) > 1 and most > _MOST_BESIDE
-    plain_names = shorten_all([row.name for row in plain], 28)
     intervals = {id(row): accuracy_interval(row) for row in (*private, *plain)}
+    limits = _panel_limits(private, plain, units, intervals)
+    own_scales = len(set(limits.values())) > 1
+    numbered, stacked = most > _MOST_LABELS, len(units) > 1 and (own_scales or most > _MOST_BESIDE)
+    plain_names = shorten_all([row.name for row in plain], 28)
     bars = (
         "Bars: 95 % intervals over seeds." if any(intervals.values()) else "No intervals: they need two seeds or more."
     )
@@ -153,7 +154,8 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
     key_height = 0.15 + 0.19 * -(-len(methods) // 3) if numbered else 0.0
     sheet = Sheet(
         "What each privacy promise costs in accuracy",
-        f"Accuracy (mean of the hospitals) against epsilon; left is a stronger promise. {bars}",
+        f"Accuracy (mean of the hospitals) against epsilon; left is a stronger promise. {bars}"
+        + (" The scales of the panels differ." if own_scales else ""),
         footer_text(summary) + " · marks at the same epsilon are drawn side by side",
         key_height + (panel_height + 0.3) * (len(units) if stacked else 1),
     )
@@ -163,14 +165,13 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
     names = [next(row.name for row in private if (row.method, row.unit) == key) for key in methods]
     letters = 36 if numbered else min(int((0.58 * width - 0.4) / 0.077), 44)
     short = dict(zip(methods, shorten_all(names, letters)))
-    limits = accuracy_limits([row.accuracy_mean or 0.0 for row in (*private, *plain)], list(intervals.values()))
     best_plain = max(plain, key=lambda row: row.accuracy_mean or 0.0, default=None)
     for place, unit in enumerate(units):
         start = left + (0 if stacked else place * (width + gap))
         top = sheet.height - 0.3 - (place * (panel_height + 0.3) if stacked else 0.0)
         axes = sheet.axes(start, start + width, top - panel_height + 0.5, top)
         axes.set_title(PANEL_TITLES[unit], loc="left", size=TEXT_SIZE, weight="bold", color=INK, pad=7)
-        axes.set_ylim(*limits)
+        axes.set_ylim(*limits[unit])
         percent_axis(axes.yaxis)
         axes.set_xlabel("epsilon of the worst hospital (log scale)", size=TEXT_SIZE)
         if place == 0 or stacked:
@@ -193,6 +194,21 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
     if numbered:
         _key(sheet, styles, short, key_height - 0.2)
     return sheet
+
+
+def _panel_limits(
+    private: Sequence[Row], plain: Sequence[Row], units: Sequence[str], intervals: dict[int, Any]
+) -> dict[str, tuple[float, float]]:
+    """Accuracy limits of each panel: shared, unless one method's failure would flatten the other panel."""
+    limits = {}
+    for unit in units:
+        rows = [*(row for row in private if row.unit == unit), *plain]
+        limits[unit] = accuracy_limits([row.accuracy_mean or 0.0 for row in rows], [intervals[id(row)] for row in rows])
+    spans = [high - low for low, high in limits.values()]
+    if max(spans) > _SAME_SCALE * min(spans):
+        return limits
+    shared = min(low for low, _ in limits.values()), max(high for _, high in limits.values())
+    return dict.fromkeys(units, shared)
 
 
 def _limits_and_marks(

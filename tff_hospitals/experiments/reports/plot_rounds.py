@@ -39,6 +39,11 @@ def accuracy_by_round(summary: Summary) -> Picture | None:
     panels = [(group, [row for row in rows if _panel(row, groups) == group]) for group in groups]
     styles = {key: colour for key, (colour, _) in private_styles(summary.rows).items()}
     names = dict(zip(map(id, rows), shorten_all([row_title(row) for row in rows], 38)))
+    limits = [_limits(members) for _, members in panels]
+    spans = [high - low for low, high in limits]
+    own_scales = max(spans) > 2.0 * min(spans)
+    if not own_scales:
+        limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * len(panels)
     heights = [max(1.75, 0.165 * len(members)) for _, members in panels]
     banded = any(len(members) <= _MOST_BANDS and _bands(members) for _, members in panels)
     sheet = Sheet(
@@ -49,21 +54,19 @@ def accuracy_by_round(summary: Summary) -> Picture | None:
             if banded
             else ". Lines are means over seeds."
         ),
-        footer_text(summary),
+        footer_text(summary) + (" · the scales of the panels differ" if own_scales else ""),
         sum(heights) + 0.42 * len(panels) + 0.4,
     )
     margin = max(sheet.text_width(name, SMALL_SIZE) for name in names.values())
     left, right = 0.75, WIDTH - MARGIN - margin - 0.5
     top = sheet.height - 0.3
-    ends = [point.accuracy_mean or 0.0 for row in rows for point in _measured(row)]
-    limits = accuracy_limits(ends, [])
     last = max(point.round for row in rows for point in _measured(row))
-    for (group, members), height in zip(panels, heights):
+    for (group, members), height, limit in zip(panels, heights, limits):
         axes = sheet.axes(left, right, top - height, top)
         title = "No privacy guarantee" if group in ("baseline", "no_guarantee") else GROUP_TITLES[group]
         axes.set_title(title, loc="left", size=TEXT_SIZE, weight="bold", color=INK, pad=5)
         axes.set_xlim(min(point.round for row in rows for point in _measured(row)), last)
-        axes.set_ylim(*limits)
+        axes.set_ylim(*limit)
         percent_axis(axes.yaxis)
         axes.set_ylabel("accuracy, %", size=TEXT_SIZE)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -82,6 +85,13 @@ def accuracy_by_round(summary: Summary) -> Picture | None:
         "name the method within a panel; broken lines are the same method at a tighter epsilon.",
         f"Accuracy by round. After the last round: {ends_words}.",
     )
+
+
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    points = [(row, point) for row in rows for point in _measured(row)]
+    banded = len(rows) <= _MOST_BANDS
+    intervals = [_interval(row, point) if banded else None for row, point in points]
+    return accuracy_limits([point.accuracy_mean or 0.0 for _, point in points], intervals)
 
 
 def _measured(row: Row) -> list[Any]:

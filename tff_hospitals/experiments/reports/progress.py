@@ -27,6 +27,7 @@ from tff_hospitals.experiments.reports.wording import (
     percent,
     significant,
     target_text,
+    worst_hospital,
 )
 
 
@@ -269,7 +270,7 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
         lines.append(_line("", f"lowest {percent(low)} at {low_at}, highest {percent(high)} at {high_at}"))
     if row.private:
         asked = f" (target {target_text(row.target_epsilon)})" if row.target_epsilon is not None else ""
-        worst = f", worst hospital {row.worst_hospital}" if row.worst_hospital else ""
+        worst = f", worst hospital {worst_hospital(row)}" if worst_hospital(row) else ""
         text = f"{epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}, {UNIT_SHORT[row.unit]}{worst}{asked}"
         lines.append(_line("epsilon", text))
         if row.epsilon_pld is not None:

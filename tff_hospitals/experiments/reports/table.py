@@ -101,9 +101,10 @@ class _Notes:
 def _head_lines(columns: Sequence[Column], hospitals: Sequence[Column], collapsed: bool) -> list[str]:
     """Head lines with one title over all hospital columns; it has a line of its own when a name needs two."""
     two_lines = any(column.upper for column in hospitals)
+    inside = {id(column) for column in hospitals}
     title, upper = [], []
     for column in columns:
-        if column in hospitals:
+        if id(column) in inside:
             upper.append(column.place(column.upper))
             if column is hospitals[0]:
                 title.append(_hospital_title(sum(one.width + 2 for one in hospitals) - 2, collapsed))
@@ -140,6 +141,8 @@ def _footer(summary: Summary, rows: Sequence[Row], one_delta: bool, collapsed: b
         )
         where = f"at delta {delta_text(private[0].delta)}" if one_delta else "with its delta in brackets"
         lines.append(f"Epsilon: of the worst hospital{named}, {where}{'; ' + how if how else ''}. none = no guarantee.")
+    if not all(row.measured for row in rows):
+        lines.append("An epsilon in brackets is a target that was out of reach: the method was not run.")
     if collapsed:
         lines.append(
             f"{len(summary.hospital_ids)} hospitals do not fit the width: lowest, median and highest; all are in "

@@ -64,6 +64,11 @@ def epsilon_text(value: float | None) -> str:
     return "none" if value is None or not math.isfinite(value) else significant(value)
 
 
+def asked_text(row: Row) -> str:
+    """The target of a method that could not be run, in brackets."""
+    return MISSING if row.target_epsilon is None else f"({target_text(row.target_epsilon)})"
+
+
 def target_text(value: float | None) -> str:
     """A target as the user typed it: 5.0 reads 5."""
     return MISSING if value is None else f"{value:g}"
