@@ -27,7 +27,6 @@ _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 _LEAST_MEMORY_GB = 2.0
 _LEAST_DISK_GB = 1.0
 _TFF_BY_HAND = "pip install --no-deps tensorflow-federated==0.87.0 tensorflow-privacy==0.9.0 google-vizier==0.1.11"
-_MADE_BY_RUN = "remove .venv/ and start ./run, which makes it anew"
 _DEEP_MESSAGE = """
 from tff_hospitals import quiet
 quiet.allow_deep_protocol_buffers()
@@ -53,6 +52,18 @@ class Check:
         return f"{self.status:6} {self.name}: {self.found}{mend}"
 
 
+def made_by_run() -> bool:
+    """Whether this is the environment that ./run made, and no other one with the package installed in it."""
+    return pathlib.Path(sys.prefix).resolve() == _CHECKOUT / ".venv"
+
+
+def install_again() -> str:
+    """How to mend an environment whose packages are not what they should be."""
+    if made_by_run():
+        return "remove .venv/ and start ./run, which makes it anew"
+    return f"in a new environment: pip install tff_hospitals, then {_TFF_BY_HAND}"
+
+
 def check_python() -> Check:
     """The version of Python and the kind of machine."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
@@ -63,33 +74,32 @@ def check_python() -> Check:
     return Check("Python", OK, found)
 
 
-def wanted_packages() -> tuple[list[Any], str]:
-    """What should be installed, as `packaging` requirements, and what to do when it is not.
+def wanted_packages() -> list[Any]:
+    """What should be installed, as `packaging` requirements.
 
     In the environment that ./run made: every package of requirements.lock, exactly. Elsewhere: what the package's
     metadata ask for, and the three packages that they cannot ask for.
     """
     from packaging.requirements import Requirement
 
-    if pathlib.Path(sys.prefix).resolve() == _CHECKOUT / ".venv":
-        lines = (_CHECKOUT / "requirements.lock").read_text().splitlines()
-        named = [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalnum()]
-        return [one for one in named if one.marker is None or one.marker.evaluate()], _MADE_BY_RUN
-    try:
-        lines = importlib.metadata.requires("tff_hospitals") or []
-    except importlib.metadata.PackageNotFoundError:
-        return [], ""
-    remedy = f"pip install . and then {_TFF_BY_HAND}"
-    named = [Requirement(line) for line in (*lines, *_TFF_BY_HAND.split()[3:])]
-    return [one for one in named if one.marker is None or one.marker.evaluate()], remedy
+    if made_by_run():
+        text = (_CHECKOUT / "requirements.lock").read_text()
+        lines = [line.rstrip(" \\") for line in text.splitlines() if line[:1].isalnum()]
+    else:
+        try:
+            lines = [*(importlib.metadata.requires("tff_hospitals") or []), *_TFF_BY_HAND.split()[3:]]
+        except importlib.metadata.PackageNotFoundError:
+            lines = []
+    named = [Requirement(line) for line in lines]
+    return [one for one in named if one.marker is None or one.marker.evaluate()]
 
 
 def check_packages() -> Check:
     """Versions of the packages, read from their metadata without importing them."""
     try:
-        wanted, remedy = wanted_packages()
+        wanted = wanted_packages()
     except ImportError as error:
-        return Check("packages", WRONG, str(error), _MADE_BY_RUN)
+        return Check("packages", WRONG, str(error), install_again())
     if not wanted:
         return Check("packages", NOTE, "neither ./run's environment nor an installed package: no list to compare with")
     faults = []
@@ -103,7 +113,7 @@ def check_packages() -> Check:
             faults.append(f"{one.name} is {version}, not {one.specifier}")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        return Check("packages", WRONG, "; ".join(faults[:5]) + more, remedy)
+        return Check("packages", WRONG, "; ".join(faults[:5]) + more, install_again())
     return Check("packages", OK, f"{len(wanted)} packages, versions as wanted")
 
 
@@ -170,7 +180,7 @@ def check_worker() -> Check:
             if worker.isolated:
                 return Check(name, OK, "starts, and is hidden from the network")
     except WorkerError as error:
-        return Check(name, WRONG, str(error), _MADE_BY_RUN)
+        return Check(name, WRONG, str(error), install_again())
     return Check(
         name,
         NOTE,
@@ -201,19 +211,19 @@ def check_smoke(child: subprocess.Popen[str], errors: IO[str], limit: float, wai
     try:
         output, _ = child.communicate(timeout=max(0.0, limit - waited))
     except subprocess.TimeoutExpired:
-        return Check(name, WRONG, f"not finished within {limit:g} s", "try --time_limit 600; else: " + _MADE_BY_RUN)
+        return Check(name, WRONG, f"not finished within {limit:g} s", "try --time_limit 600; else: " + install_again())
     if child.returncode != 0:
         errors.seek(0)
         return Check(
             name,
             WRONG,
             _how_it_ended(child.returncode, errors.read()),
-            "mend what is wrong above, else: " + _MADE_BY_RUN,
+            "mend what is wrong above, else: " + install_again(),
         )
     result = json.loads(output)
     if result["mean"] != 2.0 or not result["difference"] <= TOLERANCE:
         found = f"mean of 1 and 3 is {result['mean']}, runtimes differ by {result['difference']:.2g}"
-        return Check(name, WRONG, found, _MADE_BY_RUN)
+        return Check(name, WRONG, found, install_again())
     return Check(name, OK, f"both runtimes agree within {result['difference']:.1g} ({result['seconds']:.0f} s)")
 
 
