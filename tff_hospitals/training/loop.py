@@ -21,6 +21,7 @@ from tff_hospitals.training.books import Books
 from tff_hospitals.training.checkpoints import Checkpoint
 from tff_hospitals.training.evaluation import POOLED, Evaluator
 from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.training.updates import UpdateStore
 
 if TYPE_CHECKING:
     from tff_hospitals.accounting import Decision
@@ -92,6 +93,7 @@ def train(
     evaluate_on: HospitalDataset | None = None,
     server_held: Part | None = None,
     on_round: Callable[[Progress], None] | None = None,
+    store_updates: int | None = None,
 ) -> Run:
     """Trains a plan from its start, or from where an interrupted run in `run_dir` got to.
 
@@ -104,6 +106,8 @@ def train(
       evaluate_on: hospitals to evaluate on when they are not those that train (baselines).
       server_held: records that the server holds itself, evaluated as `server`.
       on_round: called after every round.
+      store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What is
+        trained does not depend on it.
 
     Raises:
       validation.InvalidInput: bad plan, model or data, before anything is trained.
@@ -115,7 +119,7 @@ def train(
     >>> run.summary["rounds"], run.summary["stop_reason"]
     (2, 'round limit reached')
     """
-    session = _Session(plan, dataset, run_dir, runtime, model, evaluate_on, server_held)
+    session = _Session(plan, dataset, run_dir, runtime, model, evaluate_on, server_held, store_updates)
     if session.finished is not None:
         return session.finished
     try:
@@ -138,6 +142,7 @@ class _Session:
         model: FunctionalModel | None,
         evaluate_on: HospitalDataset | None,
         server_held: Part | None,
+        store_updates: int | None = None,
     ):
         self.plan, self.dataset, self.runtime_name = plan, dataset, runtime
         self.model = model if model is not None else build_model(plan, dataset)
@@ -162,6 +167,9 @@ class _Session:
         if run_dir is not None:
             self.directory = run_directory.RunDirectory(pathlib.Path(run_dir))
             self._open_directory()
+        self.updates: UpdateStore | None = None
+        if store_updates is not None and self.finished is None:
+            self.updates = UpdateStore(run_dir, store_updates, self.composition, self.frozen)
 
     def _open_directory(self) -> None:
         directory = self.directory
@@ -233,6 +241,8 @@ class _Session:
             self._runtime = build_runtime(self.runtime_name, self.composition, self.dataset, self.frozen)
             self.evaluator = Evaluator(self.model, self.evaluated, self._server_held)
         inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end())]
+        if self.updates is not None:
+            self.updates.store_if_due(self.state.weights, inputs[0])
         started = time.perf_counter()
         self.state, outputs = self._runtime.run_rounds(self.state, inputs)
         elapsed = (time.perf_counter() - started) / len(inputs)
@@ -257,6 +267,8 @@ class _Session:
         ends = [plan.rounds, start + _ROUNDS_PER_CALL]
         for every in (plan.evaluate_every, plan.checkpoint_every):
             ends.append((start // every + 1) * every)
+        if self.updates is not None:
+            ends.append(self.updates.next_stored(start))
         return min(ends)
 
     def _rate(self, round_number: int) -> float:
