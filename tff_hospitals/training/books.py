@@ -114,7 +114,7 @@ class Books:
     def epsilon(self, hospital: str, conversion: str) -> float | None:
         """Epsilon so far of a hospital (`pooled`: the worst one); None without a guarantee."""
         unit = self._noise.unit
-        if unit == "none":
+        if unit == "none" or conversion not in self.ledger.conversions(unit):
             return None
         if hospital == POOLED or unit == "hospital":
             return self.ledger.worst_epsilon(unit, conversion)[0]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import __version__, noise_plan, records
+from tff_hospitals.accounting.certificate import certify
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes.plan_parts import MECHANISMS
 from tff_hospitals.training.books import BYTES_COLUMNS, METRIC_COLUMNS, Books
@@ -133,6 +134,7 @@ def summary_row(
     epsilon = books.epsilon(POOLED, "rdp")
     settled = [value for _, value in seconds[1:]] or [value for _, value in seconds]
     adjacency = noise_plan.ADJACENCY.get(noise.unit)
+    certificate = certify(books.ledger, noise.unit) if private else None
     return {
         "schema_version": 1,
         "status": "finished",
@@ -164,24 +166,30 @@ def summary_row(
         "rounds": rounds,
         "stop_reason": stop_reason,
         "runtime": runtime,
-        "guarantee": _guarantee(plan, noise, books, stop_reason),
+        "guarantee": _guarantee(plan, noise, books, stop_reason, certificate),
+        "certificate": certificate,
         "warnings": [*plan.warnings(dataset), *books.warnings],
         "curve": curve(books),
     }
 
 
-def _guarantee(plan: Plan, noise: noise_plan.NoisePlan, books: Books, stop_reason: str) -> str:
+def _guarantee(
+    plan: Plan, noise: noise_plan.NoisePlan, books: Books, stop_reason: str, certificate: Mapping[str, Any] | None
+) -> str:
     """What is protected, against whom and under which trust, for an ethics board."""
     from tff_hospitals.accounting import guarantee, no_guarantee
 
     if noise.unit == "none":
         return no_guarantee("record", books.ledger).text
-    return guarantee(
+    words = guarantee(
         books.ledger,
         noise.unit,
         noise_added_by=MECHANISMS[plan.privacy.mechanism].noise_by,
         stopped_by_data=stop_reason.startswith("plateau"),
     ).text
+    if certificate and certificate["rdp"]:
+        words += f" Checked: {certificate['library']} computes the same epsilon from the same ledger."
+    return words
 
 
 def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | None:

@@ -1,0 +1,98 @@
+"""Every epsilon that a run reports is computed a second time, by dp_accounting, from the same ledger.
+
+The package's own curves are fast enough to be asked after every round and inside a calibration; dp_accounting is the
+library that the field trusts. A finished run is certified: both must agree, and the run's summary holds dp_accounting's
+figures and version beside our own.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tff_hospitals.accounting.dp_events import compose_dp_event
+from tff_hospitals.accounting.events import MechanismEvent
+from tff_hospitals.accounting.ledger import Ledger
+from tff_hospitals.validation import InvalidInput
+
+TOLERANCE = 2e-3
+"""Largest relative difference: Renyi figures agree to 1e-4, loss distributions to the coarse grid of the second opinion."""
+_GRID = 5e-4
+Events = tuple[tuple[MechanismEvent, int], ...]
+
+
+class CertificateError(RuntimeError):
+    """Two accountants disagree about one ledger; the message names hospital, conversion and both figures."""
+
+
+def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
+    """dp_accounting's epsilon of every hospital, checked against the ledger's own.
+
+    Args:
+      ledger: of a finished run.
+      unit: "record" or "hospital".
+
+    Returns:
+      {"library": "dp_accounting 0.6.0", "rdp": {hospital: epsilon}, "pld": {hospital: epsilon}}; a hospital is missing
+      where dp_accounting has no analysis of its mechanism. The key "" stands for all hospitals alike.
+
+    Raises:
+      CertificateError: when an epsilon of the ledger is smaller than dp_accounting's by more than `TOLERANCE`.
+
+    >>> ledger = Ledger(delta=1e-3)
+    >>> ledger.record("record", "va", 1, MechanismEvent("gaussian", noise_multiplier=2.0))
+    >>> {name: round(value, 3) for name, value in certify(ledger, "record")["rdp"].items()}
+    {'va': 1.546}
+    """
+    import importlib.metadata
+
+    found: dict[str, Any] = {
+        "library": f"dp_accounting {importlib.metadata.version('dp-accounting')}",
+        "rdp": {},
+        "pld": {},
+    }
+    for hospital in ledger.hospital_ids(unit) or (None,):
+        released = ledger.events(unit, hospital)
+        for conversion in ("rdp", "pld"):
+            second = _second_opinion(released, ledger.delta, ledger.adjacency, conversion)
+            if second is None or conversion not in ledger.conversions(unit, hospital):
+                continue
+            own = ledger.epsilon(unit, hospital, conversion)
+            if own < second * (1 - TOLERANCE) - 1e-6:
+                raise CertificateError(
+                    f"{hospital or 'all hospitals'}: epsilon by {conversion} is {own:.6g} by this package and {second:.6g} "
+                    "by dp_accounting, from the same ledger. Remedy: do not publish this epsilon; report the ledger.json."
+                )
+            found[conversion][hospital or ""] = second
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _second_opinion(released: Events, delta: float, adjacency: str, conversion: str) -> float | None:
+    """dp_accounting's epsilon, None where it has no analysis."""
+    import dp_accounting
+    from dp_accounting import pld, rdp
+
+    if not released:
+        return None
+    relations: Mapping[str, Any] = {
+        "add_or_remove_one": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        "replace_one": dp_accounting.NeighboringRelation.REPLACE_ONE,
+        "replace_special": dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
+    }
+    if conversion == "pld" and adjacency == "replace_one":
+        return None  # its events would have to be scaled differently for the two accountants
+    try:
+        event = compose_dp_event(released, adjacency)
+        if conversion == "rdp":
+            accountant: Any = rdp.RdpAccountant(neighboring_relation=relations[adjacency])
+        else:
+            accountant = pld.PLDAccountant(relations[adjacency], value_discretization_interval=_GRID)
+        if not accountant.supports(event):
+            return None
+        epsilon = float(accountant.compose(event).get_epsilon(delta))
+    except (InvalidInput, dp_accounting.privacy_accountant.UnsupportedEventError):
+        return None
+    return epsilon if math.isfinite(epsilon) else None
