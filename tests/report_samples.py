@@ -206,9 +206,9 @@ def write_sample_run(
             epsilon = epsilon * share**0.5 if epsilon else None
             now = accuracy - (accuracy - 0.5) * math.exp(-4.0 * share) + generator.gauss(0.0, 0.004)
             sent = 56 * (number + 1) * scale
-            cells = [number, scope, 1.3 - now, now, min(1.0, now + 0.08), float(test), 1.25 - now, 100, 0.001, unit]
+            cells = [number + 1, scope, 1.3 - now, now, min(1.0, now + 0.08), float(test), 1.25 - now, 100, 0.001, unit]
             cells += [epsilon, epsilon and epsilon * 0.91, 1e-3 if epsilon else None, sent, sent]
             lines.append(["" if cell is None else str(cell) for cell in cells])
     (folder / "metrics.csv").write_text("\n".join(",".join(line) for line in lines) + "\n", encoding="utf-8")
-    timing = "\n".join(f"{number},{0.03 + 0.01 * generator.random()}" for number in range(rounds))
+    timing = "\n".join(f"{number + 1},{0.03 + 0.01 * generator.random()}" for number in range(rounds))
     (folder / "timing.csv").write_text(f"round,seconds\n{timing}\n", encoding="utf-8")

@@ -213,7 +213,7 @@ def test_a_run_page(tmp_path):
     ):
         assert words in page.text, words
     assert "Seconds by round are not shown" in page.text
-    assert run.curve("cleveland", "accuracy")[0][0] == 1.0  # rounds count from one for readers
+    assert run.curve("cleveland", "accuracy")[0][0] == 1.0
     assert run.hospital_ids == ("cleveland", "hungary", "switzerland", "va_long_beach")
 
 
@@ -254,7 +254,7 @@ def test_half_written_metrics_are_named_with_line_and_column(tmp_path):
     metrics.write_text(whole[: len(whole) - 40])
     with pytest.raises(records.RecordError, match="line 11 has not 15 cells"):
         reports.write_report(tmp_path)
-    metrics.write_text(whole.replace("\n0,hungary,", "\n0,hungary,much", 1))
+    metrics.write_text(whole.replace("\n1,hungary,", "\n1,hungary,much", 1))
     with pytest.raises(records.RecordError, match="line 3, column loss: 'much"):
         reports.write_report(tmp_path)
 

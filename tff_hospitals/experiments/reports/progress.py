@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -285,4 +286,4 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    return f"  {name:<12} {text}"
+    return textwrap.fill(text, 118, initial_indent=f"  {name:<12} ", subsequent_indent=" " * 15)

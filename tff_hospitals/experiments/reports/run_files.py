@@ -45,7 +45,7 @@ class RunFiles:
       seed, status: as the summary says.
       dataset: from the run record; None when there is no record.
       record, plan: the JSON objects, empty when missing.
-      metrics: for each scope (hospital id, `pooled`, `server`) the rows by round; rounds count from 1 here.
+      metrics: for each scope (hospital id, `pooled`, `server`) the rows by round; rounds count from 1.
       seconds: seconds of each round, in order.
       files: names of the files that are there.
       missing: one sentence for each file that is not there or cannot be read.
@@ -116,7 +116,7 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
 
 
 def read_metrics(path: pathlib.Path) -> dict[str, list[dict[str, float | None]]]:
-    """`metrics.csv` by scope, rounds in order and counted from 1; empty cells are None.
+    """`metrics.csv` by scope, rounds in order; empty cells are None.
 
     Raises:
       records.RecordError: names file, line and column of what is wrong.
@@ -124,8 +124,6 @@ def read_metrics(path: pathlib.Path) -> dict[str, list[dict[str, float | None]]]
     scopes: dict[str, list[dict[str, float | None]]] = {}
     for number, line in enumerate(read_csv(path, ("round", "hospital", *METRIC_NUMBERS)), start=2):
         values = {name: _number(line[name], path, number, name) for name in ("round", *METRIC_NUMBERS)}
-        if values["round"] is not None:
-            values["round"] += 1.0
         scopes.setdefault(line["hospital"], []).append(values)
     if not scopes:
         raise records.RecordError(f"{path} has no rows. Remedy: the run has not finished a round; start it again.")
