@@ -139,17 +139,30 @@ def test_inputs_of_the_lock_are_in_it(checkout: pathlib.Path) -> None:
     assert wanted - locked == set()
 
 
-def commands_of(readme: str) -> list[str]:
-    """The commands of the first block of code that a README shows."""
-    block = re.search(r"```\w*\n(.*?)```", readme, re.DOTALL)
-    return [line for line in block.group(1).splitlines() if line.strip() and not line.startswith("#")] if block else []
+def opening_commands(readme: str) -> list[str]:
+    """The commands that a README shows, indented or fenced, before its prose goes on."""
+    commands: list[str] = []
+    fenced = False
+    for line in readme.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            commands.append(line.strip())
+        elif line.strip() and commands:
+            break
+    return commands
+
+
+def test_opening_commands_are_found_in_either_form() -> None:
+    assert opening_commands("# a\nb:\n\n    ./x\n\n    ./y\n\nprose\n\n    ./z\n") == ["./x", "./y"]
+    assert opening_commands("# a\n```sh\n./x\n./y\n```\nprose\n```\n./z\n```\n") == ["./x", "./y"]
 
 
 def test_the_readme_opens_with_two_commands(checkout: pathlib.Path) -> None:
     readme = checkout / "README.md"
     if not readme.exists():
         pytest.skip("no README yet")
-    commands = commands_of(readme.read_text(encoding="utf-8"))
+    commands = opening_commands(readme.read_text(encoding="utf-8"))
     assert len(commands) == 2
     assert commands[0].startswith("./run scripts/compare_aggregators.py")
     assert commands[1] == "./run -m pytest"

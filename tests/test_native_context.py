@@ -182,7 +182,7 @@ def test_the_worker_ends_with_its_parent_after_a_computation(ways: tuple[str, ..
             time.sleep(0.5)  # into the long computation
             os.killpg(int(parent), SIGNALS[way])
         assert gone_in_time(int(worker))
-        assert gone_in_time(int(parent))
+        assert gone_in_time(int(parent), seconds=60)  # TensorFlow takes its own time to end on a busy machine
     _, errors = child.communicate(timeout=SECONDS_TO_END)  # returns at the end of both pipes
     assert ("the parent failed" in errors) == ("exception" in ways)
     assert ("KeyboardInterrupt" in errors) == ("ctrl_c" in ways)

@@ -43,8 +43,8 @@ def lives(pid: int) -> bool:
     return text.rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def gone_in_time(pid: int) -> bool:
-    end = time.monotonic() + SECONDS_TO_END
+def gone_in_time(pid: int, seconds: float = SECONDS_TO_END) -> bool:
+    end = time.monotonic() + seconds
     while lives(pid) and time.monotonic() < end:
         time.sleep(0.02)
     return not lives(pid)
@@ -82,9 +82,9 @@ def test_worker_ends_with_its_parent_and_holds_no_pipe(way: str, number: signal.
     child, pid, folder = start_child(way)
     if number is not None:
         os.killpg(child.pid, number)  # the whole foreground group, as a terminal does
+    assert gone_in_time(pid)
     # communicate returns at the end of both pipes: were one kept open, this would time out
     _, errors = child.communicate(timeout=SECONDS_TO_END)
-    assert gone_in_time(pid)
     assert ("the parent failed" in errors) == (way == "exception")
     end = time.monotonic() + SECONDS_TO_END
     while folder.exists() and time.monotonic() < end:

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
-_LEAST_MEMORY_GB = 2.0
+_LEAST_MEMORY_GB = 1.5
 _LEAST_DISK_GB = 1.0
 _TFF_BY_HAND = "pip install --no-deps tensorflow-federated==0.87.0 tensorflow-privacy==0.9.0 google-vizier==0.1.11"
 _DEEP_MESSAGE = """
