@@ -69,7 +69,8 @@ def build_under_key(
     Raises:
       InvalidInput: the builder fails, returns something else, or a pattern matches no layer.
     """
-    with _BUILD_LOCK, tf.init_scope(), _isolated(key):
+    # Eager mode is named because inside absl's `app.run` Keras may find no mode at all and build for TensorFlow 1.
+    with _BUILD_LOCK, tf.init_scope(), eager_context.eager_mode(), _isolated(key):
         try:
             model = builder()
         except InvalidInput:
