@@ -1,0 +1,85 @@
+"""Starting is silent unless somebody asks: levels, loggers, warnings, and the stack itself in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from tff_hospitals import quiet
+
+
+@pytest.fixture(autouse=True)
+def quiet_again():
+    with warnings.catch_warnings():
+        yield
+        quiet.be_quiet()
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "cpp", "grpc", "level"),
+    [
+        (-1, "3", "NONE", logging.FATAL),
+        (0, "3", "NONE", logging.FATAL),
+        (1, "1", "ERROR", logging.WARNING),
+        (2, "0", "INFO", logging.INFO),
+        (9, "0", "INFO", logging.INFO),
+    ],
+)
+def test_verbosity_reaches_every_part_of_the_stack(verbosity: int, cpp: str, grpc: str, level: int) -> None:
+    quiet.be_quiet(verbosity)
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == cpp
+    assert os.environ["GRPC_VERBOSITY"] == grpc
+    assert {logging.getLogger(name).level for name in ("absl", "tensorflow", "jax")} == {level}
+
+
+def test_warnings_of_the_stack_are_dropped_and_ours_are_not() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        quiet.be_quiet()
+        for module in (
+            "tensorflow_federated.python.x",
+            "jax._src.y",
+            "google.protobuf.z",
+            "tff_hospitals.plan",
+            "treemap",
+        ):
+            warnings.warn_explicit("words", UserWarning, "file.py", 1, module=module)
+    assert len(caught) == 2
+
+
+def test_a_level_that_an_import_of_jax_left_behind_is_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    quiet.be_quiet()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+
+
+def test_without_absl_and_without_upb_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "absl", None)
+    monkeypatch.setitem(sys.modules, "google._upb", None)
+    quiet.be_quiet()
+    assert quiet.allow_deep_protocol_buffers() is False
+
+
+NOISY = """
+import sys
+from tff_hospitals import quiet
+quiet.be_quiet(int(sys.argv[1]))
+assert not quiet.tensorflow_is_loaded()
+import tensorflow as tf, tensorflow_federated, tensorflow_privacy
+assert quiet.tensorflow_is_loaded()
+tf.get_logger().warning("a warning of the stack")
+"""
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("verbosity", "is_silent"), [("0", True), ("1", False)])
+def test_the_whole_stack_loads_without_a_word_unless_asked(verbosity: str, is_silent: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", NOISY, verbosity], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert ("a warning of the stack" not in done.stderr) == is_silent
+    assert (done.stderr == "") == is_silent
