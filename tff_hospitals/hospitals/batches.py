@@ -75,8 +75,7 @@ def shuffled_epochs(streams: Streams, records: int, *, batch_size: int, local_ep
       local_epochs: number of passes.
     """
     _check(records, batch_size=batch_size, local_epochs=local_epochs)
-    order = np.stack([_epoch(streams, epoch, records) for epoch in range(local_epochs)])
-    return _padded(order, records, batch_size)
+    return _padded(_orders(streams, local_epochs, records), records, batch_size)
 
 
 def shuffled_steps(
@@ -95,8 +94,7 @@ def shuffled_steps(
     raise_if([whole_number("first_step", first_step, low=0, remedy="give the steps taken so far")])
     per_epoch = -(-records // batch_size)
     first, last = first_step // per_epoch, (first_step + local_steps - 1) // per_epoch
-    order = np.stack([_epoch(streams, epoch, records) for epoch in range(first, last + 1)])
-    whole = _padded(order, records, batch_size)
+    whole = _padded(_orders(streams, last + 1, records)[first:], records, batch_size)
     start = first_step - first * per_epoch
     rows = slice(start, start + local_steps)
     return dataclasses.replace(whole, indices=whole.indices[rows], mask=whole.mask[rows])
@@ -184,9 +182,9 @@ def fixed_size(streams: Streams, records: int, *, batch_size: int, local_steps: 
     return BatchSchedule(indices, mask, records, float(batch_size), "fixed_size_without_replacement")
 
 
-def _epoch(streams: Streams, epoch: int, records: int) -> np.ndarray:
-    """The order of one pass: float64 draws sorted stably, the same on every platform."""
-    return np.argsort(streams.child("epoch", epoch).generator().random(records), kind="stable")
+def _orders(streams: Streams, epochs: int, records: int) -> np.ndarray:
+    """The orders of the first passes, [epochs, records]: float64 draws sorted stably, the same on every platform."""
+    return np.argsort(streams.generator().random((epochs, records)), axis=1, kind="stable")
 
 
 def _padded(order: np.ndarray, records: int, batch_size: int) -> BatchSchedule:

@@ -1,0 +1,80 @@
+"""Seconds per round: this package beside TFF as its tutorial writes it and beside the bare limit of the machine.
+
+    ./run benchmarks/round_time.py --json=FILE
+
+Prints a Markdown table and writes, among the medians, the ratios that matter: `mlp_k10_over_jax`, `mlp_k100_over_jax`,
+`cnn_k10_over_tf`, `mlp_k10_tutorial_over_compiled`, `heart_native_over_compiled`, `mlp_k100_adaptive_over_plain`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import paired
+
+ROWS = pathlib.Path(__file__).resolve().parent / "round_time_rows.py"
+# Programs measured in turn, and the ratios taken from them.
+GROUPS: dict[str, tuple[tuple[str, ...], int, int, dict[str, tuple[str, str]]]] = {
+    "mlp_k10": (
+        ("mlp_compiled", "mlp_jax", "mlp_native", "mlp_tutorial"),
+        10,
+        15,
+        {
+            "mlp_k10_over_jax": ("mlp_compiled", "mlp_jax"),
+            "mlp_k10_tutorial_over_compiled": ("mlp_tutorial", "mlp_compiled"),
+        },
+    ),
+    "mlp_k100": (
+        ("mlp_compiled", "mlp_jax", "mlp_adaptive"),
+        100,
+        15,
+        {
+            "mlp_k100_over_jax": ("mlp_compiled", "mlp_jax"),
+            "mlp_k100_adaptive_over_plain": ("mlp_adaptive", "mlp_compiled"),
+        },
+    ),
+    "cnn_k10": (("cnn_compiled", "cnn_tf"), 10, 7, {"cnn_k10_over_tf": ("cnn_compiled", "cnn_tf")}),
+    "heart": (
+        ("heart_compiled", "heart_native"),
+        4,
+        25,
+        {"heart_native_over_compiled": ("heart_native", "heart_compiled")},
+    ),
+}
+
+
+def measure(groups: list[str], turns: int | None) -> dict[str, Any]:
+    """All medians and ratios of the named groups."""
+    figures: dict[str, Any] = {}
+    for group in groups:
+        rows, sites, usual, ratios = GROUPS[group]
+        commands = {row: [sys.executable, str(ROWS), row, str(sites)] for row in rows}
+        seconds = paired.in_turn(commands, turns or usual)
+        for row in rows:
+            figures[f"{row}_k{sites}_s"] = statistics.median(seconds[row])
+        for name, (over, under) in ratios.items():
+            figures[name] = paired.ratio(seconds, over, under)
+    return figures
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="comma-separated: " + ", ".join(GROUPS))
+    parser.add_argument("--turns", type=int, help="measurements of every program")
+    arguments = parser.parse_args()
+    figures = measure(arguments.groups.split(","), arguments.turns)
+    print("| figure | value |\n|---|---|")
+    for name, value in figures.items():
+        print(f"| {name} | {value:.5g} |")
+    paired.write_json(arguments.json, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How long a user waits: `--help`, the accountant, the first finished round and the main job.
+
+    ./run benchmarks/startup.py --json=FILE
+
+Whole processes, wall seconds, medians. `first_round_s` is from the start of scripts/train.py to its first finished round,
+split into import, build and the first round (which compiles); `main_job_s` is the main job without flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import paired
+
+ACCOUNT = ["--sampling_probability=256/60000", "--noise_multiplier=1.1", "--steps=14062", "--delta=1e-5", "--json"]
+SPLIT = """
+import json, sys, time
+start = time.perf_counter()
+sys.path.insert(0, sys.argv[1])
+from tff_hospitals import quiet
+quiet.be_quiet()
+from tff_hospitals.experiments import baselines, presets
+from tff_hospitals.training import loop
+import tensorflow
+imported = time.perf_counter()
+plan = presets.preset("heart_disease").replace(rounds=2)
+dataset = baselines.load(plan.data)
+model = loop.build_model(plan, dataset)
+built = time.perf_counter()
+marks = []
+loop.train(plan, dataset, model=model, on_round=lambda progress: marks.append(time.perf_counter()))
+print(json.dumps({"import": imported - start, "build": built - imported, "compile_and_first_round": marks[0] - built}))
+"""
+
+
+def seconds(command: list[str]) -> float:
+    """Wall seconds of a process; its output is thrown away."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main_job() -> float:
+    """Seconds of the main job without flags."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = str(ROOT / "scripts" / "compare_aggregators.py")
+        return seconds([sys.executable, script, f"--run_dir={os.path.join(folder, 'run')}"])
+
+
+def first_round() -> dict[str, float]:
+    """Seconds to the first finished round, in parts."""
+    done = subprocess.run([sys.executable, "-c", SPLIT, str(ROOT)], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(turns: int, jobs: int) -> dict[str, Any]:
+    """All figures."""
+    scripts = ROOT / "scripts"
+    figures: dict[str, Any] = {}
+    for name in ("train", "compare_aggregators", "account", "bandwidth", "report"):
+        # absl ends --help with code 1: run through a shell that does not mind.
+        command = ["sh", "-c", f'"{sys.executable}" "{scripts / name}.py" --help; true']
+        figures[f"help_{name}_s"] = statistics.median(seconds(command) for _ in range(turns))
+    account = [sys.executable, str(scripts / "account.py"), *ACCOUNT]
+    figures["account_s"] = statistics.median(seconds(account) for _ in range(turns))
+    parts = [first_round() for _ in range(turns)]
+    for part in parts[0]:
+        figures[f"first_round_{part}_s"] = statistics.median(one[part] for one in parts)
+    figures["first_round_s"] = statistics.median(sum(one.values()) for one in parts)
+    figures["main_job_s"] = statistics.median(main_job() for _ in range(jobs))
+    return figures
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--turns", type=int, default=3, help="runs of every short command")
+    parser.add_argument("--jobs", type=int, default=1, help="runs of the main job")
+    arguments = parser.parse_args()
+    figures = measure(arguments.turns, arguments.jobs)
+    print("| figure | seconds |\n|---|---|")
+    for name, value in figures.items():
+        print(f"| {name} | {value:.2f} |")
+    paired.write_json(arguments.json, figures)
+
+
+if __name__ == "__main__":
+    main()
