@@ -36,7 +36,7 @@ RANKS = {
     "smoke": 8,
     "doctor": 8,
 }
-FILES_OF_THE_PLAN = ("plan", "plan_checks", "noise_plan")
+FILES_OF_THE_PLAN = ("plan", "plan_checks", "plan_warnings", "privacy_checks", "noise_plan")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tff_hospitals import noise_plan, records
 from tff_hospitals.plan import Plan
-from tff_hospitals.processes import aggregators, finalizers
+from tff_hospitals.processes import aggregators, exchange, finalizers
 from tff_hospitals.processes.local_training import LocalTraining
 from tff_hospitals.random_streams import Streams
 from tff_hospitals.validation import raise_if
@@ -24,26 +24,40 @@ from tff_hospitals.validation import raise_if
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
+    from tff_hospitals.processes.exchange import Exchange
 
 
 class ServerState(NamedTuple):
-    """Everything that the server carries from round to round, as nested tuples and ordered dicts of arrays."""
+    """Everything that is carried from round to round, as nested tuples and ordered dicts of arrays.
+
+    Attributes:
+      weights, round_number, aggregator, finalizer: at the server.
+      distributor: at the server: the model that hospitals hold, when the broadcast is encoded.
+      hospitals: at each hospital, by id: what its last upload left out, with error feedback.
+    """
 
     weights: tuple
     round_number: Any
     aggregator: collections.OrderedDict
     finalizer: collections.OrderedDict
+    distributor: collections.OrderedDict = collections.OrderedDict()
+    hospitals: collections.OrderedDict = collections.OrderedDict()
 
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """The parts of one plan's learning process. Equal `signature`s mean equal graphs."""
+    """The parts of one plan's learning process. Equal `signature`s mean equal graphs.
+
+    `exchange` holds the encoders of both directions (None: dense), `hospital_ids` whose error feedback is carried.
+    """
 
     model: FunctionalModel
     client_work: LocalTraining
     aggregator: aggregators.Aggregator
     finalizer: finalizers.Finalizer
     signature: str
+    exchange: Exchange | None = None
+    hospital_ids: tuple[str, ...] = ()
 
     def initial_state(self, weights: tuple, streams: Streams, noise_multiplier: float) -> ServerState:
         """State before round 0.
@@ -59,24 +73,38 @@ class Composition:
             np.int32(0),
             self.aggregator.initial_state(key, noise_multiplier),
             self.finalizer.initial_state(self.model.trainable_specs),
+            collections.OrderedDict() if self.exchange is None else self.exchange.no_broadcast(),
+            collections.OrderedDict(
+                (one, np.zeros([self.client_work.scalars], np.float32)) for one in self.hospital_ids
+            ),
         )
 
     def finish_round(self, state: ServerState, total: Any, noise: Any) -> tuple[ServerState, Any]:
         """The server's half of a round, after contributions were added up."""
         update, aggregator, measurements = self.aggregator.finish(state.aggregator, total, noise)
         weights, finalizer = self.finalizer.apply(state.finalizer, state.weights, update)
-        return ServerState(weights, state.round_number + 1, aggregator, finalizer), measurements
+        after = state._replace(
+            weights=weights, round_number=state.round_number + 1, aggregator=aggregator, finalizer=finalizer
+        )
+        return after, measurements
 
     def hospital_round(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
         """A hospital's half of a round: its contribution to the sum and its metrics."""
         output = self.client_work(state.weights, state.round_number, element)
-        return self.aggregator.prepare(parameters, output.delta, output.weight), output.metrics
+        noise = self.aggregator.hospital_noise(parameters, element["key"])
+        return self.aggregator.prepare(parameters, output.delta, output.weight, noise), output.metrics
+
+    def prepared_upload(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
+        """A hospital's half of a round up to its encoder: what it would send for weight 1, and its metrics."""
+        output = self.client_work(state.weights, state.round_number, element)
+        noise = self.aggregator.hospital_noise(parameters, element["key"])
+        return self.aggregator.prepare(parameters, output.delta, tf.constant(1.0), noise), output.metrics
 
     def zero_contribution(self) -> Any:
         """A sum of no contributions, in the structure of the aggregator's."""
         zeros = tuple(tf.zeros(spec.shape) for spec in self.model.trainable_specs)
         parameters = self.aggregator.parameters(self._blank_aggregator_state())
-        one = self.aggregator.prepare(parameters, zeros, tf.constant(0.0))
+        one = self.aggregator.prepare(parameters, zeros, tf.constant(0.0), self.aggregator.no_hospital_noise())
         return tf.nest.map_structure(tf.zeros_like, one)
 
     def server_measurements(self) -> tuple[str, ...]:
@@ -101,12 +129,18 @@ class Composition:
             down = _bytes(self.model.trainable_specs) + _bytes(parameters) + 4
             return down, _bytes(self.zero_contribution())
 
+    def side_bytes(self) -> tuple[int, int]:
+        """The part of `wire_bytes` that is not the model and not the update: parameters, weights and counts."""
+        down, up = self.wire_bytes()
+        dense = _bytes(self.model.trainable_specs)
+        return down - dense, up - dense
+
     def tff_process(self, hospitals_per_round: int) -> Any:
         """The same parts as a `tff.learning.templates.LearningProcess` (imports TFF)."""
         from tff_hospitals.processes import tff_adapters
 
         return tff_adapters.build_learning_process(
-            self.model, self.client_work, self.aggregator, self.finalizer, hospitals_per_round
+            self.model, self.client_work, self.aggregator, self.finalizer, hospitals_per_round, self.exchange
         )
 
 
@@ -134,8 +168,19 @@ def compose(
     specs = model.trainable_specs
     client_work = LocalTraining(model, plan.client, plan.privacy, max_local_steps=steps, compile_steps=compile_steps)
     privacy = dataclasses.replace(
-        plan.privacy, noise_multiplier=None, target_epsilon=None, delta=None, conversion="rdp"
+        plan.privacy,
+        noise_multiplier=None,
+        target_epsilon=None,
+        delta=None,
+        conversion="rdp",
+        outer_noise_multiplier=None,
+        outer_target_epsilon=None,
+        records_per_patient=1,
+        selected_from=1.0,
+        secure_noise=False,
     )
+    rounds = plan.rounds if privacy.hospital_level().mechanism == "tree" else 1
+    largest_weight = float(max(dataset.records().values())) if plan.weighting == "records" else 1.0
     signature = records.fingerprint(
         [
             dataclasses.asdict(plan.client),
@@ -149,16 +194,31 @@ def compose(
                 steps,
                 plan.broadcast,
                 plan.upload,
+                plan.error_feedback,
+                plan.skip_below,
                 model.task,
                 model.num_classes,
                 list(model.feature_shape),
+                rounds,
+                largest_weight if privacy.secure_sum else 1.0,
             ],
         ]
     )
     return Composition(
         model,
         client_work,
-        aggregators.build_aggregator(specs, plan.privacy, plan.cohort, hospitals),
+        aggregators.build_aggregator(
+            specs, plan.privacy, plan.cohort, hospitals, rounds=rounds, largest_weight=largest_weight
+        ),
         finalizers.build_finalizer(plan.server),
         signature,
+        exchange.build_exchange(
+            plan.broadcast,
+            plan.upload,
+            model.trainable_names,
+            [spec.shape.as_list() for spec in specs],
+            error_feedback=plan.error_feedback,
+            skip_below=plan.skip_below,
+        ),
+        dataset.ids if plan.error_feedback else (),
     )

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tff_hospitals.accounting import MechanismEvent, calibrate_noise
+from tff_hospitals import records as records_lib
+from tff_hospitals.accounting import MechanismEvent, calibrate_event, epsilon_of, parts
 from tff_hospitals.plan import Plan
+from tff_hospitals.processes import releases
+from tff_hospitals.processes.plan_parts import DISTRIBUTED, PrivacyPlan
+from tff_hospitals.processes.releases import Events, Release, ReleaseAt
 from tff_hospitals.validation import InvalidInput, Problem
 
 if TYPE_CHECKING:
@@ -30,18 +35,34 @@ class NoisePlan:
       unit: `record`, `hospital` or `none`.
       delta: of every (epsilon, delta) in this run.
       multipliers: noise standard deviation over clip norm, by hospital id (the same for all when the server adds it).
-      events: what one step (unit record) or one round (unit hospital) releases, by hospital id.
+      releases: what steps or rounds release, by hospital id.
+      adjacency: under which everything in this run is accounted.
+      second: the hospital-level mechanism around a record-level one, if any.
     """
 
     unit: str
     delta: float
     multipliers: Mapping[str, float]
-    events: Mapping[str, MechanismEvent]
+    releases: Mapping[str, Release]
+    adjacency: str = ADJACENCY["record"]
+    second: NoisePlan | None = None
+
+    @property
+    def parts(self) -> tuple[NoisePlan, ...]:
+        """The mechanisms with a unit of privacy, the inner one first."""
+        own = (self,) if self.unit != "none" else ()
+        return own if self.second is None else (*own, self.second)
+
+    @property
+    def hospital_level(self) -> NoisePlan | None:
+        """The part whose unit is the hospital, if any."""
+        return next((part for part in self.parts if part.unit == "hospital"), None)
 
     @property
     def server_multiplier(self) -> float:
-        """Noise multiplier at the server, 0 where hospitals add the noise."""
-        return next(iter(self.multipliers.values())) if self.unit == "hospital" else 0.0
+        """Noise multiplier of the aggregator, 0 where it has no mechanism."""
+        level = self.hospital_level
+        return next(iter(level.multipliers.values())) if level is not None else 0.0
 
 
 def steps_per_round(plan: Plan, train_records: int) -> int:
@@ -70,32 +91,55 @@ def delta_of(plan: Plan, dataset: HospitalDataset) -> float:
     return default_delta(dataset) if plan.privacy.delta is None else plan.privacy.delta
 
 
-def hospital_event(plan: Plan, noise_multiplier: float) -> MechanismEvent:
-    """What one round of a hospital-level mechanism releases."""
-    if plan.cohort.kind == "poisson":
-        return MechanismEvent(
-            kind="poisson_gaussian",
-            noise_multiplier=noise_multiplier,
-            sampling_probability=plan.cohort.sampling_probability,
-        )
-    return MechanismEvent(kind="gaussian", noise_multiplier=noise_multiplier)
-
-
-def record_event(plan: Plan, noise_multiplier: float, train_records: int) -> MechanismEvent:
-    """What one step of DP-SGD at a hospital releases."""
-    return MechanismEvent(
-        kind="poisson_gaussian",
-        noise_multiplier=noise_multiplier,
-        sampling_probability=sampling_probability(plan, train_records),
-    )
-
-
 Spent = tuple[tuple[MechanismEvent, int], ...]
+Calibration = tuple[float, float, str, str, Spent, float]  # target, delta, adjacency, conversion, spent, mean runs
 
 
 @functools.lru_cache(maxsize=4096)
-def _calibrated(target: float, delta: float, steps: int, probability: float, conversion: str, spent: Spent) -> float:
-    return calibrate_noise(target, delta, steps, probability, conversion=conversion, spent=spent)
+def _calibrated(whole_run: Events, calibration: Calibration) -> float:
+    """The noise multiplier for a whole run that is given at multiplier 1."""
+    target, delta, adjacency, conversion, spent, mean_runs = calibration
+    options = {"adjacency": adjacency, "conversion": conversion, "spent": spent}
+    if mean_runs > 1:
+        sweep = MechanismEvent("selection", mean_runs=mean_runs, shape=1.0, base=whole_run)
+        base = calibrate_event(sweep, target, delta, **options).base or whole_run
+        return _relative_noise(base[0][0], whole_run[0][0])
+    if len(whole_run) == 1:
+        event, count = whole_run[0]
+        return _relative_noise(calibrate_event(event, target, delta, count=count, **options), event)
+    # Trees of several sizes: all Gaussian, so that they add up to one.
+    ((together, _),) = parts.compose(whole_run, adjacency)
+    mu_squared = together.mu_squared  # type: ignore[union-attr]
+    reach = math.sqrt(parts.parts_of(_ONE_GAUSSIAN, adjacency)[0].mu_squared)  # type: ignore[union-attr]
+    found = calibrate_event(_ONE_GAUSSIAN, target, delta, **options).noise_multiplier or 0.0
+    return found * math.sqrt(mu_squared) / reach
+
+
+_ONE_GAUSSIAN = MechanismEvent("gaussian", noise_multiplier=1.0)
+
+
+def _relative_noise(event: MechanismEvent, at_one: MechanismEvent) -> float:
+    if event.local_stddev is not None:
+        return event.local_stddev / (at_one.local_stddev or 1.0)
+    return (event.noise_multiplier or 0.0) / (at_one.noise_multiplier or 1.0)
+
+
+def _calibrated_grid(release_at: ReleaseAt, rounds: int, calibration: Calibration) -> float:
+    """The noise multiplier of a distributed mechanism, whose grid depends on its noise: a few steps to a fixed point.
+
+    What is returned has been accounted for and keeps the target.
+    """
+    target, delta, adjacency, conversion, spent, _ = calibration
+    multiplier = 1.0
+    for _ in range(4):
+        whole_run = release_at(multiplier).whole_run(rounds, 1)
+        multiplier *= _calibrated(whole_run, calibration)
+    for _ in range(100):
+        pairs = [*spent, *release_at(multiplier).whole_run(rounds, 1)]
+        if calibration[-1] > 1 or epsilon_of(pairs, delta, adjacency=adjacency, conversion=conversion) <= target:
+            break
+        multiplier *= 1.0005
+    return multiplier
 
 
 def preprocessing_events(dataset: HospitalDataset, unit: str) -> dict[str | None, Spent]:
@@ -122,45 +166,134 @@ def make(plan: Plan, dataset: HospitalDataset) -> NoisePlan:
     sizes = dataset.records()
     if privacy.unit == "none":
         return NoisePlan("none", delta, dict.fromkeys(sizes, 0.0), {})
+    adjacency = adjacency_of(privacy)
+    if privacy.unit == "hospital":
+        return _hospital_part(plan, privacy, dataset, delta, adjacency)
+    second = None
+    if privacy.outer != "none":
+        second = _hospital_part(plan, privacy.hospital_level(), dataset, delta, adjacency)
+    return _record_part(plan, dataset, delta, adjacency, second)
 
-    released = preprocessing_events(dataset, privacy.unit)
 
-    def multiplier(steps: int, probability: float, hospital: str | None = None) -> float:
+def adjacency_of(privacy: PrivacyPlan) -> str:
+    """Which data sets count as neighbours: one ledger has one answer, also for a plan with two units.
+
+    >>> adjacency_of(PrivacyPlan(mechanism="dp_sgd")), adjacency_of(PrivacyPlan(mechanism="dp_sgd", outer="fixed_clip"))
+    ('add_or_remove_one', 'replace_special')
+    """
+    if privacy.mechanism == "dp_ftrl_local" or privacy.outer != "none":
+        return ADJACENCY["hospital"]  # a tree has no guarantee when a unit more would move the others
+    return ADJACENCY.get(privacy.unit, ADJACENCY["record"])
+
+
+def _record_part(
+    plan: Plan, dataset: HospitalDataset, delta: float, adjacency: str, second: NoisePlan | None
+) -> NoisePlan:
+    privacy, multipliers, made = plan.privacy, {}, {}
+    released = preprocessing_events(dataset, "record")
+    for hospital, records in dataset.records().items():
+        steps, chance = steps_per_round(plan, records), sampling_probability(plan, records)
+        release_at = releases.record_release(
+            privacy, sampling_probability=chance, steps_per_epoch=round(1 / chance), steps=steps
+        )
         if privacy.noise_multiplier is not None:
-            return float(privacy.noise_multiplier)
-        spent = (*released.get(None, ()), *released.get(hospital, ()))
-        target = float(privacy.target_epsilon or 0.0)
-        return _calibrated(target, delta, steps, probability, privacy.conversion, spent)
-
-    if privacy.unit == "record":
-        multipliers = {
-            hospital: multiplier(
-                plan.rounds * steps_per_round(plan, records), sampling_probability(plan, records), hospital
+            multipliers[hospital] = float(privacy.noise_multiplier)
+        else:
+            spent = (*released.get(None, ()), *released.get(hospital, ()))
+            plain = releases.record_release(  # values and count together cost one Gaussian
+                dataclasses.replace(privacy, clip_style="flat"),
+                sampling_probability=chance,
+                steps_per_epoch=round(1 / chance),
+                steps=steps,
             )
-            for hospital, records in sizes.items()
-        }
-        events = {hospital: record_event(plan, multipliers[hospital], sizes[hospital]) for hospital in sizes}
-        return NoisePlan("record", delta, multipliers, events)
-    probability = float(plan.cohort.sampling_probability or 1.0) if plan.cohort.kind == "poisson" else 1.0
-    one = multiplier(plan.rounds, probability)
-    if privacy.mechanism == "adaptive_clip":
-        _check_adaptive(plan, dataset, one)
-    return NoisePlan("hospital", delta, dict.fromkeys(sizes, one), dict.fromkeys(sizes, hospital_event(plan, one)))
+            calibration = _calibration(privacy, delta, adjacency, spent)
+            multipliers[hospital] = _calibrated(plain(1.0).whole_run(plan.rounds, steps), calibration)
+        _check_count(privacy, multipliers[hospital], hospital)
+        made[hospital] = release_at(multipliers[hospital])
+    return NoisePlan("record", delta, multipliers, made, adjacency, second)
 
 
-def _check_adaptive(plan: Plan, dataset: HospitalDataset, noise_multiplier: float) -> None:
+def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent) -> Calibration:
+    target = float(privacy.target_epsilon or 0.0)
+    return target, delta, adjacency, privacy.conversion, spent, float(privacy.selected_from)
+
+
+def _hospital_part(
+    plan: Plan, privacy: PrivacyPlan, dataset: HospitalDataset, delta: float, adjacency: str
+) -> NoisePlan:
+    sizes = dataset.records()
+    size = parameters(plan, dataset) if privacy.mechanism in DISTRIBUTED else 1
+    options = {"rounds": plan.rounds, "parameters": size}
+    release_at = releases.hospital_release(privacy, plan.cohort, len(sizes), **options)
+    if privacy.noise_multiplier is not None:
+        multiplier = float(privacy.noise_multiplier)
+    else:
+        spent = preprocessing_events(dataset, "hospital").get(None, ())
+        calibration = _calibration(privacy, delta, adjacency, spent)
+        if privacy.mechanism in DISTRIBUTED:
+            multiplier = _calibrated_grid(release_at, plan.rounds, calibration)
+        else:
+            simple = dataclasses.replace(privacy, zeroing="none")
+            if privacy.mechanism == "adaptive_clip":  # values and counts together cost one Gaussian
+                simple = dataclasses.replace(simple, mechanism="fixed_clip")
+            plain = releases.hospital_release(simple, plan.cohort, len(sizes), **options)
+            multiplier = _calibrated(plain(1.0).whole_run(plan.rounds, 1), calibration)
+    _check_counts(plan, privacy, dataset, multiplier)
+    made = release_at(multiplier)
+    return NoisePlan("hospital", delta, dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made), adjacency)
+
+
+def parameters(plan: Plan, dataset: HospitalDataset) -> int:
+    """How many parameters travel; the sensitivity of rounded updates depends on it (builds the model once)."""
+    options = json.dumps(records_lib.plain(dict(plan.model.options)), sort_keys=True)
+    return _counted(plan.model.name, options, tuple(dataset.feature_shape), dataset.num_classes, dataset.task)
+
+
+@functools.lru_cache(maxsize=64)
+def _counted(name: str, options: str, shape: tuple[int, ...], classes: int, task: str) -> int:
+    from tff_hospitals import models
+
+    model = models.build_model(name, models.ModelSignature(shape, classes, task), **json.loads(options))
+    return sum(spec.shape.num_elements() for spec in model.trainable_specs)
+
+
+def _check_count(privacy: PrivacyPlan, noise_multiplier: float, hospital: str) -> None:
+    """Adaptive clipping of records with a given noise on the count."""
+    given = privacy.clipped_count_stddev
+    if privacy.clip_style != "adaptive" or given is None or noise_multiplier < 2 * given:
+        return
+    raise InvalidInput(
+        [
+            Problem(
+                f"noise_multiplier of {hospital}",
+                round(noise_multiplier, 4),
+                f"adaptive clipping splits the noise between gradients and a count, and must stay below {2 * given:g} "
+                "(2 * clipped_count_stddev)",
+                f"give --clipped_count_stddev above {noise_multiplier / 2:.3g}, or leave it out: a tenth of the "
+                "privacy then goes to the count",
+            )
+        ]
+    )
+
+
+def _check_counts(plan: Plan, privacy: PrivacyPlan, dataset: HospitalDataset, noise_multiplier: float) -> None:
+    """Adaptive clipping and zeroing over few hospitals."""
+    if not privacy.counts:
+        return
     expected = plan.cohort.expected_size(len(dataset.hospitals))
-    limit = 2 * plan.privacy.count_stddev(expected)
+    limit = 2 * privacy.joint_count_stddev(expected)
     if noise_multiplier >= limit:
+        what = "adaptive clipping" if privacy.mechanism == "adaptive_clip" else "zeroing by a quantile"
+        if privacy.counts > 1:
+            what = "adaptive clipping with zeroing"
+        how = "2 * clipped_count_stddev" + ("" if privacy.counts == 1 else " / sqrt(2)")
         raise InvalidInput(
             [
                 Problem(
                     "noise_multiplier",
                     round(noise_multiplier, 4),
-                    f"adaptive clipping splits the noise between updates and a count, and with {expected:g} "
-                    "hospitals in a "
-                    f"round it must stay below {limit:g} (2 * clipped_count_stddev, a twentieth of the cohort by "
-                    "default)",
+                    f"{what} splits the noise between updates and a count, and with {expected:g} hospitals in a round "
+                    f"it must stay below {limit:g} ({how}, a twentieth of the cohort by default)",
                     "choose fixed_clip, more hospitals, a larger epsilon, or a larger --clipped_count_stddev (the norm "
                     "then follows its quantile less closely)",
                 )
@@ -175,30 +308,3 @@ def problems(plan: Plan, dataset: HospitalDataset) -> tuple[Problem, ...]:
     except InvalidInput as error:
         return error.problems
     return ()
-
-
-def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
-    """Where the promise is valid but means little, in words for the table."""
-    words = []
-    sizes = dataset.records()
-    delta = delta_of(plan, dataset)
-    unit = plan.privacy.unit
-    units = len(sizes) if unit == "hospital" else max(sizes.values())
-    if delta >= 1 / units:
-        words.append(
-            f"delta {delta:g} is not below 1 / {units} {unit}s: it would allow giving one {unit} away whole. "
-            f"Remedy: --delta below {1 / units:.2g}."
-        )
-    if unit == "hospital":
-        noise = make(plan, dataset).server_multiplier
-        expected = plan.cohort.expected_size(len(sizes))
-        if noise / expected > 0.1:
-            words.append(
-                f"hospital-level noise is {noise / expected:.2g} clip norms in every coordinate of the mean of "
-                f"{expected:g} "
-                f"hospitals, and the update's own norm is at most 1: few hospitals cannot hide one of them. "
-                "Record-level privacy (dp_sgd) protects patients here."
-            )
-    if plan.privacy.noise_multiplier == 0:
-        words.append("noise_multiplier is 0: clipping alone gives no differential privacy, epsilon is infinite")
-    return words

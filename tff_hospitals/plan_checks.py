@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tff_hospitals.processes.plan_parts import MECHANISMS
+from tff_hospitals import privacy_checks
 from tff_hospitals.validation import Problem, in_range, one_of, whole_number
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
     found = [
         *_client(plan),
         *_cohort(plan, dataset),
-        *_privacy(plan, dataset),
+        *privacy_checks.privacy_problems(plan, dataset),
         *_server(plan),
         one_of("weighting", plan.weighting, ("records", "equal")),
         whole_number("rounds", plan.rounds, low=1, remedy="train at least one round"),
@@ -124,7 +124,7 @@ def _cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]
             )
         )
     elif cohort.hospitals_per_round is not None:
-        found.append(_unused("hospitals_per_round", cohort.hospitals_per_round, "cohort=fixed_size"))
+        found.append(privacy_checks.unused("hospitals_per_round", cohort.hospitals_per_round, "cohort=fixed_size"))
     if cohort.kind == "poisson":
         found.append(
             in_range(
@@ -137,12 +137,9 @@ def _cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]
             )
         )
     elif cohort.sampling_probability is not None:
-        found.append(_unused("hospital_sampling_probability", cohort.sampling_probability, "cohort=poisson"))
+        given = cohort.sampling_probability
+        found.append(privacy_checks.unused("hospital_sampling_probability", given, "cohort=poisson"))
     return found
-
-
-def _unused(name: str, value: object, needs: str) -> Problem:
-    return Problem(name, value, f"is only used with {needs}", f"drop it or choose {needs}")
 
 
 def _server(plan: Plan) -> list[Problem | None]:
@@ -159,108 +156,9 @@ def _server(plan: Plan) -> list[Problem | None]:
     ]
 
 
-def _privacy(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
-    privacy = plan.privacy
-    found = [
-        one_of("mechanism", privacy.mechanism, MECHANISMS),
-        one_of("clip_style", privacy.clip_style, ("flat", "per_layer", "automatic")),
-        one_of("conversion", privacy.conversion, ("rdp", "pld")),
-    ]
-    if privacy.delta is not None:
-        found.append(
-            in_range(
-                "delta", privacy.delta, low=0.0, low_open=True, high=1.0, high_open=True, remedy="give 1e-3 or smaller"
-            )
-        )
-    if privacy.target_epsilon is not None:
-        found.append(
-            in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy="give a positive epsilon")
-        )
-    if privacy.mechanism == "none":
-        for name in ("noise_multiplier", "target_epsilon"):
-            if getattr(privacy, name) is not None:
-                found.append(_unused(name, getattr(privacy, name), "a private mechanism such as dp_sgd"))
-        return found
-    found.append(
-        in_range(
-            "clip_norm",
-            privacy.clip_norm,
-            low=0.0,
-            low_open=True,
-            remedy="give a finite positive clip norm: noise is scaled by it",
-        )
-    )
-    if (privacy.noise_multiplier is None) == (privacy.target_epsilon is None):
-        found.append(
-            Problem(
-                "noise_multiplier, target_epsilon",
-                (privacy.noise_multiplier, privacy.target_epsilon),
-                "exactly one of the two decides the noise",
-                "give --target_epsilon, or --noise_multiplier and read epsilon from the ledger",
-            )
-        )
-    if privacy.noise_multiplier is not None:
-        found.append(
-            in_range("noise_multiplier", privacy.noise_multiplier, low=0.0, remedy="give 0 (clipping alone) or more")
-        )
-    if privacy.mechanism == "adaptive_clip":
-        found.append(
-            in_range("clip_quantile", privacy.clip_quantile, low=0.0, high=1.0, remedy="give a quantile such as 0.5")
-        )
-        found.append(
-            in_range("clip_learning_rate", privacy.clip_learning_rate, low=0.0, remedy="give a rate such as 0.2")
-        )
-    elif privacy.clipped_count_stddev is not None:
-        found.append(_unused("clipped_count_stddev", privacy.clipped_count_stddev, "mechanism=adaptive_clip"))
-    if privacy.mechanism != "dp_sgd" and privacy.clip_style != "flat":
-        found.append(_unused("clip_style", privacy.clip_style, "mechanism=dp_sgd"))
-    if privacy.unit == "hospital" and plan.weighting == "records":
-        found.append(
-            Problem(
-                "weighting",
-                plan.weighting,
-                "hospital-level privacy needs equal weights: a mean weighted by records lets one large hospital move "
-                "the "
-                "result further than the noise is scaled for",
-                "set --weighting=equal",
-            )
-        )
-    if dataset is not None:
-        found.extend(_feasible(plan, dataset))
-    return found
-
-
-def _feasible(plan: Plan, dataset: HospitalDataset) -> list[Problem | None]:
-    """Whether any noise reaches the target with these hospitals."""
-    from tff_hospitals import noise_plan  # accounting is only needed once there is a target
-
-    if any(value is not None for value in _basic_ranges(plan)):
-        return []
-    return list(noise_plan.problems(plan, dataset))
-
-
-def _basic_ranges(plan: Plan) -> list[Problem | None]:
-    privacy = plan.privacy
-    return [
-        whole_number("rounds", plan.rounds, low=1, remedy=""),
-        whole_number("batch_size", plan.client.batch_size, low=1, remedy=""),
-        in_range("clip_norm", privacy.clip_norm, low=0.0, low_open=True, remedy=""),
-        None
-        if privacy.target_epsilon is None
-        else in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy=""),
-        None
-        if privacy.delta is None
-        else in_range("delta", privacy.delta, low=0.0, high=1.0, low_open=True, remedy=""),
-        Problem("noise", None, "", "") if privacy.noise_multiplier is None and privacy.target_epsilon is None else None,
-        Problem("steps", None, "", "")
-        if plan.client.local_epochs is None and plan.client.local_steps is None
-        else None,
-    ]
-
-
 def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
     """What is allowed but will disappoint; see `Plan.warnings`."""
-    from tff_hospitals import noise_plan
+    from tff_hospitals import plan_warnings
 
     words = [str(warning) for warning in getattr(dataset, "warnings", ())]
     preprocessing = dataset.preprocessing
@@ -270,6 +168,4 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
             "from "
             "hospital data without noise. Remedy: --scaling=fixed_bounds or --scaling=dp_moments."
         )
-    if plan.privacy.mechanism != "none":
-        words.extend(noise_plan.warnings(plan, dataset))
-    return words
+    return [*words, *plan_warnings.privacy_warnings(plan, dataset)]

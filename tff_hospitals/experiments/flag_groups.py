@@ -9,7 +9,12 @@ from absl import flags
 from tff_hospitals.experiments.options import OPTIONS, parse_settings
 
 FLAGS = flags.FLAGS
-_DEFINERS = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float}
+_DEFINERS = {
+    "string": flags.DEFINE_string,
+    "integer": flags.DEFINE_integer,
+    "float": flags.DEFINE_float,
+    "boolean": flags.DEFINE_bool,
+}
 
 
 def define_plan_flags() -> None:

@@ -35,6 +35,8 @@ class Method:
         plan = base.replace(method=self.name, **self.changes)
         if plan.privacy.mechanism != "none" and plan.privacy.noise_multiplier is None:
             plan = plan.replace(privacy={"target_epsilon": target_epsilon})
+        if plan.privacy.outer != "none" and plan.privacy.outer_noise_multiplier is None:
+            plan = plan.replace(privacy={"outer_target_epsilon": target_epsilon})
         return plan
 
     @property
@@ -99,10 +101,82 @@ METHODS = {
             {**_EQUAL, "privacy": {"mechanism": "fixed_clip"}},
         ),
         Method(
+            "dp_sgd_per_layer",
+            "DP-SGD, per-layer clip",
+            "DP-SGD that clips each layer's part of a record's gradient by itself (McMahan et al. 2018)",
+            {"privacy": {"mechanism": "dp_sgd", "clip_style": "per_layer"}},
+            default=False,
+        ),
+        Method(
+            "dp_sgd_automatic",
+            "DP-SGD, automatic clip",
+            "DP-SGD that normalises every record's gradient, so that no clip norm has to be tuned (Bu et al. 2023)",
+            {"privacy": {"mechanism": "dp_sgd", "clip_style": "automatic"}},
+            default=False,
+        ),
+        Method(
+            "dp_sgd_adaptive",
+            "DP-SGD, adaptive clip",
+            "DP-SGD whose norm follows a noised quantile of the record norms, each hospital for itself in every round",
+            {"privacy": {"mechanism": "dp_sgd", "clip_style": "adaptive", "clip_learning_rate": 0.02}},
+            default=False,
+        ),
+        Method(
+            "dp_ftrl_local",
+            "DP-FTRL in hospitals",
+            "per-record clipping and the noise of a binary tree over the steps of a round; no random batches are "
+            "assumed (Kairouz et al. 2021)",
+            {"privacy": {"mechanism": "dp_ftrl_local"}},
+            default=False,
+        ),
+        Method(
             "adaptive_clip",
             "DP-FedAvg, adaptive clip",
             "fixed clipping whose norm follows a noised quantile of the update norms (Andrew et al. 2021)",
             {**_EQUAL, "privacy": {"mechanism": "adaptive_clip"}},
+        ),
+        Method(
+            "adaptive_clip_zeroing",
+            "DP-FedAvg, adaptive clip and zeroing",
+            "adaptive clipping behind a bound on single coordinates that follows a noised quantile too",
+            {**_EQUAL, "privacy": {"mechanism": "adaptive_clip", "zeroing": "quantile"}},
+            default=False,
+        ),
+        Method(
+            "tree",
+            "DP-FTRL at the server",
+            "fixed clipping with the noise of a binary tree over the rounds; no sampling of hospitals is assumed "
+            "(Kairouz et al. 2021)",
+            {**_EQUAL, "privacy": {"mechanism": "tree"}},
+            default=False,
+        ),
+        Method(
+            "discrete_gaussian",
+            "distributed discrete Gaussian",
+            "each hospital adds a share of whole-number noise before a secure sum (Kairouz, Liu and Steinke 2021)",
+            {**_EQUAL, "privacy": {"mechanism": "discrete_gaussian"}},
+            default=False,
+        ),
+        Method(
+            "skellam",
+            "distributed Skellam",
+            "as the distributed discrete Gaussian, with Skellam noise (Agarwal, Kairouz and Liu 2021)",
+            {**_EQUAL, "privacy": {"mechanism": "skellam"}},
+            default=False,
+        ),
+        Method(
+            "local_dp",
+            "local DP",
+            "each hospital clips its own update and adds all the noise itself, so that nobody has to be trusted",
+            {**_EQUAL, "privacy": {"mechanism": "local_dp"}},
+            default=False,
+        ),
+        Method(
+            "dp_sgd_fixed_clip",
+            "DP-SGD inside, DP-FedAvg outside",
+            "DP-SGD in the hospitals and fixed clipping with noise around them: two guarantees, reported apart",
+            {**_EQUAL, "privacy": {"mechanism": "dp_sgd", "outer": "fixed_clip"}},
+            default=False,
         ),
     )
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tff_hospitals.plan import Plan
+from tff_hospitals.processes.plan_parts import DISTRIBUTED, ZEROING_MECHANISMS
 from tff_hospitals.validation import InvalidInput, Problem
 
 Used = Callable[[Plan], bool]
@@ -25,7 +26,20 @@ def _private(plan: Plan) -> bool:
 
 
 def _adaptive(plan: Plan) -> bool:
-    return plan.privacy.mechanism == "adaptive_clip"
+    privacy = plan.privacy
+    return privacy.hospital_level().mechanism == "adaptive_clip" or privacy.clip_style == "adaptive"
+
+
+def _counting(plan: Plan) -> bool:
+    return _adaptive(plan) or plan.privacy.zeroing == "quantile"
+
+
+def _record_level(plan: Plan) -> bool:
+    return plan.privacy.unit == "record"
+
+
+def _wrapped(plan: Plan) -> bool:
+    return plan.privacy.outer != "none"
 
 
 def _adaptive_server(plan: Plan) -> bool:
@@ -115,18 +129,18 @@ OPTIONS = (
         "privacy",
         "clip_style",
         "string",
-        "flat, per_layer or automatic",
-        lambda plan: plan.privacy.mechanism == "dp_sgd",
-        "aggregator=dp_sgd",
+        "how records are clipped: flat, per_layer, automatic or adaptive",
+        _record_level,
+        "a record-level method such as dp_sgd",
     ),
     Option(
         "clip_quantile",
         "privacy",
         "clip_quantile",
         "float",
-        "quantile of update norms that the clip follows",
+        "quantile of update norms (or record norms) that the clip follows",
         _adaptive,
-        "aggregator=adaptive_clip",
+        "aggregator=adaptive_clip or dp_sgd_adaptive",
     ),
     Option(
         "clip_learning_rate",
@@ -135,23 +149,139 @@ OPTIONS = (
         "float",
         "how fast the clip follows",
         _adaptive,
-        "aggregator=adaptive_clip",
+        "aggregator=adaptive_clip or dp_sgd_adaptive",
     ),
     Option(
         "clipped_count_stddev",
         "privacy",
         "clipped_count_stddev",
         "float",
-        "noise on the count of unclipped hospitals; a twentieth of the cohort by default",
-        _adaptive,
-        "aggregator=adaptive_clip",
+        "noise on the count of unclipped hospitals (default: a twentieth of the cohort) or records (default: a tenth "
+        "of the privacy)",
+        _counting,
+        "adaptive clipping or zeroing",
     ),
     Option(
         "conversion",
         "privacy",
         "conversion",
         "string",
-        "which epsilon the noise is calibrated for: rdp or pld",
+        "which epsilon the noise is calibrated for: rdp, pld, or gaussian_exact where nothing is sampled",
+        _private,
+        "a private method",
+    ),
+    Option(
+        "zeroing",
+        "privacy",
+        "zeroing",
+        "string",
+        "drop updates with a huge coordinate: none, fixed (a public bound) or quantile (a noised one)",
+        lambda plan: plan.privacy.hospital_level().mechanism in ZEROING_MECHANISMS,
+        "aggregator=fixed_clip or adaptive_clip",
+    ),
+    Option(
+        "zeroing_norm",
+        "privacy",
+        "zeroing_norm",
+        "float",
+        "largest coordinate of an update, or where its quantile starts",
+        lambda plan: plan.privacy.zeroing != "none",
+        "zeroing",
+    ),
+    Option(
+        "restart_every",
+        "privacy",
+        "restart_every",
+        "integer",
+        "rounds of one noise tree; by default one tree over the run",
+        lambda plan: plan.privacy.hospital_level().mechanism == "tree",
+        "aggregator=tree",
+    ),
+    Option(
+        "modulus_bits",
+        "privacy",
+        "modulus_bits",
+        "integer",
+        "bits per value under noise in shares",
+        lambda plan: plan.privacy.hospital_level().mechanism in DISTRIBUTED,
+        "aggregator=discrete_gaussian or skellam",
+    ),
+    Option(
+        "secure_sum",
+        "privacy",
+        "secure_sum",
+        "boolean",
+        "add updates up under a secure sum (simulated: an ordinary sum of whole numbers)",
+    ),
+    Option(
+        "secure_sum_bound",
+        "privacy",
+        "secure_sum_bound",
+        "float",
+        "largest coordinate of an update that is not clipped",
+        lambda plan: plan.privacy.secure_sum and plan.privacy.hospital_level().mechanism == "none",
+        "secure_sum and no hospital-level mechanism",
+    ),
+    Option(
+        "outer",
+        "privacy",
+        "outer",
+        "string",
+        "a hospital-level mechanism around a record-level one, such as fixed_clip",
+        _record_level,
+        "a record-level method such as dp_sgd",
+    ),
+    Option(
+        "outer_clip_norm",
+        "privacy",
+        "outer_clip_norm",
+        "float",
+        "L2 bound on a hospital's update under the outer mechanism",
+        _wrapped,
+        "outer",
+    ),
+    Option(
+        "outer_noise_multiplier",
+        "privacy",
+        "outer_noise_multiplier",
+        "float",
+        "noise deviation over clip norm of the outer mechanism",
+        _wrapped,
+        "outer",
+    ),
+    Option(
+        "outer_target_epsilon",
+        "privacy",
+        "outer_target_epsilon",
+        "float",
+        "calibrate the outer mechanism to this epsilon per hospital",
+        _wrapped,
+        "outer",
+    ),
+    Option(
+        "records_per_patient",
+        "privacy",
+        "records_per_patient",
+        "integer",
+        "the most records of one patient: also report the epsilon of a patient",
+        _record_level,
+        "a record-level method such as dp_sgd",
+    ),
+    Option(
+        "selected_from",
+        "privacy",
+        "selected_from",
+        "float",
+        "mean number of runs of the sweep that these settings won: epsilon then covers the choice",
+        _private,
+        "a private method",
+    ),
+    Option(
+        "secure_noise",
+        "privacy",
+        "secure_noise",
+        "boolean",
+        "batches and noise from the operating system's cryptographic source: not reproducible",
         _private,
         "a private method",
     ),
@@ -248,6 +378,8 @@ def apply(plan: Plan, given: Mapping[str, Any]) -> Plan:
         changes.setdefault("client", {})["local_epochs"] = None
     if given.get("noise_multiplier") is not None:
         changes.setdefault("privacy", {})["target_epsilon"] = None
+    if given.get("outer_noise_multiplier") is not None:
+        changes.setdefault("privacy", {})["outer_target_epsilon"] = None
     return plan.replace(**changes)
 
 

@@ -4,7 +4,9 @@ All of them are *linear*: every hospital prepares a contribution, contributions 
 sum. So the same aggregator runs over one machine, in chunks, as a tree over many machines, or under a secure sum.
 
     parameters(state)                  server -> hospitals, beside the model
-    prepare(parameters, delta, weight) at the hospital; a structure of tensors to be added up
+    hospital_noise(parameters, key)    noise that the hospital adds itself, drawn outside XLA from its own key
+    prepare(parameters, delta, weight, noise)
+                                       at the hospital; a structure of tensors to be added up
     server_noise(state)                unit normals for this round, drawn outside XLA
     finish(state, total, noise)        at the server: the update, the next state, measurements
 
@@ -25,13 +27,20 @@ import tensorflow as tf
 
 from tff_hospitals.accounting import split_adaptive_noise
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten, unit_normals
-from tff_hospitals.processes.plan_parts import CohortPlan, PrivacyPlan
+from tff_hospitals.processes.plan_parts import DISTRIBUTED, CohortPlan, PrivacyPlan
 
 Structure = collections.OrderedDict
 
 
 class Aggregator(abc.ABC):
-    """The contract of an aggregator; `specs` are the specs of the trainable weights."""
+    """The contract of an aggregator; `specs` are the specs of the trainable weights.
+
+    Attributes:
+      modulus_bits: contributions are whole numbers, added up modulo 2**modulus_bits under a secure sum; None: real
+        numbers in the clear.
+    """
+
+    modulus_bits: int | None = None
 
     def __init__(self, specs: Sequence[tf.TensorSpec]):
         self.specs = tuple(specs)
@@ -44,9 +53,39 @@ class Aggregator(abc.ABC):
         """What hospitals need to prepare their contribution."""
         return collections.OrderedDict()
 
+    def hospital_noise(self, parameters: Structure, key: tf.Tensor) -> Structure:
+        """Noise that a hospital adds before anything leaves it; empty where it adds none."""
+        return collections.OrderedDict()
+
+    def no_hospital_noise(self) -> Structure:
+        """Zeros in the structure of `hospital_noise`."""
+        return collections.OrderedDict()
+
+    @property
+    def draws_at_hospital(self) -> bool:
+        """Whether hospitals add noise themselves."""
+        return bool(self.no_hospital_noise())
+
     @abc.abstractmethod
-    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor) -> Structure:
+    def prepare(
+        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
+    ) -> Structure:
         """One hospital's contribution."""
+
+    def received(self, parameters: Structure, prepared: Structure, decoded: Tensors, weight: tf.Tensor) -> Structure:
+        """The contribution of a hospital whose upload was encoded.
+
+        Args:
+          parameters: those that it was prepared with.
+          prepared: what `prepare` gave for weight 1; its `delta` is what the hospital encoded.
+          decoded: what the server decoded.
+          weight: the hospital's weight.
+        """
+        return with_changes(prepared, delta=decoded)
+
+    def resolutions(self, parameters: Structure, steps: float) -> Structure:
+        """The grid on which a secure sum takes each part of a contribution: at most `steps` units to either side."""
+        raise TypeError(f"{type(self).__name__} has no public bounds for a secure sum")
 
     def server_noise(self, state: Structure) -> Structure:
         """Unit noise that `finish` scales; empty without noise at the server."""
@@ -61,20 +100,42 @@ class Mean(Aggregator):
     """Mean of the updates, weighted by each hospital's weight (McMahan et al. 2017, arXiv:1602.05629).
 
     An empty cohort gives a zero update.
+
+    Args:
+      specs: specs of the trainable weights.
+      bound: most that a coordinate of an update may have under a secure sum.
+      largest_weight: of any hospital.
     """
+
+    def __init__(self, specs: Sequence[tf.TensorSpec], bound: float = 8.0, largest_weight: float = 1.0):
+        super().__init__(specs)
+        self.bound = bound
+        self.largest_weight = max(1.0, largest_weight)
+
+    def resolutions(self, parameters: Structure, steps: float) -> Structure:
+        """Weights are whole numbers already; updates have the plan's bound."""
+        return collections.OrderedDict(
+            delta=tf.constant(self.bound * self.largest_weight / steps), weight=tf.constant(1.0)
+        )
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
         """No state."""
         return collections.OrderedDict()
 
-    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor) -> Structure:
+    def prepare(
+        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
+    ) -> Structure:
         """Weighted update and weight."""
         return collections.OrderedDict(delta=tuple(weight * tensor for tensor in delta), weight=weight)
+
+    def received(self, parameters: Structure, prepared: Structure, decoded: Tensors, weight: tf.Tensor) -> Structure:
+        """As for an update that was not encoded."""
+        return self.prepare(parameters, decoded, weight)
 
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:
         """The quotient of the sums."""
         mean = tuple(tf.math.divide_no_nan(tensor, total["weight"]) for tensor in total["delta"])
-        return mean, state, collections.OrderedDict()
+        return mean, state, collections.OrderedDict(update_norm=global_norm(mean))
 
 
 def clip_by_global_norm(delta: Tensors, clip_norm: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
@@ -112,12 +173,21 @@ class FixedClip(Aggregator):
         """The clip norm."""
         return collections.OrderedDict(clip_norm=state["clip_norm"])
 
-    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor) -> Structure:
+    def prepare(
+        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
+    ) -> Structure:
         """The clipped update; weights play no part, so that one hospital moves the sum by at most the clip norm."""
-        clipped, norm = clip_by_global_norm(delta, parameters["clip_norm"])
-        return collections.OrderedDict(
-            delta=clipped, count=tf.constant(1.0), was_clipped=tf.cast(norm > parameters["clip_norm"], tf.float32)
-        )
+        clipped, _ = clip_by_global_norm(delta, parameters["clip_norm"])
+        return collections.OrderedDict(delta=clipped, count=tf.constant(1.0))
+
+    def received(self, parameters: Structure, prepared: Structure, decoded: Tensors, weight: tf.Tensor) -> Structure:
+        """Clipped again: whatever an encoder makes of it, one hospital moves the sum by at most the clip norm."""
+        clipped, _ = clip_by_global_norm(decoded, parameters["clip_norm"])
+        return with_changes(prepared, delta=clipped)
+
+    def resolutions(self, parameters: Structure, steps: float) -> Structure:
+        """No coordinate exceeds the clip norm."""
+        return collections.OrderedDict(delta=parameters["clip_norm"] / steps, count=tf.constant(1.0))
 
     def server_noise(self, state: Structure) -> Structure:
         """One unit normal per parameter."""
@@ -140,8 +210,16 @@ class FixedClip(Aggregator):
         """The noised mean; the share of clipped hospitals is *not* released, it is not covered by the guarantee."""
         scale = state["noise_multiplier"] * state["clip_norm"]
         update = self.noised_mean(total, scale, noise)
-        state = _with(state, round=state["round"] + 1)
-        return update, state, collections.OrderedDict(clip_norm=state["clip_norm"])
+        measured = self.measured(update, scale / self.divisor(total["count"]), state["clip_norm"])
+        return update, with_changes(state, round=state["round"] + 1), measured
+
+    def measured(self, update: Tensors, noise_stddev: tf.Tensor, clip_norm: tf.Tensor) -> Structure:
+        """What may be shown of a round: the norm of the *noised* update beside that of its noise alone (expected).
+
+        Both follow from what is released anyway, so that they cost no privacy.
+        """
+        noise_norm = noise_stddev * float(np.sqrt(parameter_count(self.specs)))
+        return collections.OrderedDict(clip_norm=clip_norm, update_norm=global_norm(update), noise_norm=noise_norm)
 
 
 class AdaptiveClip(FixedClip):
@@ -168,11 +246,17 @@ class AdaptiveClip(FixedClip):
         state["clipped_count_stddev"] = np.float32(count_stddev if noise_multiplier > 0 else 0.0)
         return state
 
-    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor) -> Structure:
+    def prepare(
+        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
+    ) -> Structure:
         """The clipped update, and whether its norm was below the bound, as -1/2 or +1/2 (sensitivity 1/2)."""
         clipped, norm = clip_by_global_norm(delta, parameters["clip_norm"])
         below = tf.cast(norm <= parameters["clip_norm"], tf.float32) - 0.5
         return collections.OrderedDict(delta=clipped, count=tf.constant(1.0), below=below)
+
+    def resolutions(self, parameters: Structure, steps: float) -> Structure:
+        """As fixed clipping; the bit is -1/2 or +1/2."""
+        return collections.OrderedDict(super().resolutions(parameters, steps), below=tf.constant(0.5))
 
     def server_noise(self, state: Structure) -> Structure:
         """Unit normals for the sum and one for the count."""
@@ -183,28 +267,58 @@ class AdaptiveClip(FixedClip):
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:
         """The mean noised by the norm that clipped it, and then the next norm."""
         clip_norm = state["clip_norm"]
-        update = self.noised_mean(total, state["noise_multiplier"] * clip_norm, noise)
+        scale = state["noise_multiplier"] * clip_norm
+        update = self.noised_mean(total, scale, noise)
+        measured = self.measured(update, scale / self.divisor(total["count"]), clip_norm)
         noised = total["below"] + state["clipped_count_stddev"] * noise["below"]
         below = noised / self.divisor(total["count"]) + 0.5
         rate = self.privacy.clip_learning_rate
         next_norm = clip_norm * tf.exp(-rate * (below - self.privacy.clip_quantile))
-        state = _with(state, clip_norm=next_norm, round=state["round"] + 1)
-        return update, state, collections.OrderedDict(clip_norm=clip_norm)
+        state = with_changes(state, clip_norm=next_norm, round=state["round"] + 1)
+        return update, state, measured
 
 
-def _with(state: Structure, **changes: Any) -> Structure:
+def with_changes(state: Structure, **changes: Any) -> Structure:
     """A copy of a state with some entries changed, order kept."""
     return collections.OrderedDict((name, changes.get(name, value)) for name, value in state.items())
 
 
 def build_aggregator(
-    specs: Sequence[tf.TensorSpec], privacy: PrivacyPlan, cohort: CohortPlan, hospitals: int
+    specs: Sequence[tf.TensorSpec],
+    privacy: PrivacyPlan,
+    cohort: CohortPlan,
+    hospitals: int,
+    *,
+    rounds: int = 1,
+    largest_weight: float = 1.0,
 ) -> Aggregator:
-    """The aggregator that a plan's mechanism asks for; hospital weights arrive with the updates."""
+    """The aggregator that a plan's hospital-level mechanism asks for; hospital weights arrive with the updates.
+
+    Args:
+      specs: specs of the trainable weights.
+      privacy: the plan's privacy.
+      cohort: who takes part in a round, out of `hospitals`.
+      hospitals: how many there are.
+      rounds: of the whole run (sizes the tree).
+      largest_weight: of any hospital in the mean.
+    """
+    from tff_hospitals.processes import distributed, secure_sum, tree_aggregation, zeroing
+    from tff_hospitals.processes.local_noise import LocalNoise
+
+    privacy = privacy.hospital_level()
     expected = cohort.expected_size(hospitals)
     divisor = expected if cohort.kind == "poisson" else None
+    made: Aggregator = Mean(specs, privacy.secure_sum_bound, largest_weight)
     if privacy.mechanism == "fixed_clip":
-        return FixedClip(specs, privacy, divisor)
-    if privacy.mechanism == "adaptive_clip":
-        return AdaptiveClip(specs, privacy, divisor, privacy.count_stddev(expected))
-    return Mean(specs)
+        made = FixedClip(specs, privacy, divisor)
+    elif privacy.mechanism == "adaptive_clip":
+        made = AdaptiveClip(specs, privacy, divisor, privacy.count_stddev(expected))
+    elif privacy.mechanism == "tree":
+        made = tree_aggregation.TreeAggregation(specs, privacy, divisor, rounds)
+    elif privacy.mechanism == "local_dp":
+        made = LocalNoise(specs, privacy, divisor)
+    elif privacy.mechanism in DISTRIBUTED:
+        return distributed.Distributed(specs, privacy, round(expected))
+    if privacy.zeroing != "none":
+        made = zeroing.Zeroing(made, privacy, divisor, privacy.count_stddev(expected))
+    return secure_sum.SecureSum(made, hospitals) if privacy.secure_sum else made

@@ -7,24 +7,36 @@ in the ledger is the number of rows that the loop really ran.
 DP-SGD (Abadi et al. 2016, arXiv:1607.00133): the gradient of each record is clipped, unit noise is scaled by
 noise_multiplier * clip_norm and added to the sum in every step, and the sum is divided by the *expected* batch size.
 Noise is drawn in blocks of steps outside the compiled loop.
+
+DP-FTRL (Kairouz et al. 2021, arXiv:2103.00039) takes the same steps with the residual noise of a binary tree over the
+steps of the round, and needs no random batches: a record comes back after a fixed number of steps. Each round begins a
+new tree, because a hospital keeps nothing between rounds.
+
+Adaptive clipping of records (Andrew et al. 2021, arXiv:1905.03871) begins every round at the plan's clip norm and
+follows a noised quantile of the record norms from step to step, each hospital for itself. The norm does not outlive the
+round for the same reason, and so what a hospital does in a round depends on nothing that a checkpoint would have to
+carry for it.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.models import FunctionalModel
-from tff_hospitals.processes import client_optimizers
+from tff_hospitals.processes import client_optimizers, tree_noise
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten, unit_normals
 from tff_hospitals.processes.plan_parts import ClientPlan, PrivacyPlan
 
 METRICS = ("loss_sum", "records", "steps", "update_norm")
 _NOISE_BLOCK_SCALARS = 2**22  # 16 MiB of float32 noise at a time
+_CLIP_RANGE = 100.0  # an adaptive norm stays within this factor of the plan's
 
 Element = collections.OrderedDict  # what one hospital brings to one round; see `LocalTraining.element_spec`
 
@@ -46,7 +58,7 @@ class LocalTraining:
     Args:
       model: the functional Keras model.
       client: optimiser, learning rate, proximal term.
-      privacy: DP-SGD settings when its mechanism is `dp_sgd`; other mechanisms leave the client work alone.
+      privacy: settings of a record-level mechanism; hospital-level ones leave the client work alone.
       max_local_steps: the most optimiser steps that any hospital takes in a round (sizes the blocks of noise).
       compile_steps: compile the loop over steps with XLA; the result is the same to float32 rounding.
     """
@@ -63,10 +75,16 @@ class LocalTraining:
         self.model = model
         self.client = client
         self.privacy = privacy
-        self.record_level = privacy.mechanism == "dp_sgd"
+        self.record_level = privacy.unit == "record"
+        self.adaptive = self.record_level and privacy.clip_style == "adaptive"
         self.optimizer = client_optimizers.client_optimizer(client)
         self.scalars = parameter_count(model.trainable_specs)
-        self.block = max(1, min(max_local_steps, _NOISE_BLOCK_SCALARS // max(1, self.scalars)))
+        self.noise_width = self.scalars + int(self.adaptive)  # the last one is for the count of unclipped records
+        self.block = max(1, min(max_local_steps, _NOISE_BLOCK_SCALARS // max(1, self.noise_width)))
+        self._tree: np.ndarray | None = None
+        if privacy.mechanism == "dp_ftrl_local":  # steps of one tree depend on each other: all in one block
+            self.block = max_local_steps
+            self._tree = tree_noise.residual_matrix(max_local_steps)
         self._run_steps: Callable = self._steps
         if compile_steps:
             self._run_steps = tf.function(self._steps, jit_compile=True, autograph=False)
@@ -111,15 +129,19 @@ class LocalTraining:
         return ClientOutput(delta, element["weight"], metrics)
 
     def noise_block(self, key: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
-        """Unit noise of one block of steps, float32 [self.block, parameters]."""
-        return unit_normals(fold(key, 0, block), [self.block, self.scalars])
+        """Unit noise of one block of steps, float32 [self.block, self.noise_width]."""
+        if self._tree is None:
+            return unit_normals(fold(key, 0, block), [self.block, self.noise_width])
+        nodes = unit_normals(fold(key, 0, block), [self._tree.shape[1], self.noise_width])
+        return tf.linalg.matmul(tf.constant(self._tree), nodes)
 
     def run(
         self, weights: Tensors, round_number: tf.Tensor, element: Element, noise_for: Callable | None
     ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
         """All steps of a round, block of noise by block of noise: final weights, sum of losses, records seen."""
         rate = client_optimizers.learning_rate_at(self.client, round_number)
-        carry = (weights, self.optimizer.initial_slots(weights), tf.constant(0.0), tf.constant(0.0))
+        clip_norm = tf.constant(self.privacy.clip_norm, tf.float32)
+        carry = (weights, self.optimizer.initial_slots(weights), tf.constant(0.0), tf.constant(0.0), clip_norm)
         steps = element["steps"]
         if noise_for is None:
             carry = self._run_steps(weights, rate, element, tf.constant(0), steps, tf.zeros([0, 0]), carry)
@@ -133,7 +155,7 @@ class LocalTraining:
             _, carry = tf.while_loop(
                 lambda start, _: start < steps, body, (tf.constant(0), carry), parallel_iterations=1
             )
-        final, _, loss_sum, records = carry
+        final, _, loss_sum, records, _ = carry
         return final, loss_sum, records
 
     def _steps(
@@ -149,20 +171,23 @@ class LocalTraining:
         """Optimiser steps `start` to `end` - 1; everything in here may be compiled."""
 
         def body(step: tf.Tensor, carry: tuple) -> tuple:
-            weights, slots, loss_sum, records = carry
+            weights, slots, loss_sum, records, clip_norm = carry
             mask = element["mask"][step]
             chosen = element["indices"][step]
             features = tf.gather(element["features"], chosen)
             labels = tf.gather(element["labels"], chosen)
             key = fold(element["key"], 1, step) if self.model.draws_random_numbers else None
-            gradients, losses = self._gradients(weights, element, features, labels, mask, key, noise, step - start)
+            row = noise[step - start] if self.record_level else noise
+            gradients, losses, clip_norm = self._gradients(
+                weights, element, features, labels, mask, key, row, clip_norm
+            )
             if self.client.proximal_mu:
                 gradients = tuple(
                     gradient + self.client.proximal_mu * (weight - origin)
                     for gradient, weight, origin in zip(gradients, weights, start_weights)
                 )
             weights, slots = self.optimizer.step(weights, slots, gradients, rate)
-            return step + 1, (weights, slots, loss_sum + losses, records + tf.reduce_sum(mask))
+            return step + 1, (weights, slots, loss_sum + losses, records + tf.reduce_sum(mask), clip_norm)
 
         _, carry = tf.while_loop(lambda step, _: step < end, body, (start, carry), parallel_iterations=1)
         return carry
@@ -176,9 +201,9 @@ class LocalTraining:
         mask: tf.Tensor,
         key: tf.Tensor | None,
         noise: tf.Tensor,
-        row: tf.Tensor,
-    ) -> tuple[Tensors, tf.Tensor]:
-        """Gradients of one step and the sum of the batch's losses."""
+        clip_norm: tf.Tensor,
+    ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
+        """Gradients of one step, the sum of the batch's losses, and the clip norm of the next step."""
         model, frozen = self.model, element["frozen"]
         if not self.record_level:
             with tf.GradientTape() as tape:
@@ -187,15 +212,33 @@ class LocalTraining:
                 loss_sum = tf.reduce_sum(model.per_record_loss(outputs, labels) * mask)
                 loss = loss_sum / tf.maximum(tf.reduce_sum(mask), 1.0)
             gradients = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return tuple(gradients), loss_sum
+            return tuple(gradients), loss_sum, clip_norm
 
         from tff_hospitals.models import per_record
 
-        clip_norm = self.privacy.clip_norm
-        total, _, loss_sum = per_record.clipped_gradient_sum(
-            model, weights, frozen, features, labels, mask, clip_norm, key=key, style=self.privacy.clip_style
+        style = "flat" if self.adaptive else self.privacy.clip_style
+        total, norms, loss_sum = per_record.clipped_gradient_sum(
+            model, weights, frozen, features, labels, mask, clip_norm, key=key, style=style
         )
-        scale = element["noise_multiplier"] * clip_norm
-        noises = unflatten(noise[row], model.trainable_specs)
+        multiplier = element["noise_multiplier"]
+        next_norm = clip_norm
+        if self.adaptive:
+            multiplier, count_stddev = self._split(multiplier)
+            below = tf.reduce_sum(mask * (tf.cast(tf.less_equal(norms, clip_norm), tf.float32) - 0.5))
+            share = (below + count_stddev * noise[-1]) / element["expected_batch"] + 0.5
+            moved = clip_norm * tf.exp(-self.privacy.clip_learning_rate * (share - self.privacy.clip_quantile))
+            first = self.privacy.clip_norm
+            next_norm = tf.clip_by_value(moved, first / _CLIP_RANGE, first * _CLIP_RANGE)
+        scale = multiplier * clip_norm  # the norm that clipped, not the next one
+        noises = unflatten(noise[: self.scalars], model.trainable_specs)
         gradients = tuple((one + scale * draw) / element["expected_batch"] for one, draw in zip(total, noises))
-        return gradients, tf.zeros_like(loss_sum)
+        return gradients, tf.zeros_like(loss_sum), next_norm
+
+    def _split(self, multiplier: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Noise on the gradients and on the count of unclipped records; both together cost one `multiplier`."""
+        fixed = self.privacy.clipped_count_stddev
+        if fixed is None:
+            count_stddev = multiplier * self.privacy.record_count_stddev(1.0)
+            return multiplier / math.sqrt(0.9), count_stddev
+        count_stddev = tf.where(tf.greater(multiplier, 0.0), fixed, 0.0)
+        return multiplier / tf.sqrt(1.0 - tf.square(multiplier / (2.0 * fixed))), count_stddev

@@ -7,6 +7,7 @@ read and checked on a machine without TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,13 +26,32 @@ class Mechanism:
 MECHANISMS = {
     "none": Mechanism("none", "nobody", "no noise: data stay at the hospitals, but there is no differential privacy"),
     "dp_sgd": Mechanism("record", "hospital", "DP-SGD inside each hospital: per-record clipping, noise in every step"),
+    "dp_ftrl_local": Mechanism(
+        "record",
+        "hospital",
+        "DP-FTRL inside each hospital: per-record clipping, noise of a binary tree over the steps of a round",
+    ),
     "fixed_clip": Mechanism(
         "hospital", "server", "each hospital's update is clipped to a fixed norm, the server adds noise"
     ),
     "adaptive_clip": Mechanism(
         "hospital", "server", "as fixed clipping, with a norm that follows a noised quantile of the update norms"
     ),
+    "tree": Mechanism(
+        "hospital", "server", "as fixed clipping, with the noise of a binary tree over the rounds (DP-FTRL)"
+    ),
+    "discrete_gaussian": Mechanism(
+        "hospital", "shares", "each hospital adds a share of discrete Gaussian noise before a secure sum"
+    ),
+    "skellam": Mechanism("hospital", "shares", "each hospital adds a share of Skellam noise before a secure sum"),
+    "local_dp": Mechanism(
+        "hospital", "hospital", "each hospital clips its own update and adds all the noise itself (local DP)"
+    ),
 }
+DISTRIBUTED = ("discrete_gaussian", "skellam")
+CLIP_STYLES = ("flat", "per_layer", "automatic", "adaptive")
+ZEROING = ("none", "fixed", "quantile")
+ZEROING_MECHANISMS = ("fixed_clip", "adaptive_clip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +123,19 @@ class PrivacyPlan:
       noise_multiplier: noise standard deviation over clip norm; or None with `target_epsilon`.
       target_epsilon: calibrate the noise so that the whole run stays below it, at every hospital.
       delta: None takes the largest power of ten below 1 / (largest number of protected units).
-      clip_style: `flat`, `per_layer` or `automatic` (DP-SGD only).
+      clip_style: one of `CLIP_STYLES` (record level only). `adaptive` follows a noised quantile of the record norms.
       clip_quantile, clip_learning_rate, clipped_count_stddev: adaptive clipping (Andrew et al. 2021, arXiv:1905.03871).
+      zeroing: drop updates with a coordinate beyond a bound, before clipping: `none`, `fixed` (the public bound
+        `zeroing_norm`) or `quantile` (a bound that starts there and follows a noised quantile).
+      restart_every: rounds of one tree; None: one tree over the whole run.
+      modulus_bits: of the modulus under which whole-number updates are added up.
+      secure_sum: add up under a (simulated) secure sum; mechanisms with noise in shares always do.
+      secure_sum_bound: most that a coordinate of an update without clipping may have under a secure sum.
+      outer: a hospital-level mechanism around a record-level one, with its own `outer_clip_norm`, and
+        `outer_noise_multiplier` or `outer_target_epsilon`.
+      records_per_patient: the most records of one patient; reports then also state the epsilon of a patient.
+      selected_from: mean number of runs of the sweep that this plan is the winner of (geometrically distributed).
+      secure_noise: batches and noise from the operating system's source: not reproducible.
     """
 
     mechanism: str = "none"
@@ -117,10 +148,62 @@ class PrivacyPlan:
     clip_learning_rate: float = 0.2
     clipped_count_stddev: float | None = None
     conversion: str = "rdp"
+    zeroing: str = "none"
+    zeroing_norm: float = 10.0
+    restart_every: int | None = None
+    modulus_bits: int = 20
+    secure_sum: bool = False
+    secure_sum_bound: float = 8.0
+    outer: str = "none"
+    outer_clip_norm: float = 1.0
+    outer_noise_multiplier: float | None = None
+    outer_target_epsilon: float | None = None
+    records_per_patient: int = 1
+    selected_from: float = 1.0
+    secure_noise: bool = False
 
     def count_stddev(self, expected_cohort: float) -> float:
         """Deviation of the noise on the count of unclipped hospitals; a twentieth of the cohort unless given."""
         return float(expected_cohort / 20 if self.clipped_count_stddev is None else self.clipped_count_stddev)
+
+    @property
+    def counts(self) -> int:
+        """Noised counts that a hospital-level mechanism releases in a round: for the clip norm, for zeroing."""
+        return int(self.mechanism == "adaptive_clip") + int(self.zeroing == "quantile")
+
+    def joint_count_stddev(self, expected_cohort: float) -> float:
+        """Deviation of one count that costs as much as all noised counts of a round together (0 without any)."""
+        return self.count_stddev(expected_cohort) / math.sqrt(self.counts) if self.counts else 0.0
+
+    def record_count_stddev(self, noise_multiplier: float) -> float:
+        """Deviation of the noise on a step's count of unclipped records (`clip_style` adaptive).
+
+        By default the count takes a tenth of the step's privacy (of its squared sensitivity over noise variance), so
+        that it can never take all of it, however small the batches are.
+        """
+        if self.clipped_count_stddev is not None:
+            return float(self.clipped_count_stddev)
+        return noise_multiplier * math.sqrt(10.0) / 2
+
+    def hospital_level(self) -> PrivacyPlan:
+        """The hospital-level part: this plan, its outer mechanism, or a plan without noise."""
+        if self.unit == "hospital":
+            return self
+        return dataclasses.replace(
+            self,
+            mechanism=self.outer,
+            clip_norm=self.outer_clip_norm,
+            noise_multiplier=self.outer_noise_multiplier,
+            target_epsilon=self.outer_target_epsilon,
+            outer="none",
+            clip_style="flat",
+            clipped_count_stddev=None if self.clip_style == "adaptive" else self.clipped_count_stddev,
+        )
+
+    @property
+    def summed_securely(self) -> bool:
+        """Whether contributions are added up under a (simulated) secure sum."""
+        return self.secure_sum or self.hospital_level().mechanism in DISTRIBUTED
 
     @property
     def unit(self) -> str:
@@ -138,6 +221,25 @@ class ServerPlan:
     beta_1: float = 0.9
     beta_2: float = 0.99
     epsilon: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkPlan:
+    """A hospital's connection to the server; None where it is not stated.
+
+    Attributes:
+      uplink_mbps, downlink_mbps: 10**6 bits per second from and to the hospital.
+      latency_ms: one-way delay of a message.
+    """
+
+    uplink_mbps: float | None = None
+    downlink_mbps: float | None = None
+    latency_ms: float = 0.0
+
+    @property
+    def stated(self) -> bool:
+        """Whether time on the wire can be told."""
+        return self.uplink_mbps is not None and self.downlink_mbps is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,9 +45,12 @@ def build_distributor(weights_type: Any) -> tff.learning.templates.DistributionP
 
 
 def build_client_work(
-    client_work: LocalTraining, weights_type: Any, hospitals_per_round: int
+    client_work: LocalTraining, weights_type: Any, hospitals_per_round: int, *, with_key: bool = False
 ) -> tff.learning.templates.ClientWorkProcess:
     """Local training as a `ClientWorkProcess`; the state is the round number.
+
+    With `with_key` the update carries the hospital's own noise key to the aggregator's half at the same hospital, which
+    adds the noise before anything leaves it.
 
     Measurements are float32 [hospitals_per_round, len(METRICS)]: each hospital adds its metrics in its own row.
     """
@@ -63,7 +66,10 @@ def build_client_work(
         place = element.pop("place")
         element["frozen"] = tuple(element["frozen"])
         output = client_work(tuple(weights.trainable), round_number, element)
-        result = tff.learning.templates.ClientResult(update=tuple(output.delta), update_weight=output.weight)
+        update: Any = tuple(output.delta)
+        if with_key:
+            update = collections.OrderedDict(delta=update, key=element["key"])
+        result = tff.learning.templates.ClientResult(update=update, update_weight=output.weight)
         return result, place[:, tf.newaxis] * output.metrics[tf.newaxis, :]
 
     @tff.tensorflow.computation(np.int32)
@@ -97,7 +103,7 @@ def _empty(spec: Any) -> Any:
 
 
 class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
-    """Any `aggregators.Aggregator` as a TFF aggregation factory: map, sum, map."""
+    """Any `aggregators.Aggregator` as a TFF aggregation factory: map, sum (securely, if it asks for that), map."""
 
     def __init__(self, aggregator: Aggregator):
         self._aggregator = aggregator
@@ -118,11 +124,17 @@ class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
 
         @tff.tensorflow.computation(parameters.type_signature.result, value_type, weight_type)
         def prepare(at_hospital: Any, delta: Any, weight: Any) -> Any:
-            return aggregator.prepare(at_hospital, tuple(delta), weight)
+            at_hospital, noise = collections.OrderedDict(at_hospital), None
+            if aggregator.draws_at_hospital:
+                noise = aggregator.hospital_noise(at_hospital, delta["key"])
+                delta = delta["delta"]
+            return aggregator.prepare(at_hospital, tuple(delta), weight, noise)
 
         @tff.tensorflow.computation(state_type, prepare.type_signature.result)
         def finish(state: Any, total: Any) -> Any:
-            total = collections.OrderedDict(total, delta=tuple(total["delta"]))
+            total = collections.OrderedDict(total)
+            if "delta" in total:
+                total["delta"] = tuple(total["delta"])
             update, state, measurements = aggregator.finish(state, total, aggregator.server_noise(state))
             return update, state, measurements
 
@@ -137,7 +149,12 @@ class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
         )
         def next_fn(state: Any, value: Any, weight: Any) -> Any:
             at_hospitals = tff.federated_broadcast(tff.federated_map(parameters, state))
-            total = tff.federated_sum(tff.federated_map(prepare, (at_hospitals, value, weight)))
+            prepared = tff.federated_map(prepare, (at_hospitals, value, weight))
+            if aggregator.modulus_bits is None:
+                total = tff.federated_sum(prepared)
+            else:
+                modulus = 2**aggregator.modulus_bits
+                total = tff.backends.mapreduce.federated_secure_modular_sum(prepared, modulus)
             update, new_state, measurements = tff.federated_map(finish, (state, total))
             return tff.templates.MeasuredProcessOutput(new_state, update, measurements)
 
@@ -194,8 +211,12 @@ def build_learning_process(
         return tff.learning.models.ModelWeights(tuple(tf.constant(zero) for zero in zeros), ())
 
     weights_type = initial_weights.type_signature.result
-    work = build_client_work(client_work, weights_type, hospitals_per_round)
+    with_key = aggregator.draws_at_hospital
+    work = build_client_work(client_work, weights_type, hospitals_per_round, with_key=with_key)
     update_type = weights_type.trainable
+    if with_key:
+        key_type = tff.TensorType(np.int64, [2])
+        update_type = tff.types.to_type(collections.OrderedDict(delta=update_type, key=key_type))
     process = LinearAggregationFactory(aggregator).create(update_type, tff.TensorType(np.float32))
     return tff.learning.templates.compose_learning_process(
         initial_weights,

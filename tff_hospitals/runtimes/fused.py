@@ -16,6 +16,7 @@ from tff_hospitals.runtimes import base, resident
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
 
+_PER_HOSPITAL = ("indices", "mask", "steps", "expected_batch", "noise_multiplier", "key", "weight")
 _NOISE_SCALARS = 2**25  # 128 MiB of noise in one call at most; longer runs of rounds are cut
 
 
@@ -49,10 +50,11 @@ class FusedProgram:
 
     def _rounds_per_call(self, rounds: Sequence[base.RoundInput]) -> int:
         work = self._parts.client_work
-        if not work.record_level:
-            return len(rounds)
+        scalars = sum(int(np.prod(draw.shape)) for draw in self._parts.aggregator.no_hospital_noise().values())
+        if work.record_level:
+            scalars += self._blocks(rounds) * work.block * work.noise_width
         cohort = max(1, max(len(one.cohort) for one in rounds))
-        return max(1, _NOISE_SCALARS // (cohort * self._blocks(rounds) * work.block * work.scalars))
+        return max(1, _NOISE_SCALARS // (cohort * scalars)) if scalars else len(rounds)
 
     def _blocks(self, rounds: Sequence[base.RoundInput]) -> int:
         steps = max((h.schedule.indices.shape[0] for one in rounds for h in one.cohort), default=1)
@@ -99,9 +101,9 @@ class FusedProgram:
         """Draws all noise outside XLA (bits are then the same as in any other runtime), then runs the compiled
         rounds.
         """
-        return self._rounds(
-            state, features, labels, frozen, inputs, self._hospital_noise(inputs), self._server_noise(state, inputs)
-        )
+        shares = self._noise_shares(state, inputs)
+        noise = self._hospital_noise(inputs)
+        return self._rounds(state, features, labels, frozen, inputs, noise, shares, self._server_noise(state, inputs))
 
     def _hospital_noise(self, inputs: Any) -> tf.Tensor:
         """Unit noise [rounds, cohort, blocks, block, parameters] of DP-SGD; empty otherwise."""
@@ -115,7 +117,22 @@ class FusedProgram:
         draws = tf.map_fn(
             lambda pair: work.noise_block(pair[0], pair[1]), (keys, numbers), fn_output_signature=tf.float32
         )
-        return tf.reshape(draws, [r, c, blocks, work.block, work.scalars])
+        return tf.reshape(draws, [r, c, blocks, work.block, work.noise_width])
+
+    def _noise_shares(self, state: ServerState, inputs: Any) -> Any:
+        """What hospitals add to their contributions, stacked [rounds, cohort, ...]; empty where they add nothing."""
+        aggregator = self._parts.aggregator
+        like = tf.nest.map_structure(lambda draw: draw.dtype, aggregator.no_hospital_noise())
+        if not like:
+            return collections.OrderedDict()
+        parameters = aggregator.parameters(state.aggregator)
+        r, c, _ = inputs["key"].shape
+        draws = tf.map_fn(
+            lambda key: aggregator.hospital_noise(parameters, key),
+            tf.reshape(inputs["key"], [r * c, 2]),
+            fn_output_signature=like,
+        )
+        return tf.nest.map_structure(lambda draw: tf.reshape(draw, [r, c, *draw.shape[1:]]), draws)
 
     def _server_noise(self, state: ServerState, inputs: Any) -> Any:
         """Unit noise of the aggregator, stacked over rounds."""
@@ -131,6 +148,38 @@ class FusedProgram:
 
         return tf.map_fn(draw, tf.range(inputs["indices"].shape[0]), fn_output_signature=like)
 
+    def scan_hospitals(
+        self,
+        state: ServerState,
+        parameters: Any,
+        features: tf.Tensor,
+        labels: tf.Tensor,
+        frozen: tuple,
+        inputs: Any,
+        hospital_noise: tf.Tensor,
+        noise_shares: Any,
+    ) -> tuple[Any, tf.Tensor]:
+        """One hospital after the other: the sum of their contributions, and their metrics [cohort, len(METRICS)]."""
+        parts, work = self._parts, self._parts.client_work
+
+        def one_hospital(c: tf.Tensor, total: Any, metrics: tf.Tensor) -> tuple:
+            element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
+            for name in _PER_HOSPITAL:
+                element[name] = inputs[name][c]
+            noise_for = (lambda _, block: hospital_noise[c, block]) if work.record_level else None
+            final, loss_sum, records = work.run(state.weights, state.round_number, element, noise_for)
+            output = work.output(state.weights, final, loss_sum, records, element)
+            share = tf.nest.map_structure(lambda draws: draws[c], noise_shares)
+            contribution = parts.aggregator.prepare(parameters, output.delta, output.weight, share)
+            total = tf.nest.map_structure(tf.add, total, contribution)
+            metrics = tf.tensor_scatter_nd_update(metrics, [[c]], output.metrics[tf.newaxis])
+            return c + 1, total, metrics
+
+        cohort = inputs["indices"].shape[0]
+        start = (tf.constant(0), parts.zero_contribution(), tf.zeros([cohort, len(METRICS)]))
+        _, total, metrics = tf.while_loop(lambda c, *_: c < inputs["cohort"], one_hospital, start)
+        return total, metrics
+
     def _run_rounds(
         self,
         state: ServerState,
@@ -139,6 +188,7 @@ class FusedProgram:
         frozen: tuple,
         inputs: Any,
         hospital_noise: tf.Tensor,
+        noise_shares: Any,
         server_noise: Any,
     ) -> tuple:
         parts = self._parts
@@ -147,23 +197,12 @@ class FusedProgram:
         def one_round(r: tf.Tensor, state: ServerState, metrics: tf.Tensor, server: Any) -> tuple:
             parameters = parts.aggregator.parameters(state.aggregator)
 
-            def one_hospital(c: tf.Tensor, total: Any, metrics: tf.Tensor) -> tuple:
-                element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
-                for name in ("indices", "mask", "steps", "expected_batch", "noise_multiplier", "key", "weight"):
-                    element[name] = inputs[name][r, c]
-                work = parts.client_work
-                noise_for = (lambda _, block: hospital_noise[r, c, block]) if work.record_level else None
-                final, loss_sum, records = work.run(state.weights, state.round_number, element, noise_for)
-                output = work.output(state.weights, final, loss_sum, records, element)
-                contribution = parts.aggregator.prepare(parameters, output.delta, output.weight)
-                total = tf.nest.map_structure(tf.add, total, contribution)
-                metrics = tf.tensor_scatter_nd_update(metrics, [[r, c]], output.metrics[tf.newaxis])
-                return c + 1, total, metrics
-
-            zero = parts.zero_contribution()
-            _, total, metrics = tf.while_loop(
-                lambda c, *_: c < inputs["cohort"][r], one_hospital, (tf.constant(0), zero, metrics)
+            of_round = collections.OrderedDict((name, inputs[name][r]) for name in (*_PER_HOSPITAL, "cohort"))
+            shares = tf.nest.map_structure(lambda draws: draws[r], noise_shares)
+            total, found = self.scan_hospitals(
+                state, parameters, features, labels, frozen, of_round, hospital_noise[r], shares
             )
+            metrics = tf.tensor_scatter_nd_update(metrics, [[r]], found[tf.newaxis])
             noise = tf.nest.map_structure(lambda draws: draws[r], server_noise)
             state, measurements = parts.finish_round(state, total, noise)
             server = collections.OrderedDict(

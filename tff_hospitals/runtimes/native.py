@@ -29,7 +29,8 @@ class NativeRuntime:
     name = "native"
 
     def __init__(self, composition: Composition, dataset: HospitalDataset, frozen: tuple):
-        self._context = shared_context()
+        # TFF simulates a secure sum by an ordinary one, and only when asked to.
+        self._context = shared_context("refuse" if composition.aggregator.modulus_bits is None else "plain")
         self._composition = composition
         self._frozen = frozen
         self._hospitals = len(dataset.hospitals)
@@ -72,12 +73,12 @@ class NativeRuntime:
         """Nothing to free here: the context is shared by the process and ends with it."""
 
 
-@functools.lru_cache(maxsize=1)
-def shared_context() -> Any:
-    """One worker for all native runtimes of this process; it ends with the process, however that ends."""
+@functools.lru_cache(maxsize=2)
+def shared_context(secure_sum: str = "refuse") -> Any:
+    """One worker for all native runtimes of this process that treat a secure sum alike; it ends with the process."""
     from tff_hospitals.runtimes.native_context import native_context
 
-    return native_context()
+    return native_context(secure_sum=secure_sum)
 
 
 def to_tff(state: ServerState) -> Any:

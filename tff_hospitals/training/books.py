@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import noise_plan
-from tff_hospitals.accounting import Ledger
+from tff_hospitals.accounting import Ledger, after_selection
 from tff_hospitals.plan import Plan
 from tff_hospitals.training.evaluation import POOLED
+from tff_hospitals.training.signal_to_noise import SignalToNoise
+from tff_hospitals.training.traffic import TrafficBook
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -32,8 +34,8 @@ METRIC_COLUMNS = (
     "delta",
     "bytes_down",
     "bytes_up",
+    "signal_to_noise",
 )
-BYTES_COLUMNS = ("round", "hospital", "bytes_down", "bytes_up", "dense_bytes_down", "dense_bytes_up")
 _ROWS_EVERY_ROUND = 64  # with more hospitals than this, rows per hospital are written at evaluations only
 
 
@@ -45,6 +47,7 @@ class Books:
       wire_bytes: bytes (down, up) of one hospital in one round.
       dense_bytes: the same for dense float32, the yardstick.
       frozen_bytes: bytes of weights that a hospital fetches once, with its first round.
+      side_bytes: the part of `wire_bytes` that goes beside model and update.
     """
 
     def __init__(
@@ -55,70 +58,73 @@ class Books:
         wire_bytes: tuple[int, int],
         dense_bytes: tuple[int, int],
         frozen_bytes: int,
+        side_bytes: tuple[int, int] = (0, 0),
     ):
         self._plan, self._noise = plan, noise
         self._ids = dataset.ids
-        self._wire, self._dense, self._frozen = wire_bytes, dense_bytes, frozen_bytes
-        adjacency = noise_plan.ADJACENCY.get(noise.unit, noise_plan.ADJACENCY["record"])
-        self.ledger = Ledger(delta=noise.delta, adjacency=adjacency)
-        if noise.unit == "record":
-            self.ledger.expect("record", dataset.ids)
+        self.traffic = TrafficBook(plan, wire_bytes, side_bytes, dense_bytes, frozen_bytes)
+        self.ledger = Ledger(delta=noise.delta, adjacency=noise.adjacency)
+        for part in noise.parts:
+            if part.unit == "record" or not next(iter(part.releases.values())).shared:
+                self.ledger.expect(part.unit, dataset.ids)
         self.bytes_down: dict[str, int] = collections.defaultdict(int)
         self.bytes_up: dict[str, int] = collections.defaultdict(int)
         self.metric_rows: list[dict[str, Any]] = []
-        self.bytes_rows: list[dict[str, Any]] = []
         self.history: list[float] = []
         self.last_evaluation: dict[str, dict[str, float]] = {}
         self.warnings: list[str] = []
         self.left: dict[str, int] = {}  # hospitals that spent their budget, and the round that they left before
-        for hospital, released in noise_plan.preprocessing_events(dataset, noise.unit).items():
-            for event, count in released:
-                self.ledger.record(noise.unit, hospital, 0, event, count)
+        for part in noise.parts:
+            for hospital, released in noise_plan.preprocessing_events(dataset, part.unit).items():
+                for event, count in released:
+                    self.ledger.record(part.unit, hospital, 0, event, count)
+        self.signal = SignalToNoise(plan, dataset, noise, dense_bytes[0] // 4)
 
-    def planned(self, one: str, steps: int) -> list[tuple[Any, int]]:
-        """The events that the next round would add for a hospital."""
-        return [(self._noise.events[one], steps if self._noise.unit == "record" else 1)]
+    def planned(self, one: str, steps: int, round_number: int, cohort: int) -> list[tuple[Any, int]]:
+        """The events that a round (0-based) with so many hospitals would add for one of them."""
+        return [self._noise.releases[one].in_round(round_number, steps, cohort)]
+
+    def released(self) -> Ledger:
+        """The ledger of what becomes public: where this run was chosen among several, their choice included."""
+        if self._plan.privacy.selected_from <= 1:
+            return self.ledger
+        return after_selection(self.ledger, self._plan.privacy.selected_from)
 
     def record_round(self, one: RoundInput, output: RoundOutput) -> None:
         """Enters what a finished round released and sent."""
-        unit = self._noise.unit
+        for row in self.traffic.enter(one, output):
+            self.bytes_down[row["hospital"]] += row["bytes_down"]
+            self.bytes_up[row["hospital"]] += row["bytes_up"]
+        for part in self._noise.parts:
+            self._record_releases(part, one, output)
+        self.signal.measure(one, output)
+
+    def _record_releases(self, part: noise_plan.NoisePlan, one: RoundInput, output: RoundOutput) -> None:
+        """Enters the releases of one unit: counts are of what the loop really ran, not of what was asked for."""
+        number, cohort = one.number + 1, len(one.cohort)
+        if next(iter(part.releases.values())).shared:
+            event, count = next(iter(part.releases.values())).in_round(one.number, 1, cohort)
+            self.ledger.record(part.unit, None, number, event, count)
+            return
         for hospital in one.cohort:
             name = hospital.hospital.hospital_id
-            first = name not in self.bytes_down
-            down, up = self._wire[0] + (self._frozen if first else 0), self._wire[1]
-            self.bytes_down[name] += down
-            self.bytes_up[name] += up
-            self.bytes_rows.append(
-                {
-                    "round": one.number + 1,
-                    "hospital": name,
-                    "bytes_down": down,
-                    "bytes_up": up,
-                    "dense_bytes_down": self._dense[0],
-                    "dense_bytes_up": self._dense[1],
-                }
-            )
-            if unit == "record":
-                steps = int(output.metrics[name]["steps"])  # what the loop really ran, not what was asked for
-                self.ledger.record(
-                    unit=unit,
-                    hospital_id=name,
-                    round_number=one.number + 1,
-                    event=self._noise.events[name],
-                    count=steps,
-                )
-        if unit == "hospital":
-            event = next(iter(self._noise.events.values()))
-            self.ledger.record(unit=unit, hospital_id=None, round_number=one.number + 1, event=event, count=1)
+            steps = int(output.metrics[name]["steps"])
+            event, count = part.releases[name].in_round(one.number, steps, cohort)
+            self.ledger.record(part.unit, name, number, event, count)
 
     def epsilon(self, hospital: str, conversion: str) -> float | None:
         """Epsilon so far of a hospital (`pooled`: the worst one); None without a guarantee."""
         unit = self._noise.unit
-        if unit == "none" or conversion not in self.ledger.conversions(unit):
+        return None if unit == "none" else self.epsilon_of(unit, hospital, conversion)
+
+    def epsilon_of(self, unit: str, hospital: str, conversion: str) -> float | None:
+        """Epsilon so far for one of the run's units; None where the conversion has no analysis of what was released."""
+        ledger = self.released()
+        if conversion != "rdp" and conversion not in ledger.conversions(unit):
             return None
-        if hospital == POOLED or unit == "hospital":
-            return self.ledger.worst_epsilon(unit, conversion)[0]
-        return self.ledger.epsilon(unit, hospital, conversion)
+        if hospital == POOLED or hospital not in ledger.hospital_ids(unit):
+            return ledger.worst_epsilon(unit, conversion)[0]
+        return ledger.epsilon(unit, hospital, conversion)
 
     def enter_metrics(
         self, one: RoundInput, output: RoundOutput, evaluation: Mapping[str, Mapping[str, float]], rate: float
@@ -137,6 +143,7 @@ class Books:
             }
             row.update(evaluation.get(scope, {}))
             row.update(_training_metrics(output, scope))
+            row["signal_to_noise"] = self.signal.of_round(one.number + 1, scope)
             if scope in self._ids or scope == POOLED:
                 row["bytes_down"] = sum(self.bytes_down.values()) if scope == POOLED else self.bytes_down.get(scope, 0)
                 row["bytes_up"] = sum(self.bytes_up.values()) if scope == POOLED else self.bytes_up.get(scope, 0)
@@ -156,11 +163,12 @@ class Books:
             "bytes_down": dict(self.bytes_down),
             "bytes_up": dict(self.bytes_up),
             "metric_rows": self.metric_rows,
-            "bytes_rows": self.bytes_rows,
+            "traffic": self.traffic.to_json(),
             "history": self.history,
             "last_evaluation": self.last_evaluation,
             "warnings": self.warnings,
             "left": self.left,
+            "signal": self.signal.to_json(),
         }
 
     def restore(self, value: Mapping[str, Any]) -> None:
@@ -169,7 +177,7 @@ class Books:
         self.bytes_down = collections.defaultdict(int, value["bytes_down"])
         self.bytes_up = collections.defaultdict(int, value["bytes_up"])
         self.metric_rows = list(value["metric_rows"])
-        self.bytes_rows = list(value["bytes_rows"])
+        self.traffic.restore(value["traffic"])
         self.history = list(value["history"])
         self.last_evaluation = {
             scope: {name: math.nan if one is None else one for name, one in values.items()}
@@ -177,6 +185,7 @@ class Books:
         }
         self.warnings = list(value["warnings"])
         self.left = dict(value["left"])
+        self.signal.restore(value.get("signal", {}))
 
 
 def _training_metrics(output: RoundOutput, scope: str) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def train(
       evaluate_on: hospitals to evaluate on when they are not those that train (baselines).
       server_held: records that the server holds itself, evaluated as `server`.
       on_round: called after every round.
-      store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What is
-        trained does not depend on it.
+      store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What
+        is trained does not depend on it.
 
     Raises:
       validation.InvalidInput: bad plan, model or data, before anything is trained.
@@ -151,11 +151,14 @@ class _Session:
         self.noise = noise_plan.make(plan, dataset)
         root = Streams.from_seed(plan.seed)
         weights, self.frozen = self.model.initial_weights(root.child("model").key())
+        if plan.privacy.secure_noise:
+            root = Streams.from_operating_system()
         self.state = self.composition.initial_state(weights, root, self.noise.server_multiplier)
         dense = 4 * self.composition.client_work.scalars
         frozen_bytes = sum(weight.nbytes for weight in self.frozen)
-        self.books = Books(plan, dataset, self.noise, self.composition.wire_bytes(), (dense, dense), frozen_bytes)
-        self.drawer = RoundDrawer(plan, dataset, self.noise)
+        wire, side = self.composition.wire_bytes(), self.composition.side_bytes()
+        self.books = Books(plan, dataset, self.noise, wire, (dense, dense), frozen_bytes, side)
+        self.drawer = RoundDrawer(plan, dataset, self.noise, root)
         self.plateau = stopping.PlateauRule(plan.stopping)
         self.next_round = 0
         self.seconds: list[tuple[int, float]] = []
@@ -219,9 +222,10 @@ class _Session:
         if budget is None or unit == "none":
             return None
         planned = {}
-        for one in self.drawer.cohort(round_number):
+        cohort = self.drawer.cohort(round_number)
+        for one in cohort:
             steps = noise_plan.steps_per_round(self.plan, self.dataset.hospital(one).train.records)
-            planned[one] = self.books.planned(one, steps)
+            planned[one] = self.books.planned(one, steps, round_number, len(cohort))
         return Budget({unit: budget}, self.plan.privacy.conversion).decide(self.books.ledger, unit, planned)
 
     def _draw(self, round_number: int) -> RoundInput:
@@ -333,7 +337,7 @@ class _Session:
         return Run(
             plan=self.plan,
             summary=summary,
-            ledger=self.books.ledger,
+            ledger=self.books.released(),
             weights=tuple(np.asarray(weight) for weight in self.state.weights),
             frozen=self.frozen,
             evaluation=self.books.last_evaluation,

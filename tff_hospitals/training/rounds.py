@@ -6,7 +6,10 @@ drawn. Each hospital draws from a stream of its own, derived from its id.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tff_hospitals import noise_plan
 from tff_hospitals.hospitals import batches, cohorts
@@ -16,6 +19,7 @@ from tff_hospitals.runtimes.base import HospitalRound, RoundInput
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital, HospitalDataset
+    from tff_hospitals.hospitals.batches import BatchSchedule
 
 
 class RoundDrawer:
@@ -25,12 +29,13 @@ class RoundDrawer:
       plan: a plan without problems.
       dataset: its hospitals.
       noise: the noise plan of the two.
+      root: of every draw; default: the plan's seed.
     """
 
-    def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan):
+    def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan, root: Streams | None = None):
         self._plan = plan
         self._noise = noise
-        self._root = Streams.from_seed(plan.seed)
+        self._root = Streams.from_seed(plan.seed) if root is None else root
         self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
         self._cohort = cohorts.Cohorts(
             dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
@@ -43,14 +48,17 @@ class RoundDrawer:
     def draw(self, round_number: int, cohort: tuple[str, ...] | None = None) -> RoundInput:
         """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
         ids = self.cohort(round_number) if cohort is None else cohort
-        return RoundInput(round_number, tuple(self._hospital(self._hospitals[one], round_number) for one in ids))
+        shared = self._root.child("broadcast", round_number).key()
+        return RoundInput(round_number, tuple(self._hospital(self._hospitals[one], round_number) for one in ids), shared)
 
     def _hospital(self, hospital: Hospital, round_number: int) -> HospitalRound:
         plan, records = self._plan, hospital.train.records
         own = self._root.child("hospital", hospital.hospital_id, "round", round_number)
         steps = noise_plan.steps_per_round(plan, records)
         stream, size = own.child("batches"), plan.client.batch_size
-        if plan.privacy.mechanism == "dp_sgd":
+        if plan.privacy.mechanism == "dp_ftrl_local":
+            schedule = _same_order(stream, records, size, steps)
+        elif plan.privacy.unit == "record":
             chance = noise_plan.sampling_probability(plan, records)
             schedule = batches.poisson(stream, records, sampling_probability=chance, local_steps=steps)
         elif plan.client.local_steps is not None:
@@ -64,4 +72,12 @@ class RoundDrawer:
             own.child("noise").key(),
             self._noise.multipliers[hospital.hospital_id] if self._noise.unit == "record" else 0.0,
             float(records) if plan.weighting == "records" else 1.0,
+            own.child("upload").key(),
         )
+
+
+def _same_order(stream: Streams, records: int, batch_size: int, steps: int) -> BatchSchedule:
+    """Passes in one shuffled order: a record comes back after exactly as many steps as a pass has (DP-FTRL)."""
+    one_pass = batches.shuffled_epochs(stream, records, batch_size=batch_size, local_epochs=1)
+    rows = np.arange(steps) % one_pass.steps
+    return dataclasses.replace(one_pass, indices=one_pass.indices[rows], mask=one_pass.mask[rows])

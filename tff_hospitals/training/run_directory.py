@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,10 @@ from tff_hospitals import __version__, noise_plan, records
 from tff_hospitals.accounting.certificate import certify
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes.plan_parts import MECHANISMS
-from tff_hospitals.training.books import BYTES_COLUMNS, METRIC_COLUMNS, Books
+from tff_hospitals.training.books import METRIC_COLUMNS, Books
 from tff_hospitals.training.checkpoints import CheckpointFolder
 from tff_hospitals.training.evaluation import POOLED
+from tff_hospitals.training.traffic import BYTES_COLUMNS, DRIFT_COLUMNS
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -75,6 +77,7 @@ class RunDirectory:
             "versions": versions(),
             "machine": {"system": platform.platform(), "processor": platform.machine()},
             "dataset": dataset.describe(),
+            "reproducible": not plan.privacy.secure_noise,
             "warnings": plan.warnings(dataset),
         }
         records.write_json(self.path / "record.json", record)
@@ -93,8 +96,9 @@ class RunDirectory:
         records.write_csv(self.path / "metrics.csv", METRIC_COLUMNS, books.metric_rows)
         rows = [{"round": number, "seconds": value} for number, value in seconds]
         records.write_csv(self.path / "timing.csv", ("round", "seconds"), rows)
-        records.write_csv(self.path / "bytes.csv", BYTES_COLUMNS, books.bytes_rows)
-        records.write_json(self.path / "ledger.json", books.ledger.to_json())
+        records.write_csv(self.path / "bytes.csv", BYTES_COLUMNS, books.traffic.rows)
+        records.write_csv(self.path / "drift.csv", DRIFT_COLUMNS, books.traffic.drift_rows)
+        records.write_json(self.path / "ledger.json", books.released().to_json())
 
     def finish(self, run: Run, summary: Mapping[str, Any]) -> None:
         """Writes the model and, last of all, summary.json: its presence means that the run is whole."""
@@ -133,8 +137,9 @@ def summary_row(
     worst = max(epsilons, key=lambda name: epsilons[name] or 0.0) if epsilons else None
     epsilon = books.epsilon(POOLED, "rdp")
     settled = [value for _, value in seconds[1:]] or [value for _, value in seconds]
-    adjacency = noise_plan.ADJACENCY.get(noise.unit)
-    certificate = certify(books.ledger, noise.unit) if private else None
+    ledger = books.released()
+    certificate = certify(ledger, noise.unit) if private else None
+    second = noise.second
     return {
         "schema_version": 1,
         "status": "finished",
@@ -148,7 +153,7 @@ def summary_row(
         "epsilon_per_hospital": epsilons,
         "worst_hospital": worst,
         "delta": noise.delta if private else None,
-        "adjacency": adjacency,
+        "adjacency": noise.adjacency if private else None,
         "conversion": "rdp",
         "noise_multiplier_per_hospital": dict(noise.multipliers) if private else {},
         "accuracy_mean": _mean(by_hospital, "accuracy"),
@@ -168,7 +173,14 @@ def summary_row(
         "runtime": runtime,
         "guarantee": _guarantee(plan, noise, books, stop_reason, certificate),
         "certificate": certificate,
-        "warnings": [*plan.warnings(dataset), *books.warnings],
+        "second_unit": second.unit if second is not None else None,
+        "second_epsilon": books.epsilon_of(second.unit, POOLED, "rdp") if second is not None else None,
+        "second_noise_multiplier": next(iter(second.multipliers.values())) if second is not None else None,
+        "records_per_patient": plan.privacy.records_per_patient,
+        "epsilon_per_patient": epsilon_per_patient(plan, noise, books),
+        "reproducible": not plan.privacy.secure_noise,
+        "warnings": [*plan.warnings(dataset), *books.warnings, *books.signal.warnings()],
+        "communication": books.traffic.summary(len(dataset.hospitals)),
         "curve": curve(books),
     }
 
@@ -176,20 +188,64 @@ def summary_row(
 def _guarantee(
     plan: Plan, noise: noise_plan.NoisePlan, books: Books, stop_reason: str, certificate: Mapping[str, Any] | None
 ) -> str:
-    """What is protected, against whom and under which trust, for an ethics board."""
+    """What is protected, against whom and under which trust, for an ethics board; one paragraph for each unit."""
     from tff_hospitals.accounting import guarantee, no_guarantee
 
     if noise.unit == "none":
         return no_guarantee("record", books.ledger).text
-    words = guarantee(
-        books.ledger,
-        noise.unit,
-        noise_added_by=MECHANISMS[plan.privacy.mechanism].noise_by,
-        stopped_by_data=stop_reason.startswith("plateau"),
-    ).text
+    paragraphs = []
+    for part in noise.parts:
+        inner = part is noise and noise.second is not None
+        mechanism = plan.privacy.mechanism if part is noise else plan.privacy.outer
+        noise_by = MECHANISMS[mechanism].noise_by
+        text = guarantee(
+            books.released(),
+            part.unit,
+            noise_added_by=noise_by,
+            simulated_trust=plan.privacy.summed_securely and noise_by != "hospital",
+            stopped_by_data=stop_reason.startswith("plateau"),
+        ).text
+        paragraphs.append(f"{part.unit.capitalize()} level: {text}" if inner or part is not noise else text)
+    words = " ".join(paragraphs)
+    if noise.unit == "record" and plan.privacy.records_per_patient > 1:
+        k, epsilon = plan.privacy.records_per_patient, epsilon_per_patient(plan, noise, books)
+        strength = "no guarantee" if epsilon is None else f"epsilon {epsilon:.3g} at delta {noise.delta:g}"
+        words += f" A patient with up to {k} records: {strength} for all of them together."
+    if plan.privacy.secure_noise:
+        words += (
+            " Noise: keys from the operating system's cryptographic source, new for this run; nobody can repeat it."
+        )
+    else:
+        words += " Noise: from the root seed of the run (research mode): whoever knows the seed can take it away again."
     if certificate and certificate["rdp"]:
         words += f" Checked: {certificate['library']} computes the same epsilon from the same ledger."
     return words
+
+
+def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -> float | None:
+    """Epsilon for all records of one patient together, of the worst hospital; None without a finite one.
+
+    The same as epsilon for one record per patient.
+    """
+    from tff_hospitals.accounting import group_epsilon
+
+    if noise.unit != "record":
+        return None
+    if plan.privacy.records_per_patient == 1:
+        return books.epsilon(POOLED, "rdp")
+    ledger = books.released()
+    found = [
+        group_epsilon(
+            ledger.events("record", hospital),
+            ledger.delta,
+            plan.privacy.records_per_patient,
+            adjacency=ledger.adjacency,
+            conversion="rdp",
+        )
+        for hospital in ledger.hospital_ids("record")
+    ]
+    worst = max(found, default=math.inf)
+    return worst if math.isfinite(worst) else None
 
 
 def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | None:

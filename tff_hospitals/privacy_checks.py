@@ -1,0 +1,246 @@
+"""What a plan may not say about privacy: the checks behind `plan_checks.problems`, without TensorFlow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tff_hospitals.processes.discretisation import LARGEST_BITS, SMALLEST_BITS
+from tff_hospitals.processes.plan_parts import CLIP_STYLES, DISTRIBUTED, MECHANISMS, ZEROING, ZEROING_MECHANISMS
+from tff_hospitals.validation import Problem, in_range, one_of, whole_number
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.plan import Plan
+
+OUTER = ("none", *(name for name, mechanism in MECHANISMS.items() if mechanism.unit == "hospital"))
+
+
+def unused(name: str, value: object, needs: str) -> Problem:
+    """A setting that the rest of the plan ignores."""
+    return Problem(name, value, f"is only used with {needs}", f"drop it or choose {needs}")
+
+
+def privacy_problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
+    """All clashes of a plan's privacy; with `dataset` also whether any noise reaches the target there."""
+    privacy = plan.privacy
+    found = [
+        one_of("mechanism", privacy.mechanism, MECHANISMS),
+        one_of("clip_style", privacy.clip_style, CLIP_STYLES),
+        one_of("conversion", privacy.conversion, ("rdp", "pld", "gaussian_exact")),
+        *_shared_settings(plan),
+    ]
+    if privacy.delta is not None:
+        found.append(
+            in_range(
+                "delta", privacy.delta, low=0.0, low_open=True, high=1.0, high_open=True, remedy="give 1e-3 or smaller"
+            )
+        )
+    if privacy.target_epsilon is not None:
+        found.append(
+            in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy="give a positive epsilon")
+        )
+    if privacy.mechanism == "none":
+        for name in ("noise_multiplier", "target_epsilon"):
+            if getattr(privacy, name) is not None:
+                found.append(unused(name, getattr(privacy, name), "a private mechanism such as dp_sgd"))
+        return found
+    found += _mechanism_settings(plan)
+    found.append(
+        in_range(
+            "clip_norm",
+            privacy.clip_norm,
+            low=0.0,
+            low_open=True,
+            remedy="give a finite positive clip norm: noise is scaled by it",
+        )
+    )
+    if (privacy.noise_multiplier is None) == (privacy.target_epsilon is None):
+        found.append(
+            Problem(
+                "noise_multiplier, target_epsilon",
+                (privacy.noise_multiplier, privacy.target_epsilon),
+                "exactly one of the two decides the noise",
+                "give --target_epsilon, or --noise_multiplier and read epsilon from the ledger",
+            )
+        )
+    if privacy.noise_multiplier is not None:
+        found.append(
+            in_range("noise_multiplier", privacy.noise_multiplier, low=0.0, remedy="give 0 (clipping alone) or more")
+        )
+    adaptive = privacy.mechanism == "adaptive_clip" or privacy.clip_style == "adaptive"
+    if adaptive or privacy.zeroing == "quantile" or privacy.outer == "adaptive_clip":
+        found.append(
+            in_range("clip_quantile", privacy.clip_quantile, low=0.0, high=1.0, remedy="give a quantile such as 0.5")
+        )
+        found.append(
+            in_range("clip_learning_rate", privacy.clip_learning_rate, low=0.0, remedy="give a rate such as 0.2")
+        )
+    elif privacy.clipped_count_stddev is not None:
+        found.append(unused("clipped_count_stddev", privacy.clipped_count_stddev, "adaptive clipping or zeroing"))
+    if privacy.unit != "record" and privacy.clip_style != "flat":
+        found.append(unused("clip_style", privacy.clip_style, "mechanism=dp_sgd"))
+    if privacy.hospital_level().unit == "hospital" and plan.weighting == "records":
+        found.append(
+            Problem(
+                "weighting",
+                plan.weighting,
+                "hospital-level privacy needs equal weights: a mean weighted by records lets one large hospital move "
+                "the "
+                "result further than the noise is scaled for",
+                "set --weighting=equal",
+            )
+        )
+    if dataset is not None:
+        found.extend(_feasible(plan, dataset))
+    return found
+
+
+def _shared_settings(plan: Plan) -> list[Problem | None]:
+    """Settings that also mean something without a mechanism."""
+    privacy = plan.privacy
+    found = [
+        one_of("zeroing", privacy.zeroing, ZEROING),
+        one_of("outer", privacy.outer, OUTER),
+        whole_number("records_per_patient", privacy.records_per_patient, low=1, remedy="give the most per patient"),
+        in_range("selected_from", privacy.selected_from, low=1.0, remedy="give the mean number of runs of the sweep"),
+    ]
+    if privacy.summed_securely:
+        found.append(
+            in_range(
+                "secure_sum_bound",
+                privacy.secure_sum_bound,
+                low=0.0,
+                low_open=True,
+                remedy="give the largest coordinate that an update may have",
+            )
+        )
+    if privacy.zeroing in ZEROING and privacy.zeroing != "none":
+        if privacy.hospital_level().mechanism not in ZEROING_MECHANISMS:
+            found.append(unused("zeroing", privacy.zeroing, "mechanism=" + " or ".join(ZEROING_MECHANISMS)))
+        found.append(
+            in_range("zeroing_norm", privacy.zeroing_norm, low=0.0, low_open=True, remedy="give a positive bound")
+        )
+    if privacy.outer in OUTER and privacy.outer != "none" and privacy.unit != "record":
+        found.append(unused("outer", privacy.outer, "a record-level mechanism such as dp_sgd"))
+    return found
+
+
+def _mechanism_settings(plan: Plan) -> list[Problem | None]:
+    """What single mechanisms need or cannot do."""
+    privacy, cohort = plan.privacy, plan.cohort
+    level = privacy.hospital_level()
+    found: list[Problem | None] = []
+    if level.mechanism in DISTRIBUTED:
+        bits = {"low": SMALLEST_BITS, "high": LARGEST_BITS, "remedy": f"give {SMALLEST_BITS} to {LARGEST_BITS} bits"}
+        found.append(whole_number("modulus_bits", privacy.modulus_bits, **bits))
+        if cohort.kind == "poisson":
+            found.append(
+                Problem(
+                    "cohort",
+                    cohort.kind,
+                    f"{level.mechanism} divides its noise into one share per hospital, so their number must be known "
+                    "before the round",
+                    "set --cohort=all or fixed_size, or take fixed_clip",
+                )
+            )
+    if level.mechanism == "tree" and privacy.restart_every is not None:
+        found.append(
+            whole_number("restart_every", privacy.restart_every, low=1, remedy="give the rounds of one tree, 1 or more")
+        )
+    elif privacy.restart_every is not None:
+        found.append(unused("restart_every", privacy.restart_every, "mechanism=tree"))
+    if privacy.mechanism == "dp_ftrl_local":
+        if privacy.clip_style == "adaptive":
+            found.append(
+                Problem(
+                    "clip_style",
+                    privacy.clip_style,
+                    "dp_ftrl_local adds noise that later steps take back, which needs one clip norm for all steps",
+                    "set --clip_style=flat, per_layer or automatic, or take dp_sgd",
+                )
+            )
+        if privacy.conversion == "pld" and privacy.selected_from > 1:
+            found.append(unused("selected_from", privacy.selected_from, "conversion=rdp"))
+    if privacy.conversion == "gaussian_exact":
+        sampled = privacy.mechanism == "dp_sgd" or (cohort.kind == "poisson" and privacy.mechanism != "local_dp")
+        if sampled or level.mechanism in DISTRIBUTED or privacy.selected_from > 1:
+            found.append(
+                Problem(
+                    "conversion",
+                    privacy.conversion,
+                    "is the exact analysis of Gaussian noise without sampling, selection or rounding",
+                    "set --conversion=rdp",
+                )
+            )
+    if privacy.conversion == "pld" and (level.mechanism in DISTRIBUTED or privacy.selected_from > 1):
+        found.append(
+            Problem(
+                "conversion",
+                privacy.conversion,
+                "has no analysis of discrete noise in shares, nor of the choice of a winner",
+                "set --conversion=rdp",
+            )
+        )
+    if privacy.selected_from > 1 and plan.stopping.max_epsilon is not None:
+        found.append(
+            Problem(
+                "max_epsilon",
+                plan.stopping.max_epsilon,
+                "a budget cannot be kept for the winner of a sweep: the loser's rounds count too",
+                "drop --max_epsilon or --selected_from; --target_epsilon covers the selection",
+            )
+        )
+    if level.mechanism != "none" and privacy.outer != "none":
+        found.append(
+            in_range(
+                "outer_clip_norm",
+                privacy.outer_clip_norm,
+                low=0.0,
+                low_open=True,
+                remedy="give a finite positive clip norm: noise is scaled by it",
+            )
+        )
+        if (privacy.outer_noise_multiplier is None) == (privacy.outer_target_epsilon is None):
+            found.append(
+                Problem(
+                    "outer_noise_multiplier, outer_target_epsilon",
+                    (privacy.outer_noise_multiplier, privacy.outer_target_epsilon),
+                    "exactly one of the two decides the noise around the hospitals",
+                    "give --outer_target_epsilon or --outer_noise_multiplier",
+                )
+            )
+        for name in ("outer_noise_multiplier", "outer_target_epsilon"):
+            if getattr(privacy, name) is not None:
+                low_open = name == "outer_target_epsilon"
+                found.append(
+                    in_range(name, getattr(privacy, name), low=0.0, low_open=low_open, remedy="give a positive number")
+                )
+    return found
+
+
+def _feasible(plan: Plan, dataset: HospitalDataset) -> list[Problem | None]:
+    """Whether any noise reaches the target with these hospitals."""
+    from tff_hospitals import noise_plan  # accounting is only needed once there is a target
+
+    if any(value is not None for value in (*_basic_ranges(plan), *_shared_settings(plan), *_mechanism_settings(plan))):
+        return []
+    return list(noise_plan.problems(plan, dataset))
+
+
+def _basic_ranges(plan: Plan) -> list[Problem | None]:
+    privacy = plan.privacy
+    return [
+        whole_number("rounds", plan.rounds, low=1, remedy=""),
+        whole_number("batch_size", plan.client.batch_size, low=1, remedy=""),
+        in_range("clip_norm", privacy.clip_norm, low=0.0, low_open=True, remedy=""),
+        None
+        if privacy.target_epsilon is None
+        else in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy=""),
+        None
+        if privacy.delta is None
+        else in_range("delta", privacy.delta, low=0.0, high=1.0, low_open=True, remedy=""),
+        Problem("noise", None, "", "") if privacy.noise_multiplier is None and privacy.target_epsilon is None else None,
+        Problem("steps", None, "", "")
+        if plan.client.local_epochs is None and plan.client.local_steps is None
+        else None,
+    ]

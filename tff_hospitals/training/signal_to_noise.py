@@ -1,0 +1,105 @@
+"""How loud the noise of a round was beside the update that it covered, measured from what is released anyway.
+
+The norm of a *noised* update and the expected norm of its noise are public; the norm of the update alone is not. Their
+difference in squares estimates it, so the measured ratio costs no privacy:
+
+>>> round(ratio(update_norm=5.0, noise_norm=4.0), 3)  # an update of about 3 under noise of 4
+0.75
+>>> ratio(update_norm=3.9, noise_norm=4.0)
+0.0
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tff_hospitals import noise_plan
+from tff_hospitals.plan import Plan
+from tff_hospitals.processes.tree_noise import prefix_variance
+from tff_hospitals.training.evaluation import POOLED
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
+
+SWAMPED = 0.5
+"""Below it the warning is given: three quarters and more of a noised update's squared norm are noise."""
+
+
+def ratio(update_norm: float, noise_norm: float) -> float | None:
+    """Estimated norm of the update over that of its noise; None without noise."""
+    if not noise_norm > 0 or not math.isfinite(update_norm):
+        return None
+    return math.sqrt(max(0.0, (update_norm / noise_norm) ** 2 - 1.0))
+
+
+class SignalToNoise:
+    """The measured ratios of a run, by round and by `pooled` (the aggregated update) or hospital id.
+
+    Args:
+      plan, dataset, noise: of the run.
+      parameters: of the model.
+    """
+
+    def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan, parameters: int):
+        self._plan, self._noise, self._parameters = plan, noise, parameters
+        self._records = dataset.records()
+        self._latest: dict[str, float] = {}
+        self._round = 0
+        self._measured: dict[str, list[float]] = {}
+
+    def measure(self, one: RoundInput, output: RoundOutput) -> None:
+        """Takes up a finished round."""
+        self._round, self._latest = one.number + 1, {}
+        if "noise_norm" in output.server:
+            self._enter(POOLED, ratio(output.server["update_norm"], output.server["noise_norm"]))
+        if self._noise.unit == "record" and self._plan.client.optimizer == "sgd" and not self._plan.client.momentum:
+            for hospital, metrics in output.metrics.items():
+                expected = self._noise_of(hospital, one.number, int(metrics["steps"]))
+                self._enter(hospital, ratio(metrics["update_norm"], expected))
+
+    def _noise_of(self, hospital: str, round_number: int, steps: int) -> float:
+        """Expected norm of the noise in a hospital's update after so many plain gradient steps."""
+        from tff_hospitals.processes.client_optimizers import learning_rate_at
+
+        plan = self._plan
+        batch = self._records[hospital] * noise_plan.sampling_probability(plan, self._records[hospital])
+        scale = self._noise.multipliers[hospital] * plan.privacy.clip_norm / batch
+        tree = plan.privacy.mechanism == "dp_ftrl_local"
+        draws = prefix_variance(steps) if tree else float(steps)
+        return float(learning_rate_at(plan.client, round_number)) * scale * math.sqrt(draws * self._parameters)
+
+    def _enter(self, scope: str, value: float | None) -> None:
+        if value is not None:
+            self._latest[scope] = value
+            self._measured.setdefault(scope, []).append(value)
+
+    def of_round(self, number: int, scope: str) -> float | None:
+        """The ratio of the round that was measured last, if that is round `number` (1-based)."""
+        return self._latest.get(scope) if number == self._round else None
+
+    def warnings(self) -> list[str]:
+        """One sentence for each scope whose median over rounds is below `SWAMPED`."""
+        words = []
+        for scope, values in self._measured.items():
+            middle = statistics.median(values)
+            if middle < SWAMPED:
+                whose = "the aggregated update" if scope == POOLED else f"the update of {scope}"
+                words.append(
+                    f"noise swamps {whose}: its measured signal-to-noise ratio is {middle:.2g} (median of "
+                    f"{len(values)} rounds). Remedy: more epsilon, fewer rounds, more records or hospitals, a smaller "
+                    "model."
+                )
+        return words
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"measured": self._measured, "latest": self._latest, "round": self._round}
+
+    def restore(self, value: Mapping[str, Any]) -> None:
+        """Takes over what `to_json` gave."""
+        self._measured = {scope: list(values) for scope, values in value.get("measured", {}).items()}
+        self._latest, self._round = dict(value.get("latest", {})), int(value.get("round", 0))
