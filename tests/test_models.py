@@ -201,11 +201,25 @@ def test_own_draws_are_equal_with_and_without_xla(sample):
     np.testing.assert_allclose(tf.function(draw)(), tf.function(draw, jit_compile=True)(), rtol=2e-6, atol=1e-7)
 
 
-def test_own_normal_draws_are_standard_normal():
-    values = np.asarray(normal([200_000], KEY))
-    assert abs(values.mean()) < 4 / np.sqrt(200_000)
-    assert abs(values.std() - 1.0) < 0.007
-    assert abs(np.mean(np.abs(values) < 1.0) - 0.6827) < 0.005
+def test_own_normal_draws_are_standard_normal_up_to_the_tails():
+    values = np.asarray(normal([1_000_001], KEY))
+    assert values.shape == (1_000_001,)
+    assert abs(values.mean()) < 4e-3
+    assert abs(values.std() - 1.0) < 3e-3
+    # Shares beyond 1, 2, 3 and 4 deviations: 0.3173, 0.0455, 0.0027 and 6.33e-5, each within four standard errors.
+    for bound, share in ((1, 0.31731), (2, 0.0455003), (3, 0.0026998), (4, 6.3342e-5)):
+        for sign in (1, -1):
+            error = 4 * np.sqrt(share / 2 / len(values))
+            assert abs(np.mean(sign * values > bound) - share / 2) < error
+    halves = values[:500_000], values[500_001:]  # made of the same bits
+    assert abs(np.corrcoef(*halves)[0, 1]) < 6e-3
+    assert abs(np.corrcoef(np.abs(halves))[0, 1]) < 6e-3
+
+
+def test_own_normal_draws_have_the_asked_shape_also_when_it_is_a_tensor():
+    fixed = normal([3, 5], KEY)
+    dynamic = tf.function(lambda rows: normal([rows, 5], KEY))(tf.constant(3))
+    np.testing.assert_array_equal(fixed, dynamic)
 
 
 def test_keras_model_has_the_given_weights():
@@ -338,6 +352,15 @@ class Counter(layers.Layer):
         return inputs
 
 
+class Collector(layers.Layer):
+    def build(self, _):
+        self.collected = []
+
+    def call(self, inputs):
+        self.collected.append(1)
+        return inputs
+
+
 class Writer(layers.Layer):
     def build(self, _):
         self.total = self.add_weight("total", (), trainable=False)
@@ -403,6 +426,7 @@ def two_outputs():
         (lambda: one(layers.BatchNormalization()), "layer batch_normalization=.*mix the records.*GroupNormalization"),
         (lambda: one(Shift()), "depends on other records"),
         (lambda: one(Counter()), "layer counter=.*'calls'"),
+        (lambda: one(Collector()), "layer collector=.*'collected'"),
         (lambda: one(Writer()), "assign_add"),
         (lambda: one(Printer()), "PrintV2"),
         (lambda: one(PythonCode()), "PyFunc"),

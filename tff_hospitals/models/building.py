@@ -69,8 +69,7 @@ def build_under_key(
     Raises:
       InvalidInput: the builder fails, returns something else, or a pattern matches no layer.
     """
-    # Eager mode is named because inside absl's `app.run` Keras may find no mode at all and build for TensorFlow 1.
-    with _BUILD_LOCK, tf.init_scope(), eager_context.eager_mode(), _isolated(key):
+    with _BUILD_LOCK, outside_graphs(), _isolated(key):
         try:
             model = builder()
         except InvalidInput:
@@ -88,6 +87,15 @@ def build_under_key(
     if trainable is not None:
         _freeze_all_but(model, trainable)
     return model
+
+
+@contextlib.contextmanager
+def outside_graphs() -> Iterator[None]:
+    """Eager mode, whatever graph the caller is tracing."""
+    # Named, because `init_scope` stays inside graphs that are no functions (TensorFlow Federated traces in such), and
+    # inside absl's `app.run` Keras may find no mode at all and then builds for TensorFlow 1.
+    with tf.init_scope(), eager_context.eager_mode():
+        yield
 
 
 def _call_once(model: tf.keras.Model, signature: ModelSignature, name: str) -> None:

@@ -68,12 +68,13 @@ class FunctionalModel:
         self._slots = Slots(self.keras, variables, faster)
         self._initial: dict[bytes, tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]] = {}
         self._given: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] | None = None
-        if pretrained is not None:
-            from tff_hospitals.models import saving
+        with building.outside_graphs():
+            if pretrained is not None:
+                from tff_hospitals.models import saving
 
-            saving.load_weights(self.keras, pretrained)
-        if pretrained is not None or keep_initial:
-            self._given = self._values(self.keras)
+                saving.load_weights(self.keras, pretrained)
+            if pretrained is not None or keep_initial:
+                self._given = self._values(self.keras)
         self._findings: Any = None
         # How clipped gradients are computed, decided on first use by `ghost.ghost_plan` and `per_record.method_for`.
         self.ghost: Any = None
@@ -110,7 +111,8 @@ class FunctionalModel:
             if name not in self._initial:
                 if len(self._initial) >= 8:
                     self._initial.clear()
-                self._initial[name] = self._values(self._build(seed_key))
+                with building.outside_graphs():
+                    self._initial[name] = self._values(self._build(seed_key))
             values = self._initial[name]
         else:
             values = self._given
@@ -185,10 +187,11 @@ class FunctionalModel:
 
     def keras_model(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
         """A new plain Keras model with these weights; it ends in the activation that the builder gave it."""
-        model = self._build(_FIXED_KEY)
-        own_trainable, own_frozen = _split(model)
-        for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
-            variable.assign(value)
+        with building.outside_graphs():
+            model = self._build(_FIXED_KEY)
+            own_trainable, own_frozen = _split(model)
+            for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
+                variable.assign(value)
         return model
 
     def problems(self, under_dp: bool) -> list[Problem]:
@@ -204,7 +207,8 @@ class FunctionalModel:
             if self._findings is None:
                 from tff_hospitals.models import inspection
 
-                self._findings = inspection.inspect_model(self)
+                with building.outside_graphs():
+                    self._findings = inspection.inspect_model(self)
             return self._findings
 
     @property

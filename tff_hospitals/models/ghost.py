@@ -57,7 +57,8 @@ def ghost_plan(model: Any) -> GhostPlan:
     with model.lock:
         if model.ghost is None:
             units = _units(model)
-            model.ghost = GhostPlan(units, _uncovered(model, units) or _obstacle(model, units))
+            with building.outside_graphs():
+                model.ghost = GhostPlan(units, _uncovered(model, units) or _obstacle(model, units))
         return model.ghost
 
 

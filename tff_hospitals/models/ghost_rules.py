@@ -161,9 +161,16 @@ class Embedding(Rule):
         return [(layer, "call", listening)]
 
     def parts(self, layer: Any, seen: Seen, gradient: tf.Tensor) -> dict[str, Part]:
-        size, width = layer.input_dim, layer.output_dim
-        tokens = tf.reshape(tf.cast(seen.remembered, tf.int32), [tf.shape(gradient)[0], -1])
-        steps = tf.reshape(gradient, [tf.shape(gradient)[0], -1, width])
+        size, width, batch = layer.input_dim, layer.output_dim, tf.shape(gradient)[0]
+        tokens = tf.reshape(tf.cast(seen.remembered, tf.int32), [batch, -1])
+        steps = tf.reshape(gradient, [batch, -1, width])
+        known = gradient.shape[1:-1].num_elements()
+        if known is not None and known**2 > size * width:
+            # Long records and a small table: form the gradient of the table for each record.
+            places = tokens + size * tf.range(batch)[:, None]
+            rows = tf.reshape(steps, [-1, width])
+            each = tf.math.unsorted_segment_sum(rows, tf.reshape(places, [-1]), size * batch)
+            return {"embeddings": formed(tf.reshape(each, [-1, size, width]))}
         same = tf.cast(tf.equal(tokens[:, :, None], tokens[:, None, :]), gradient.dtype)
         squared = tf.reduce_sum(same * tf.matmul(steps, steps, transpose_b=True), axis=[1, 2])
 

