@@ -69,14 +69,12 @@ def test_only_bounds_that_are_overridden_are_unmet(checkout: pathlib.Path) -> No
 
 
 FAKE_UV = """#!/bin/sh
-echo "$@" >>"$CALLS"
+echo "$@" >>"CALLS"
 case $1 in
 venv)
     for last; do :; done
     mkdir -p "$last/bin" "$last/lib/python3.11/site-packages"
-    [ -z "$INTERRUPT" ] || exit 0
-    printf '#!/bin/sh\\nexec "%s" "$@"\\n' "$REAL_PYTHON" >"$last/bin/python"
-    chmod +x "$last/bin/python"
+    cp "FAKES/python-of-venv" "$last/bin/python"
     ;;
 pip)
     sleep 0.3
@@ -87,9 +85,9 @@ esac
 """
 FAKE_PYTHON = """#!/bin/sh
 case "$1 $2" in
-"-m venv") CALLS="$CALLS" exec "$FAKES/uv" venv "$3" ;;
-"-m pip") echo "$@" >>"$CALLS"; [ -z "$FAIL" ] || { echo "ERROR: no connection"; exit 1; } ;;
-*) exec "$REAL_PYTHON" "$@" ;;
+"-m venv") exec "FAKES/maker" venv "$3" ;;
+"-m pip") echo "$@" >>"CALLS"; [ -z "$FAIL" ] || { echo "ERROR: no connection"; exit 1; } ;;
+*) exec "REAL_PYTHON" "$@" ;;
 esac
 """
 
@@ -119,6 +117,8 @@ class Checkout:
                 (self.tools / name).symlink_to(found)
 
     def have(self, name: str, text: str) -> None:
+        for word, place in (("FAKES", self.tools), ("CALLS", self.calls), ("REAL_PYTHON", sys.executable)):
+            text = text.replace(word, str(place))
         path = self.tools / name
         path.write_text(text)
         path.chmod(0o755)
@@ -127,13 +127,7 @@ class Checkout:
         return subprocess.Popen(
             ["./run", *arguments],
             cwd=self.folder,
-            env={
-                "PATH": str(self.tools),
-                "CALLS": str(self.calls),
-                "REAL_PYTHON": sys.executable,
-                "FAKES": str(self.tools),
-                **environment,
-            },
+            env={"PATH": str(self.tools), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -151,7 +145,9 @@ class Checkout:
 @pytest.fixture
 def fresh(tmp_path: pathlib.Path, checkout: pathlib.Path) -> Checkout:
     made = Checkout(tmp_path, checkout / "run")
-    made.have("uv", FAKE_UV)
+    for name in ("uv", "maker"):  # the fake Python makes environments with the second, whether uv is there or not
+        made.have(name, FAKE_UV)
+    made.have("python-of-venv", FAKE_PYTHON)
     made.have("python3.10", FAKE_PYTHON)
     made.have("python3.11", "#!/bin/sh\necho 'a shim with nothing behind it' >&2; exit 127\n")
     return made
@@ -220,10 +216,7 @@ def test_two_first_uses_at_once_install_once(fresh: Checkout) -> None:
 
 
 def test_without_uv_pip_installs(fresh: Checkout) -> None:
-    # the fake Python makes environments with the fake uv, which is out of ./run's sight under another name
-    fresh.have("hidden", FAKE_UV.replace('"$REAL_PYTHON" >', '"$FAKES/python3.10" >'))
     (fresh.tools / "uv").unlink()
-    fresh.have("python3.10", FAKE_PYTHON.replace("$FAKES/uv", "$FAKES/hidden"))
     code, output, errors = fresh.run(*PRINT)
     assert (code, output) == (0, "['a b', '*']\n")
     assert "with pip on python3.10" in errors
