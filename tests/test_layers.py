@@ -27,6 +27,7 @@ RANKS = {
     "hospitals": 2,
     "models": 2,
     "processes": 3,
+    "encoding_checks": 4,
     "plan": 4,
     "learning_process": 4,
     "runtimes": 5,
@@ -36,7 +37,7 @@ RANKS = {
     "smoke": 8,
     "doctor": 8,
 }
-FILES_OF_THE_PLAN = ("plan", "plan_checks", "plan_warnings", "privacy_checks", "noise_plan")
+FILES_OF_THE_PLAN = ("plan", "encoding_checks", "plan_checks", "plan_warnings", "privacy_checks", "noise_plan")
 
 
 @dataclasses.dataclass(frozen=True)

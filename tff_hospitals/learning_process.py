@@ -118,6 +118,10 @@ class Composition:
     def _blank_aggregator_state(self) -> collections.OrderedDict:
         return tf.nest.map_structure(tf.constant, self.aggregator.initial_state(np.zeros([2], np.int64), 0.0))
 
+    def blank_parameters(self) -> Any:
+        """What the aggregator sends to hospitals, in its structure."""
+        return self.aggregator.parameters(self._blank_aggregator_state())
+
     def wire_bytes(self) -> tuple[int, int]:
         """Bytes that cross the wire to and from one hospital in one round: tensor contents, without any transport's
         framing.

@@ -24,6 +24,7 @@ from tff_hospitals.processes.plan_parts import (
     ClientPlan,
     CohortPlan,
     DataPlan,
+    LinkPlan,
     ModelPlan,
     PrivacyPlan,
     ServerPlan,
@@ -42,7 +43,10 @@ class Plan:
     Attributes:
       method: the label in tables.
       weighting: `records` (a hospital counts by its training records) or `equal`.
-      broadcast, upload: chains of encoders, empty for dense float32.
+      broadcast, upload: chains of encoders such as `delta,rotate,quantize:8`, empty for dense float32.
+      error_feedback: a hospital adds what its encoder left out to its next update.
+      skip_below: a hospital sends nothing in a round in which the L2 norm of its update is below this.
+      link: speed of the hospitals' connection, for the time on the wire.
       rounds: round limit. evaluate_every, checkpoint_every: in rounds.
       seed: the root of every random stream of the run.
     """
@@ -56,6 +60,9 @@ class Plan:
     privacy: PrivacyPlan = dataclasses.field(default_factory=PrivacyPlan)
     broadcast: str = ""
     upload: str = ""
+    error_feedback: bool = False
+    skip_below: float | None = None
+    link: LinkPlan = dataclasses.field(default_factory=LinkPlan)
     server: ServerPlan = dataclasses.field(default_factory=ServerPlan)
     stopping: StoppingPlan = dataclasses.field(default_factory=StoppingPlan)
     rounds: int = 15

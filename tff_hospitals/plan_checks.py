@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tff_hospitals import privacy_checks
+from tff_hospitals import encoding_checks, privacy_checks
 from tff_hospitals.validation import Problem, in_range, one_of, whole_number
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
         *_client(plan),
         *_cohort(plan, dataset),
         *privacy_checks.privacy_problems(plan, dataset),
+        *encoding_checks.problems(plan),
         *_server(plan),
         one_of("weighting", plan.weighting, ("records", "equal")),
         whole_number("rounds", plan.rounds, low=1, remedy="train at least one round"),
@@ -168,4 +169,4 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
             "from "
             "hospital data without noise. Remedy: --scaling=fixed_bounds or --scaling=dp_moments."
         )
-    return [*words, *plan_warnings.privacy_warnings(plan, dataset)]
+    return [*words, *plan_warnings.privacy_warnings(plan, dataset), *encoding_checks.warnings(plan)]

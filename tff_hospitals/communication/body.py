@@ -17,7 +17,7 @@ from tff_hospitals.communication.casts import BFloat16
 from tff_hospitals.communication.container import PayloadError, Reader, Writer
 from tff_hospitals.communication.sparsify import RandomK
 
-_COMFORT = 20  # largest magnitudes outside 2**-20 to 2**20 are scaled by a power of two before anything is calculated
+COMFORT = 20  # largest magnitudes outside 2**-20 to 2**20 are scaled by a power of two before anything is calculated
 MAX_EXPONENT = 160
 
 
@@ -71,7 +71,7 @@ class Pipeline:
     def encode(self, flat: np.ndarray, largest: float, context: stage.Context, *, keep: bool) -> Parts:
         """Runs the stages over float32 `flat`, whose largest magnitude is `largest`; `keep`: leave `flat` as it is."""
         exponent = 0
-        if self.calculates and largest > 0 and not 2.0**-_COMFORT <= largest <= 2.0**_COMFORT:
+        if self.calculates and largest > 0 and not 2.0**-COMFORT <= largest <= 2.0**COMFORT:
             exponent = math.frexp(largest)[1]
             flat = np.ldexp(flat, -exponent, out=None if keep else flat)
         values = flat if self.rotate is None else self.rotate.encode(flat, context)

@@ -26,8 +26,8 @@ _LEVELS = {
     3: (0.2451, 0.7560, 1.3439, 2.1520),
     4: (0.1284, 0.3881, 0.6568, 0.9423, 1.2562, 1.6181, 2.0690, 2.7326),
 }
-_CELLS = 4096  # the encoder looks symbols up in this many cells over [-_REACH, _REACH]
-_REACH = 4.0
+CELLS = 4096  # the encoder looks symbols up in this many cells over [-REACH, REACH]
+REACH = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,28 +76,28 @@ class Eden(stage.Quantiser):
     def encode(self, values: np.ndarray, groups: Sequence[tuple[int, int]], context: stage.Context) -> stage.Symbols:
         """Index of the nearest level (uint8); one scale per group, 0 for a group of zeros."""
         levels = self.levels()
-        cell_middles = (np.arange(_CELLS) + 0.5) * (2 * _REACH / _CELLS) - _REACH
+        cell_middles = (np.arange(CELLS) + 0.5) * (2 * REACH / CELLS) - REACH
         nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, cell_middles).astype(np.uint8)
         out = np.zeros(values.size, np.uint8)
         scales = np.zeros((len(groups), 1), np.float32)
         for index, (start, stop) in enumerate(groups):
             group = values[start:stop]
-            energy = float(np.add.reduce(group * group))
+            energy = float(np.add.reduce(group * group, dtype=np.float64))  # the same in any order of summation
             if energy == 0:
                 continue
             if self.bits == 1:
                 symbols = (group >= 0).astype(np.uint8)
             else:
-                cells = group * np.float32((group.size / energy) ** 0.5 * _CELLS / (2 * _REACH))
-                cells += np.float32(_CELLS / 2)
-                np.clip(cells, 0, _CELLS - 1, out=cells)
+                cells = group * np.float32((group.size / energy) ** 0.5 * CELLS / (2 * REACH))
+                cells += np.float32(CELLS / 2)
+                np.clip(cells, 0, CELLS - 1, out=cells)
                 symbols = nearest.take(cells.astype(np.int32))
             code = levels.take(symbols)
-            product = float(np.add.reduce(group * code))
+            product = float(np.add.reduce(group * code, dtype=np.float64))
             if self.unbiased:
                 scales[index] = energy / product
             else:
-                scales[index] = product / float(np.add.reduce(code * code))
+                scales[index] = product / float(np.add.reduce(code * code, dtype=np.float64))
             out[start:stop] = symbols
         return stage.Symbols(out, self.alphabet, scales)
 

@@ -8,7 +8,8 @@ Source: Ailon, Chazelle 2009 (fast Johnson-Lindenstrauss transform); for federat
 2017, arXiv:1611.00429.
 
 >>> block = np.array([1, 0, 0, 0], np.float32)
->>> walsh_hadamard(block, np.empty(4, np.float32)); block.tolist()
+>>> walsh_hadamard(block, np.empty(4, np.float32))
+... block.tolist()
 [1.0, 1.0, 1.0, 1.0]
 """
 
@@ -101,7 +102,7 @@ class Rotate(stage.Transform):
         out = np.zeros(plan[-1][1] if plan else 0, np.float32)
         out[: values.size] = values
         scratch = np.empty(min(MAX_BLOCK, out.size), np.float32)
-        for (start, stop), signs in zip(plan, _signs(plan, context)):
+        for (start, stop), signs in zip(plan, block_signs(plan, context)):
             block = out[start:stop]
             block *= signs
             walsh_hadamard(block, scratch[: block.size])
@@ -111,14 +112,14 @@ class Rotate(stage.Transform):
         """Rotates back, in place, and drops the padding."""
         plan = blocks(context.size)
         scratch = np.empty(min(MAX_BLOCK, values.size), np.float32)
-        for (start, stop), signs in zip(plan, _signs(plan, context)):
+        for (start, stop), signs in zip(plan, block_signs(plan, context)):
             block = values[start:stop]
             walsh_hadamard(block, scratch[: block.size])
             block *= signs
         return values[: context.size]
 
 
-def _signs(plan: list[tuple[int, int]], context: stage.Context) -> Iterator[np.ndarray]:
+def block_signs(plan: list[tuple[int, int]], context: stage.Context) -> Iterator[np.ndarray]:
     """For each block, float32 [block size]: random signs divided by the square root of the block size."""
     generator = shared_randomness.raw_generator(context.shared_key(), shared_randomness.SIGNS)
     table: np.ndarray | None = None

@@ -27,6 +27,13 @@ def define_plan_flags() -> None:
         _DEFINERS[option.kind](option.flag, None, words)
     flags.DEFINE_multi_string("data_option", [], "name=value, an option of the data set or partition; may be repeated")
     flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model; may be repeated")
+    flags.DEFINE_list(
+        "trainable",
+        None,
+        "names or patterns of the layers to train and send, such as output,dense_*; others are frozen",
+    )
+    flags.DEFINE_string("pretrained", None, "saved Keras weights to start from (.keras, .weights.h5 or .h5)")
+    flags.DEFINE_integer("lora_rank", None, "train and send low-rank adapters of this rank instead of dense layers")
     flags.DEFINE_string("schema", None, "schema file of your own data (YAML or TOML)")
     flags.DEFINE_string("scaling", None, "per_hospital, pooled, fixed_bounds or dp_moments (tables)")
 
@@ -46,5 +53,9 @@ def data_options() -> dict[str, Any]:
 
 
 def model_options() -> dict[str, Any]:
-    """Options of the model: --model_option."""
-    return parse_settings("model_option", FLAGS.model_option)
+    """Options of the model: --model_option, --trainable, --pretrained and --lora_rank."""
+    found = parse_settings("model_option", FLAGS.model_option)
+    for name in ("trainable", "pretrained", "lora_rank"):
+        if FLAGS[name].present:
+            found[name] = FLAGS[name].value
+    return found

@@ -178,6 +178,50 @@ METHODS = {
             {**_EQUAL, "privacy": {"mechanism": "dp_sgd", "outer": "fixed_clip"}},
             default=False,
         ),
+        Method(
+            "quantized",
+            "FedAvg, 4 bits up, 8 down",
+            "federated averaging whose updates are rotated and quantised to 4 bits, and changes of the model to 8",
+            {"upload": "rotate,quantize:4", "broadcast": "delta,rotate,quantize:8"},
+            default=False,
+        ),
+        Method(
+            "one_bit",
+            "FedAvg, 1 bit up, 4 down",
+            "federated averaging that sends the signs of rotated updates and one scale (Vargaftik et al. 2021)",
+            {"upload": "rotate,onebit", "broadcast": "delta,rotate,quantize:4"},
+            default=False,
+        ),
+        Method(
+            "sparse_ternary",
+            "FedAvg, sparse ternary",
+            "federated averaging that sends one value in a hundred as a sign, what is left out later (Sattler et al. "
+            "2019)",
+            {
+                "upload": "topk:0.01,ternary:mean,entropy",
+                "broadcast": "delta,topk:0.05,quantize:4:nearest,entropy",
+                "error_feedback": True,
+            },
+            default=False,
+        ),
+        Method(
+            "dp_sgd_quantized",
+            "DP-SGD in hospitals, 4 bits up, 8 down",
+            "DP-SGD whose noised updates are rotated and quantised: what happens after the noise costs no privacy",
+            {
+                "privacy": {"mechanism": "dp_sgd"},
+                "upload": "rotate,quantize:4",
+                "broadcast": "delta,rotate,quantize:8",
+            },
+            default=False,
+        ),
+        Method(
+            "fixed_clip_quantized",
+            "DP-FedAvg, fixed clip, 4 bits up",
+            "fixed clipping, then encoding, then clipping again at the server, which adds the noise",
+            {**_EQUAL, "privacy": {"mechanism": "fixed_clip"}, "upload": "rotate,quantize:4"},
+            default=False,
+        ),
     )
 }
 

@@ -323,6 +323,23 @@ OPTIONS = (
         lambda plan: plan.server.optimizer != "sgd",
         "server_optimizer=adam, adagrad or yogi",
     ),
+    Option(
+        "broadcast", "", "broadcast", "string", "encoders from server to hospitals, such as delta,rotate,quantize:8"
+    ),
+    Option("upload", "", "upload", "string", "encoders from hospital to server, such as rotate,quantize:4"),
+    Option(
+        "error_feedback",
+        "",
+        "error_feedback",
+        "boolean",
+        "a hospital adds what its encoder left out to its next update",
+        lambda plan: bool(plan.upload),
+        "upload",
+    ),
+    Option("skip_below", "", "skip_below", "float", "a hospital sends nothing when its update's L2 norm is below this"),
+    Option("uplink_mbps", "link", "uplink_mbps", "float", "10**6 bits a second from a hospital, for time on the wire"),
+    Option("downlink_mbps", "link", "downlink_mbps", "float", "10**6 bits a second to a hospital"),
+    Option("latency_ms", "link", "latency_ms", "float", "one-way delay of a message"),
     Option("rounds", "", "rounds", "integer", "round limit"),
     Option("evaluate_every", "", "evaluate_every", "integer", "rounds between evaluations"),
     Option("checkpoint_every", "", "checkpoint_every", "integer", "rounds between checkpoints"),

@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_hospitals.processes import tff_exchange
 from tff_hospitals.processes.aggregators import Aggregator
+from tff_hospitals.processes.exchange import Exchange
 from tff_hospitals.processes.finalizers import Finalizer
 from tff_hospitals.processes.local_training import METRICS, LocalTraining
 
@@ -32,10 +34,12 @@ def tff_type(structure: Any) -> Any:
     )
 
 
-def element_type(client_work: LocalTraining, hospitals_per_round: int) -> Any:
+def element_type(client_work: LocalTraining, hospitals_per_round: int, upload: Any = None) -> Any:
     """The TFF sequence type of what one hospital brings to a round, with its place in the round's metrics."""
     spec = client_work.element_spec()
     spec["place"] = tf.TensorSpec([hospitals_per_round], tf.float32)
+    if upload is not None:
+        spec["upload"] = upload
     return tff.SequenceType(tff_type(spec))
 
 
@@ -45,16 +49,21 @@ def build_distributor(weights_type: Any) -> tff.learning.templates.DistributionP
 
 
 def build_client_work(
-    client_work: LocalTraining, weights_type: Any, hospitals_per_round: int, *, with_key: bool = False
+    client_work: LocalTraining,
+    weights_type: Any,
+    hospitals_per_round: int,
+    *,
+    with_key: bool = False,
+    upload: Any = None,
 ) -> tff.learning.templates.ClientWorkProcess:
     """Local training as a `ClientWorkProcess`; the state is the round number.
 
     With `with_key` the update carries the hospital's own noise key to the aggregator's half at the same hospital, which
-    adds the noise before anything leaves it.
+    adds the noise before anything leaves it; with `upload` (specs) also what the hospital's encoder needs.
 
     Measurements are float32 [hospitals_per_round, len(METRICS)]: each hospital adds its metrics in its own row.
     """
-    data_type = element_type(client_work, hospitals_per_round)
+    data_type = element_type(client_work, hospitals_per_round, upload)
 
     @tff.tensorflow.computation
     def initial_round() -> Any:
@@ -67,8 +76,10 @@ def build_client_work(
         element["frozen"] = tuple(element["frozen"])
         output = client_work(tuple(weights.trainable), round_number, element)
         update: Any = tuple(output.delta)
-        if with_key:
+        if with_key or upload is not None:
             update = collections.OrderedDict(delta=update, key=element["key"])
+        if upload is not None:
+            update["upload"] = element["upload"]
         result = tff.learning.templates.ClientResult(update=update, update_weight=output.weight)
         return result, place[:, tf.newaxis] * output.metrics[tf.newaxis, :]
 
@@ -103,14 +114,19 @@ def _empty(spec: Any) -> Any:
 
 
 class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
-    """Any `aggregators.Aggregator` as a TFF aggregation factory: map, sum (securely, if it asks for that), map."""
+    """Any `aggregators.Aggregator` as a TFF aggregation factory: map, sum (securely, if it asks for that), map.
 
-    def __init__(self, aggregator: Aggregator):
+    With an exchange whose uploads are encoded, the first map encodes and decodes; measurements then are the server's
+    and the reports of `tff_exchange.transcode_upload`.
+    """
+
+    def __init__(self, aggregator: Aggregator, exchange: Exchange | None = None):
         self._aggregator = aggregator
+        self._exchange = exchange if exchange is not None and exchange.encodes_upload else None
 
     def create(self, value_type: Any, weight_type: Any) -> tff.templates.AggregationProcess:
         """The aggregation process for updates of `value_type`."""
-        aggregator = self._aggregator
+        aggregator, exchange = self._aggregator, self._exchange
         initial = aggregator.initial_state(np.zeros([2], np.int64), 0.0)
         state_type = tff_type(initial)
 
@@ -124,18 +140,29 @@ class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
 
         @tff.tensorflow.computation(parameters.type_signature.result, value_type, weight_type)
         def prepare(at_hospital: Any, delta: Any, weight: Any) -> Any:
-            at_hospital, noise = collections.OrderedDict(at_hospital), None
+            at_hospital, noise, given = collections.OrderedDict(at_hospital), None, delta
             if aggregator.draws_at_hospital:
-                noise = aggregator.hospital_noise(at_hospital, delta["key"])
-                delta = delta["delta"]
-            return aggregator.prepare(at_hospital, tuple(delta), weight, noise)
+                noise = aggregator.hospital_noise(at_hospital, given["key"])
+            if aggregator.draws_at_hospital or exchange is not None:
+                delta = given["delta"]
+            if exchange is None:
+                return aggregator.prepare(at_hospital, tuple(delta), weight, noise)
+            prepared = aggregator.prepare(at_hospital, tuple(delta), tf.constant(1.0), noise)
+            decoded, report = tff_exchange.transcode_upload(exchange, prepared["delta"], given["upload"])
+            contribution = aggregator.received(at_hospital, prepared, decoded, weight)
+            return collections.OrderedDict(contribution=contribution, report=report)
 
         @tff.tensorflow.computation(state_type, prepare.type_signature.result)
         def finish(state: Any, total: Any) -> Any:
+            report = None
+            if exchange is not None:
+                total, report = total["contribution"], total["report"]
             total = collections.OrderedDict(total)
             if "delta" in total:
                 total["delta"] = tuple(total["delta"])
             update, state, measurements = aggregator.finish(state, total, aggregator.server_noise(state))
+            if report is not None:
+                measurements = collections.OrderedDict(server=measurements, report=report)
             return update, state, measurements
 
         @tff.federated_computation
@@ -202,8 +229,9 @@ def build_learning_process(
     aggregator: Aggregator,
     finalizer: Finalizer,
     hospitals_per_round: int,
+    exchange: Exchange | None = None,
 ) -> tff.learning.templates.LearningProcess:
-    """The learning process of four parts; `hospitals_per_round` sizes the metrics."""
+    """The learning process of four parts; `hospitals_per_round` sizes the metrics, `exchange` encodes what is sent."""
     zeros = tuple(np.zeros(spec.shape.as_list(), np.float32) for spec in model.trainable_specs)
 
     @tff.tensorflow.computation
@@ -212,15 +240,19 @@ def build_learning_process(
 
     weights_type = initial_weights.type_signature.result
     with_key = aggregator.draws_at_hospital
-    work = build_client_work(client_work, weights_type, hospitals_per_round, with_key=with_key)
-    update_type = weights_type.trainable
-    if with_key:
-        key_type = tff.TensorType(np.int64, [2])
-        update_type = tff.types.to_type(collections.OrderedDict(delta=update_type, key=key_type))
-    process = LinearAggregationFactory(aggregator).create(update_type, tff.TensorType(np.float32))
+    upload = None
+    if exchange is not None and exchange.encodes_upload:
+        upload = tff_exchange.upload_spec(exchange, hospitals_per_round)
+    work = build_client_work(client_work, weights_type, hospitals_per_round, with_key=with_key, upload=upload)
+    process = LinearAggregationFactory(aggregator, exchange).create(
+        work.next.type_signature.result.result.member.update, tff.TensorType(np.float32)
+    )
+    distributor = build_distributor(weights_type)
+    if exchange is not None and exchange.encodes_broadcast:
+        distributor = tff_exchange.build_distributor(exchange, weights_type)
     return tff.learning.templates.compose_learning_process(
         initial_weights,
-        build_distributor(weights_type),
+        distributor,
         work,
         process,
         build_finalizer(finalizer, model.trainable_specs, weights_type),

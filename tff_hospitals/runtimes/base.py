@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital
     from tff_hospitals.hospitals.batches import BatchSchedule
     from tff_hospitals.learning_process import Composition, ServerState
+    from tff_hospitals.processes.exchange import Traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class HospitalRound:
       key: int64 [2], its noise key of this round.
       noise_multiplier: of the noise that it adds itself.
       weight: its weight in the mean.
+      upload_key: int64 [2], shared with the server for the random bits of its encoder.
     """
 
     hospital: Hospital
@@ -32,23 +34,35 @@ class HospitalRound:
     key: np.ndarray
     noise_multiplier: float
     weight: float
+    upload_key: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundInput:
-    """One round's cohort, in the data set's order of hospitals."""
+    """One round's cohort, in the data set's order of hospitals; `broadcast_key` is shared by all of them."""
 
     number: int
     cohort: tuple[HospitalRound, ...]
+    broadcast_key: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundOutput:
-    """What is known of a round: metrics by hospital id (see `local_training.METRICS`) and the server's measurements."""
+    """What is known of a round.
+
+    Attributes:
+      number: 0-based.
+      metrics: by hospital id, see `local_training.METRICS`.
+      server: the server's measurements.
+      traffic: what was sent when something is encoded; None for dense float32.
+      wire_bytes: (down, up) of one hospital in this runtime's own form; None where payloads travel as they are.
+    """
 
     number: int
     metrics: Mapping[str, Mapping[str, float]]
     server: Mapping[str, float]
+    traffic: Traffic | None = None
+    wire_bytes: tuple[int, int] | None = None
 
 
 class Runtime(Protocol):

@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.learning_process import Composition, ServerState
-from tff_hospitals.runtimes import base
+from tff_hospitals.runtimes import base, native_exchange
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.processes.exchange import Exchange
 
 
 class NativeRuntime:
@@ -52,22 +53,51 @@ class NativeRuntime:
         return state, outputs
 
     def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
-        data = []
+        exchange, data = self._composition.exchange, []
         for position, hospital in enumerate(one.cohort):
             element = base.element(self._composition, hospital, self._frozen)
-            element["place"] = np.eye(self._hospitals, dtype=np.float32)[position]
+            place = np.eye(self._hospitals, dtype=np.float32)[position]
+            element["place"] = place
+            if exchange is not None and exchange.encodes_upload:
+                kept = state.hospitals.get(hospital.hospital.hospital_id)
+                element["upload"] = native_exchange.given_to_encoder(exchange, hospital, place, kept)
             data.append(tf.data.Dataset.from_tensors(element))
         import tensorflow_federated as tff
 
         with tff.framework.get_context_stack().install(self._context.context):
-            result = self._process.next(to_tff(state), data)
+            result = self._process.next(to_tff(state, exchange, one), data)
         metrics = np.asarray(result.metrics["client_work"])
         by_hospital = {
             hospital.hospital.hospital_id: base.metrics_by_name(metrics[position])
             for position, hospital in enumerate(one.cohort)
         }
-        server = {name: float(value) for name, value in collections.OrderedDict(result.metrics["aggregator"]).items()}
-        return from_tff(result.state, state), base.RoundOutput(one.number, by_hospital, server)
+        measured, report = collections.OrderedDict(result.metrics["aggregator"]), None
+        if exchange is not None and exchange.encodes_upload:
+            measured, report = collections.OrderedDict(measured["server"]), measured["report"]
+        server = {name: float(value) for name, value in measured.items()}
+        after, traffic = from_tff(result.state, state), None
+        if exchange is not None:
+            held = tuple(result.state.distributor["held"]) if exchange.encodes_broadcast else None
+            after, traffic = native_exchange.settle(exchange, state, after, one, held, report)
+        return after, base.RoundOutput(one.number, by_hospital, server, traffic, self.wire_bytes)
+
+    @functools.cached_property
+    def wire_bytes(self) -> tuple[int, int]:
+        """Bytes of what TFF sends to and takes from its worker for one hospital: serialized, never encoded."""
+        from tensorflow_federated.python.core.impl.executors import value_serialization
+
+        from tff_hospitals.processes.tff_adapters import tff_type
+
+        def size(structure: Any) -> int:
+            values = tf.nest.map_structure(np.asarray, structure)
+            message, _ = value_serialization.serialize_value(values, tff_type(values))
+            return int(message.ByteSize())
+
+        parts = self._composition
+        specs = parts.model.trainable_specs
+        weights = tuple(np.zeros(spec.shape.as_list(), np.float32) for spec in specs)
+        parameters = parts.blank_parameters()
+        return size((weights, parameters, np.int32(0))), size(parts.zero_contribution())
 
     def close(self) -> None:
         """Nothing to free here: the context is shared by the process and ends with it."""
@@ -81,13 +111,16 @@ def shared_context(secure_sum: str = "refuse") -> Any:
     return native_context(secure_sum=secure_sum)
 
 
-def to_tff(state: ServerState) -> Any:
-    """A `LearningAlgorithmState` with the same values."""
+def to_tff(state: ServerState, exchange: Exchange | None, one: base.RoundInput) -> Any:
+    """A `LearningAlgorithmState` with the same values, and what the encoders of this round are given."""
     import tensorflow_federated as tff
 
+    distributor: Any = ()
+    if exchange is not None and exchange.encodes_broadcast:
+        distributor = native_exchange.distributor_state(exchange, state, one)
     return tff.learning.templates.LearningAlgorithmState(
         tff.learning.models.ModelWeights(state.weights, ()),
-        (),
+        distributor,
         state.round_number,
         state.aggregator,
         state.finalizer,
@@ -106,4 +139,6 @@ def from_tff(value: Any, like: ServerState) -> ServerState:
         np.int32(value.client_work),
         pack(like.aggregator, value.aggregator),
         pack(like.finalizer, value.finalizer),
+        like.distributor,
+        like.hospitals,
     )

@@ -1,0 +1,272 @@
+"""What a hospital or the server decodes, as a TensorFlow graph: the twin of `communication.Chain` for TFF's executor.
+
+The numpy codec is the definition of every encoding: it makes the bytes. But TFF ships graphs to a worker process, and
+numpy cannot be called from there. So the values after encoding *and* decoding are computed here once more, in the
+codec's own order of float32 operations and from the codec's own random bits (`encoder_draws`); a test holds the two
+equal for every stage, and the native runtime checks every payload of a run against them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.communication import Chain, body, rotation, stage
+from tff_hospitals.communication.casts import BFloat16, Float16
+from tff_hospitals.communication.codebook import CELLS, REACH, Eden, OneBit
+from tff_hospitals.communication.sparsify import RandomK, Threshold, TopK
+from tff_hospitals.communication.ternary import Ternary
+from tff_hospitals.communication.uniform import FLAT, Quantize
+from tff_hospitals.processes import encoder_draws
+
+_LARGEST_BFLOAT16 = float(np.array(0x7F7F0000, np.uint32).view(np.float32))
+
+
+class Groups(NamedTuple):
+    """Which values share scales: the group of each value, in order, and the most groups there can be."""
+
+    ids: tf.Tensor
+    count: int
+
+
+def transcode(chain: Chain, lengths: Sequence[int], flat: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """The values that the other end decodes when `flat` is encoded.
+
+    Args:
+      chain: the chain of encoders; `delta` is left to the caller, who holds the reference.
+      lengths: values of each tensor.
+      flat: float32 [sum of lengths].
+      draws: see `encoder_draws.draw`.
+
+    >>> from tff_hospitals.communication import parse_chain
+    >>> transcode(parse_chain("topk:0.5"), [4], tf.constant([1.0, -3.0, 2.0, 0.5]), {}).numpy().tolist()
+    [0.0, -3.0, 2.0, 0.0]
+    """
+    pipeline, size = chain.pipeline, sum(lengths)
+    down, up = _power_of_two(flat) if pipeline.calculates else (None, None)
+    values = flat if down is None else flat * down[0] * down[1]
+    if pipeline.rotate is not None:
+        padded = pipeline.size(stage.Context(tuple(lengths)))
+        values = _each_block(tf.pad(values, [[0, padded - size]]) * draws["signs"], size)
+    dense = values.shape[0]
+    kept = None
+    if pipeline.sparsifier is not None:
+        values, kept = _sparsify(pipeline.sparsifier, values, draws)
+    values = _quantise(pipeline.quantiser, values, _groups(chain, lengths, values, kept), draws)
+    if kept is not None:
+        values = tf.scatter_nd(kept[:, tf.newaxis], values, [dense])
+    if pipeline.rotate is not None:
+        values = (_each_block(values, size) * draws["signs"])[:size]
+    return values if up is None else values * up[0] * up[1]
+
+
+def _exponent(magnitude: tf.Tensor) -> tf.Tensor:
+    """`math.frexp(magnitude)[1]` of positive float32 values, int32."""
+    stored = tf.bitwise.right_shift(tf.bitcast(magnitude, tf.int32), 23)
+    return stored - 126
+
+
+def _to_the_power(exponent: tf.Tensor) -> tf.Tensor:
+    """2.0**exponent, exactly, for -126 to 127."""
+    return tf.bitcast(tf.bitwise.left_shift(exponent + 127, 23), tf.float32)
+
+
+def _power_of_two(flat: tf.Tensor) -> tuple[Any, Any]:
+    """Factors that bring huge or tiny values near one, and those that bring them back; each in two steps."""
+    largest = tf.reduce_max(tf.abs(flat))
+    comfortable = (largest >= 2.0**-body.COMFORT) & (largest <= 2.0**body.COMFORT)
+    exponent = tf.where(comfortable | (largest <= 0.0), 0, _exponent(largest))
+    half = exponent // 2
+    rest = exponent - half
+    return (_to_the_power(-half), _to_the_power(-rest)), (_to_the_power(half), _to_the_power(rest))
+
+
+# -- rotation -------------------------------------------------------------
+
+
+def _each_block(values: tf.Tensor, size: int) -> tf.Tensor:
+    """The Walsh-Hadamard transform of every block; blocks of one size are transformed together."""
+    out, start, plan = [], 0, [stop - begin for begin, stop in rotation.blocks(size)]
+    while plan:
+        length = plan[0]
+        count = next((i for i, other in enumerate(plan) if other != length), len(plan))
+        stop = start + count * length
+        out.append(tf.reshape(_walsh_hadamard(tf.reshape(values[start:stop], [count, length]), length), [-1]))
+        start, plan = stop, plan[count:]
+    return tf.concat(out, axis=0) if len(out) > 1 else out[0]
+
+
+def _walsh_hadamard(blocks: tf.Tensor, length: int) -> tf.Tensor:
+    """Sums and differences in the order of `rotation.walsh_hadamard`, so that they round alike."""
+    columns = min(length, 64)
+    distances = [columns << i for i in range(int(math.log2(length // columns)))]
+    distances += [1 << i for i in range(int(math.log2(columns)))]
+    for distance in distances:
+        pairs = tf.reshape(blocks, [-1, 2, distance])
+        left, right = pairs[:, 0], pairs[:, 1]
+        blocks = tf.stack([left + right, left - right], axis=1)
+    return tf.reshape(blocks, [-1, length])
+
+
+# -- sparsifiers and groups -----------------------------------------------
+
+
+def _sparsify(sparsifier: stage.Sparsifier, values: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tuple:
+    """(kept values, their ascending positions int32)."""
+    size = values.shape[0]
+    if isinstance(sparsifier, TopK):
+        top = tf.math.top_k(tf.abs(values), sparsifier.kept(size)).indices  # of equal ones, the first
+        kept = tf.sort(top)
+        return tf.gather(values, kept), kept
+    if isinstance(sparsifier, Threshold):
+        kept = tf.cast(tf.where(tf.abs(values) >= np.float32(sparsifier.bound))[:, 0], tf.int32)
+        return tf.gather(values, kept), kept
+    if isinstance(sparsifier, RandomK):
+        kept = draws["positions"]
+        values = tf.gather(values, kept)
+        if sparsifier.scaled:
+            count = sparsifier.kept(size)
+            edges = np.arange(count + 1, dtype=np.int64) * size // count
+            values = values * np.diff(edges).astype(np.float32)
+        return values, kept
+    raise TypeError(f"no TensorFlow twin for the sparsifier {sparsifier}: add it here")
+
+
+def _groups(chain: Chain, lengths: Sequence[int], values: tf.Tensor, kept: tf.Tensor | None) -> Groups:
+    count = encoder_draws.group_bound(chain, lengths)
+    rotated = chain.pipeline.rotate is not None
+    if kept is None:
+        spans = rotation.blocks(sum(lengths)) if rotated else stage.runs(lengths)
+        sizes = [stop - start for start, stop in spans]
+        return Groups(tf.constant(np.repeat(np.arange(len(sizes)), sizes), tf.int32), count)
+    order = tf.range(tf.shape(values)[0])
+    if rotated:
+        return Groups(order // stage.GROUP, count)
+    edges = np.cumsum([0, *lengths]).astype(np.int32)
+    tensor = tf.searchsorted(tf.constant(edges[1:]), kept, side="right")
+    first = tf.searchsorted(kept, tf.constant(edges[:-1]))  # how many were kept before each tensor
+    rank = order - tf.gather(first, tensor)
+    before = np.cumsum([0, *(-(-length // stage.GROUP) for length in lengths)])[:-1].astype(np.int32)
+    return Groups(tf.gather(tf.constant(before), tensor) + rank // stage.GROUP, count)
+
+
+# -- quantisers: round and read back ----------------------------------------
+
+
+def _quantise(
+    quantiser: stage.Quantiser, values: tf.Tensor, groups: Groups, draws: Mapping[str, tf.Tensor]
+) -> tf.Tensor:
+    if isinstance(quantiser, stage.Unquantised):
+        return values
+    if isinstance(quantiser, Quantize):
+        dither = draws.get("dither")
+        return _on_grid(values, groups, quantiser.alphabet - 1, _even_levels(quantiser), dither)
+    if isinstance(quantiser, Ternary) and quantiser.stochastic:
+        return _on_grid(
+            values, groups, 2, lambda low, high: (tf.zeros_like(low), tf.maximum(-low, high)), draws["dither"]
+        )
+    if isinstance(quantiser, Ternary):
+        return _codebook(OneBit(unbiased=False), values, groups)
+    if isinstance(quantiser, Eden):
+        return _codebook(quantiser, values, groups)
+    if isinstance(quantiser, Float16):
+        largest = tf.math.unsorted_segment_max(tf.abs(values), groups.ids, groups.count)
+        fits = largest >= 2.0**-100
+        exponent = tf.where(fits, _exponent(tf.where(fits, largest, 1.0)) - 15, 0)
+        scaled = values * tf.gather(_to_the_power(-exponent), groups.ids)
+        return tf.cast(tf.cast(scaled, tf.float16), tf.float32) * tf.gather(_to_the_power(exponent), groups.ids)
+    if isinstance(quantiser, BFloat16):
+        rounded = tf.cast(tf.cast(values, tf.bfloat16), tf.float32)
+        return tf.clip_by_value(rounded, -_LARGEST_BFLOAT16, _LARGEST_BFLOAT16)
+    raise TypeError(f"no TensorFlow twin for the quantiser {quantiser}: add it here")
+
+
+def _even_levels(quantiser: Quantize) -> Callable:
+    """`Quantize._grid` for all groups at once, in float64 as there."""
+    top = quantiser.alphabet - 1
+
+    def grid(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        middle = _rounded(low / 2 + high / 2)
+        step = 2 * tf.maximum(high - middle, middle - low) / top
+        if not quantiser.contraction:
+            return middle, step
+        spread = tf.where(low < high, high - low, tf.ones_like(low))
+        inside = tf.clip_by_value(tf.round(-low / spread * top), 1, top - 1)
+        below = tf.where(
+            low >= 0, tf.zeros_like(low), tf.where(high <= 0, tf.fill(tf.shape(low), np.float64(top)), inside)
+        )
+        left = tf.where(low < 0, -low / tf.maximum(below, 1), tf.zeros_like(low))
+        right = tf.where(high > 0, high / tf.maximum(top - below, 1), tf.zeros_like(low))
+        wide = tf.maximum(left, right)
+        zero = -(tf.cast(below - top / 2, tf.float32) * tf.cast(wide, tf.float32))
+        anchored = tf.where(wide >= FLAT, tf.cast(zero, tf.float64), middle)
+        return tf.where(low < high, anchored, middle), tf.where(low < high, wide, step)
+
+    return grid
+
+
+def _rounded(values: tf.Tensor) -> tf.Tensor:
+    """Float64 values rounded to float32 precision."""
+    return tf.cast(tf.cast(values, tf.float32), tf.float64)
+
+
+def _on_grid(values: tf.Tensor, groups: Groups, top: int, grid: Callable, dither: tf.Tensor | None) -> tf.Tensor:
+    """`uniform.round_to_grid` and `uniform.from_grid`."""
+    ids, count = groups
+    low = tf.cast(tf.math.unsorted_segment_min(values, ids, count), tf.float64)
+    high = tf.cast(tf.math.unsorted_segment_max(values, ids, count), tf.float64)
+    middle, step = grid(low, high)
+    widen = 1 + 2.0**-14 if dither is not None and top > 31 else 1.0
+    step = tf.cast(tf.where(step >= FLAT, step * widen, tf.zeros_like(step)), tf.float32)
+    middle = tf.gather(tf.cast(middle, tf.float32), ids)
+    flat = tf.gather(step, ids) <= 0.0
+    inverse = tf.gather(1.0 / tf.where(step > 0.0, step, 1.0), ids)
+    level = (values - middle) * inverse + np.float32(top / 2)
+    level = level + (0.5 if dither is None else _dither(dither, groups, values))
+    symbol = tf.cast(tf.cast(level, tf.int32), tf.float32)
+    symbol = tf.where(flat, 0.0, symbol)
+    return (symbol - np.float32(top / 2)) * tf.gather(step, ids) + middle
+
+
+def _dither(dither: tf.Tensor, groups: Groups, values: tf.Tensor) -> tf.Tensor:
+    """Each value's random number: every group begins at a multiple of four draws."""
+    sizes = tf.math.unsorted_segment_sum(tf.ones_like(groups.ids), groups.ids, groups.count)
+    first_value = tf.cumsum(sizes, exclusive=True)
+    first_draw = tf.cumsum(-(-sizes // 4) * 4, exclusive=True)
+    order = tf.range(tf.shape(values)[0])
+    return tf.gather(dither, order + tf.gather(first_draw - first_value, groups.ids))
+
+
+def _codebook(quantiser: Eden, values: tf.Tensor, groups: Groups) -> tf.Tensor:
+    """`codebook.Eden`: the nearest level and one scale per group; sums are taken in float64."""
+    ids, count = groups
+
+    def total(of: tf.Tensor) -> tf.Tensor:
+        return tf.math.unsorted_segment_sum(tf.cast(of, tf.float64), ids, count)
+
+    levels = quantiser.levels()
+    energy = total(values * values)
+    filled = energy > 0
+    safe = tf.where(filled, energy, tf.ones_like(energy))
+    if quantiser.bits == 1:
+        symbols = tf.cast(values >= 0, tf.int32)
+    else:
+        middles = (np.arange(CELLS) + 0.5) * (2 * REACH / CELLS) - REACH
+        nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, middles).astype(np.int32)
+        sizes = total(tf.ones_like(values))
+        factor = tf.cast(tf.sqrt(sizes / safe) * (CELLS / (2 * REACH)), tf.float32)
+        cells = tf.clip_by_value(values * tf.gather(factor, ids) + np.float32(CELLS / 2), 0, CELLS - 1)
+        symbols = tf.gather(tf.constant(nearest), tf.cast(cells, tf.int32))
+    code = tf.gather(tf.constant(levels), symbols)
+    product = total(values * code)
+    if quantiser.unbiased:
+        scale = energy / tf.where(filled, product, tf.ones_like(product))
+    else:
+        square = total(code * code)
+        scale = product / tf.where(square > 0, square, tf.ones_like(square))
+    scale = tf.cast(tf.where(filled, scale, tf.zeros_like(scale)), tf.float32)
+    return code * tf.gather(scale, ids)
