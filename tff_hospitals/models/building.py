@@ -36,14 +36,17 @@ def build_model(name_or_path: str, signature: ModelSignature, **given: Any) -> A
         builder = user_model.load_builder(name_or_path, signature)
     else:
         builder = functools.partial(keras_zoo.BUILDERS[name_or_path], signature, **own)
-    return FunctionalModel(
-        builder,
-        signature,
-        name=name_or_path,
-        trainable=options.masks(common["trainable"]),
-        pretrained=common["pretrained"],
-        keep_initial=common["keep_initial"],
-    )
+    settings = {
+        "name": name_or_path,
+        "trainable": options.masks(common["trainable"]),
+        "pretrained": common["pretrained"],
+        "keep_initial": common["keep_initial"],
+    }
+    if common["lora_rank"] is not None:
+        from tff_hospitals.models.low_rank import LowRankModel
+
+        return LowRankModel(builder, signature, rank=int(common["lora_rank"]), **settings)
+    return FunctionalModel(builder, signature, **settings)
 
 
 def build_under_key(

@@ -29,6 +29,13 @@ class FunctionalModel:
     `frozen_names`. `predict` returns logits also for a model that ends in a sigmoid or softmax (`output_activation`
     names it): the losses computed from them are exact where those computed from probabilities overflow.
 
+    >>> from tff_hospitals.models import ModelSignature, build_model
+    >>> model = build_model("logistic_regression", ModelSignature((2,), 2, "binary"), init="zeros")
+    >>> trainable, frozen = model.initial_weights(np.array([1, 2]))
+    >>> outputs = model.predict(trainable, frozen, [[3.0, 4.0]], training=False)
+    >>> model.scores(outputs).numpy(), model.per_record_loss(outputs, [1]).numpy().round(4)
+    (array([0.5], dtype=float32), array([0.6931], dtype=float32))
+
     Args:
       builder: returns a new Keras model at each call.
       signature: shape, classes and task of the data.
@@ -147,7 +154,8 @@ class FunctionalModel:
         """
         try:
             with self.computing(trainable, frozen, key, rows, overrides):
-                return _as_logits(self.keras(features, training=bool(training)), self.task)
+                outputs = self.keras(tf.convert_to_tensor(features), training=bool(training))
+                return _as_logits(outputs, self.task)
         except MissingKey as error:
             bound = "a layer draws random numbers in training and needs a key"
             raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")]) from error

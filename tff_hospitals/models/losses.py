@@ -15,6 +15,9 @@ def per_record_loss(task: str, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tens
 
     Returns:
       float32 [batch].
+
+    >>> per_record_loss("regression", tf.constant([[3.0]]), tf.constant([1.0])).numpy()
+    array([4.], dtype=float32)
     """
     if task == "regression":
         return tf.math.squared_difference(outputs[:, 0], tf.cast(labels, outputs.dtype))

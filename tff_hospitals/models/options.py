@@ -17,7 +17,7 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "cnn": {"filters": (16, 32), "norm": "group", "groups": 8, "dense_units": 128, "dropout": 0.0},
 }
 # Options of every model, a user's own included.
-COMMON_OPTIONS: dict[str, Any] = {"trainable": None, "pretrained": None, "keep_initial": False}
+COMMON_OPTIONS: dict[str, Any] = {"trainable": None, "pretrained": None, "keep_initial": False, "lora_rank": None}
 _ACTIVATIONS = ("elu", "gelu", "relu", "selu", "sigmoid", "swish", "tanh")
 _INITS = ("fan_in_uniform", "glorot", "zeros")
 
@@ -109,6 +109,8 @@ def _value_problems(options: dict[str, Any]) -> list[Problem | None]:
     if options.get("pretrained") is not None and options.get("keep_initial"):
         bound = "cannot be combined with pretrained: both say where the first weights come from"
         found.append(Problem("keep_initial", True, bound, "drop one of the two"))
+    if options.get("lora_rank") is not None:
+        found.append(whole_number("lora_rank", options["lora_rank"], low=1, remedy="give a small rank such as 4"))
     if masks(options.get("trainable")) == ():
         found.append(
             Problem("trainable", options["trainable"], "names no layer", "give layer names or patterns such as dense_*")

@@ -41,6 +41,16 @@ def clipped_gradient_sum(
 
     Whatever the style, adding or removing one record changes the sum by at most `clip_norm` in Euclidean norm.
 
+    The gradient of logistic regression at zero weights is (1/2 - label) times the features and 1, here of norm 2.55:
+
+    >>> import numpy as np
+    >>> from tff_hospitals.models import ModelSignature, build_model
+    >>> model = build_model("logistic_regression", ModelSignature((2,), 2, "binary"), init="zeros")
+    >>> weights = model.initial_weights(np.array([1, 2]))
+    >>> total, norms, _ = clipped_gradient_sum(model, *weights, [[3.0, 4.0]], [1], [1.0], clip_norm=1.0)
+    >>> norms.numpy().round(3), total[0].numpy().ravel().round(3)
+    (array([2.55], dtype=float32), array([-0.588, -0.784], dtype=float32))
+
     Args:
       model: a `FunctionalModel` that does not mix records.
       trainable: weights in the order of `model.trainable_specs`.

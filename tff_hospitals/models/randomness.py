@@ -26,6 +26,10 @@ def uniform(shape: Any, key: Any) -> tf.Tensor:
     Args:
       shape: of the result.
       key: int64 [2].
+
+    >>> draws = uniform([1000], [1, 2])
+    >>> bool(tf.reduce_all(draws == uniform([1000], [1, 2]))), bool(tf.reduce_all((draws >= 0) & (draws < 1)))
+    (True, True)
     """
     bits = _bits(shape, key)
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
