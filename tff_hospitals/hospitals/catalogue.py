@@ -54,7 +54,7 @@ _ENTRIES = {
     "digits": Entry(
         images.digits,
         "1,797 handwritten digits, 8 x 8 pixels, over simulated sites",
-        _DIVISION_OPTIONS,
+        (*_DIVISION_OPTIONS, "labels"),
     ),
     "fashion_mnist": Entry(
         images.fashion_mnist,
@@ -64,7 +64,7 @@ _ENTRIES = {
     "synthetic": Entry(
         synthetic.synthetic,
         "made-up Gaussian records with linear labels, any number of sites, for benchmarks",
-        ("records_per_site", "features", "num_classes", "label_noise", "test_records_per_site"),
+        ("records_per_site", "features", "num_classes", "label_noise", "test_records_per_site", "lazy"),
     ),
 }
 

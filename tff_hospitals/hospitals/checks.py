@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,15 @@ from tff_hospitals.validation import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
+
+
+class Signature(NamedTuple):
+    """What a part has to fit, where there is no data set yet."""
+
+    feature_shape: tuple[int, ...]
+    task: str
+    num_classes: int
+
 
 # Rows of metrics.csv that are no hospital: a hospital of that name could not be told from them.
 RESERVED_IDS = ("pooled", "server")
@@ -55,11 +64,13 @@ def dataset_problems(dataset: HospitalDataset) -> list[Problem | None]:
                 )
             )
         for word, part in (("train", hospital.train), ("test", hospital.test)):
-            found.extend(_part_problems(f"{word} part of {hospital.hospital_id}", part, dataset))
+            if not dataset.recipe:  # lazy parts are checked when they are read
+                found.extend(part_problems(f"{word} part of {hospital.hospital_id}", part, dataset))
     return found
 
 
-def _part_problems(name: str, part: Part, dataset: HospitalDataset) -> list[Problem | None]:
+def part_problems(name: str, part: Part, dataset: HospitalDataset | Signature) -> list[Problem | None]:
+    """Arrays of the wrong shape or type, values that are not finite, labels out of range."""
     shape = (part.records, *dataset.feature_shape)
     if part.features.shape != shape:
         return [Problem(f"features in {name}", part.features.shape, f"must have shape {shape}", "reshape them")]

@@ -135,6 +135,8 @@ class HospitalDataset:
       preprocessing: what was done to the features.
       schema: columns before encoding, with public bounds (tables only).
       warnings: what is allowed but may disappoint, one sentence each.
+      recipe: where hospitals are lazy (see `lazy`), all that their records follow from; it names the data set instead of
+        the records, and records are checked when they are read. Empty: records are in memory.
 
     Raises:
       InvalidInput: names every hospital that is empty, doubled or out of shape.
@@ -153,6 +155,7 @@ class HospitalDataset:
     preprocessing: Preprocessing
     schema: Schema | None = None
     warnings: tuple[str, ...] = ()
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         raise_if([one_of("task", self.task, TASKS), *checks.dataset_problems(self)])
@@ -216,15 +219,16 @@ class HospitalDataset:
         }
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with any feature, label, id or order."""
+        """Sixteen hexadecimal digits that change with any feature, label, id or order; of lazy hospitals, with the recipe."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.task} {self.num_classes} {self.feature_shape} {self.feature_names}".encode())
+        digest.update(self.recipe.encode())
         for hospital in self.hospitals:
             digest.update(f"\n{hospital.hospital_id!r} {hospital.train.records} {hospital.test.records}".encode())
-            for part in (hospital.train, hospital.test):
+            for part in () if self.recipe else (hospital.train, hospital.test):
                 # Little-endian bytes, so that every machine gives the same name.
                 digest.update(part.features.astype("<f4").tobytes())
                 digest.update(part.labels.astype("<f4" if self.task == "regression" else "<i8").tobytes())

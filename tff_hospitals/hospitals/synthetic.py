@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tff_hospitals.hospitals.checks import one_class_warnings
+from tff_hospitals.hospitals.checks import Signature, one_class_warnings
 from tff_hospitals.hospitals.dataset import NO_PREPROCESSING, Hospital, HospitalDataset, Part
+from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital
 from tff_hospitals.hospitals.partitions import site_ids
 from tff_hospitals.random_streams import Streams
 from tff_hospitals.validation import Problem, in_range, raise_if, whole_number
+
+_LAZY_BYTES = 2 * 2**30  # above it sites are made when they are needed, unless the caller says otherwise
 
 
 def synthetic(
@@ -26,6 +29,7 @@ def synthetic(
     num_classes: int = 2,
     label_noise: float = 1.0,
     test_records_per_site: int = 20,
+    lazy: bool | None = None,
     seed: int = 0,
 ) -> HospitalDataset:
     """Standard normal features; the label is the class whose random linear score, with noise, is highest.
@@ -40,6 +44,8 @@ def synthetic(
       label_noise: standard deviation of the noise on scores, whose own deviation is 1; 0 makes classes linearly
         separable.
       test_records_per_site: test records of each site, 0 or more.
+      lazy: make a site's records whenever they are needed and keep only the last ones; by default for more than 2 GiB.
+        The records are the same; the warning about sites with one class only is left out.
       seed: of everything.
 
     Raises:
@@ -68,16 +74,26 @@ def synthetic(
     rule = streams.child("rule").generator().standard_normal((width, num_classes)) / np.sqrt(width)
     if num_classes == 2:
         rule[:, 0] = -rule[:, 1]
-    hospitals = []
-    for site, count in zip(site_ids(sites), counts):
-        parts = []
-        for name, records in (("train", count), ("test", test_records_per_site)):
-            generator = streams.child(site, name).generator()
-            values = generator.standard_normal((records, width), np.float32)
-            noise = generator.standard_normal((records, num_classes)) * label_noise
-            parts.append(Part(values.reshape(records, *shape), np.argmax(values @ rule + noise, axis=1)))
-        hospitals.append(Hospital(site, parts[0], parts[1]))
+
+    def make(site: str, name: str) -> Part:
+        generator = streams.child(site, name).generator()
+        records = of_site[site] if name == "train" else test_records_per_site
+        values = generator.standard_normal((records, width), np.float32)
+        noise = generator.standard_normal((records, num_classes)) * label_noise
+        return Part(values.reshape(records, *shape), np.argmax(values @ rule + noise, axis=1))
+
+    of_site = dict(zip(site_ids(sites), counts))
+    if lazy is None:
+        lazy = 4 * width * (sum(counts) + sites * test_records_per_site) > _LAZY_BYTES
     task = "binary" if num_classes == 2 else "multiclass"
+    hospitals: list[Hospital] = []
+    store = PartStore()
+    for site, count in of_site.items():
+        if lazy:
+            signature = Signature(shape, task, num_classes)
+            hospitals.append(lazy_hospital(site, count, test_records_per_site, make, store, signature))
+        else:
+            hospitals.append(Hospital(site, make(site, "train"), make(site, "test")))
     names = tuple(f"x{number}" for number in range(1, width + 1)) if len(shape) == 1 else ()
     return HospitalDataset(
         name="synthetic",
@@ -91,5 +107,6 @@ def synthetic(
         simulated=True,
         partition=f"simulated: {sites} sites whose records come from one distribution (IID)",
         preprocessing=NO_PREPROCESSING,
-        warnings=one_class_warnings(hospitals, task),
+        warnings=() if lazy else one_class_warnings(hospitals, task),
+        recipe=f"synthetic {seed} {label_noise} {num_classes} {shape}" if lazy else "",
     )
