@@ -277,4 +277,6 @@ ROWS = {
 
 if __name__ == "__main__":
     quiet.be_quiet()
+    if sys.argv[1].endswith(("_compiled", "_adaptive")):
+        quiet.one_thread_per_operation()  # as the scripts do
     paired.serve(lambda: ROWS[sys.argv[1]](int(sys.argv[2])))

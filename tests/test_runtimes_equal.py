@@ -112,7 +112,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("strategy", ["fused", "side_by_side"])
+@pytest.mark.parametrize("strategy", ["fused", "scanned", "side_by_side"])
 def test_compiled_equals_native(case, strategy):
     same(run(CASES[case], "compiled", strategy=strategy), native(case))
 

@@ -84,3 +84,12 @@ def allow_deep_protocol_buffers() -> bool:
 def tensorflow_is_loaded() -> bool:
     """Whether TensorFlow is in this process already, so that `be_quiet` comes too late for its first lines."""
     return "tensorflow" in sys.modules
+
+
+def one_thread_per_operation() -> None:
+    """Lets hospitals share the cores instead of the parts of one operation; call it before TensorFlow is imported.
+
+    A value of TF_NUM_INTRAOP_THREADS that is in the environment already is kept. With it, two hospitals at once on two
+    cores take half the time of two cores at one hospital's small matrix products (benchmarks/round_time.py).
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

@@ -35,6 +35,7 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
         sys.stdout = None
         sys.exit(0)
     quiet.be_quiet(max(0, flags.FLAGS.verbosity))
+    quiet.one_thread_per_operation()
     sys.exit(_guarded(main, rest))
 
 

@@ -1,13 +1,18 @@
 """The compiled runtime: the same parts as the native one, executed in this process at the machine's limit.
 
-Two ways of running a round, both calling the composition's own functions:
+Three ways of running a round, all calling the composition's own functions:
 
 * *fused*: whole rounds as one XLA program that scans over rounds, hospitals and steps; best where a step is too small
-to
-  pay for leaving the program (logistic regression, small MLP).
-* *side by side*: one compiled function per hospital, as many at once as there are cores, contributions added in the
-  cohort's order so that sums are reproducible; best for larger models, and the only way for what XLA cannot compile or
-  compiles badly (convolutions on the CPU). Memory does not grow with the cohort: a chunk of hospitals at a time.
+  to pay for leaving the program (logistic regression).
+* *scanned*: chunks of the cohort, each scanned by one XLA program, several chunks at once; best for larger dense models.
+* *side by side*: one TensorFlow function per hospital without XLA, as many at once as there are cores; for convolutions,
+  where XLA on the CPU loses to oneDNN, and for models that draw random numbers, whose bits XLA would change.
+
+Sums are taken in the cohort's order and do not depend on the number of cores. In the last two, memory does not grow with
+the cohort. With `TF_NUM_INTRAOP_THREADS=1` (the scripts set it) an operation stays on one core and hospitals or chunks
+share the cores between them, which is faster than the other way round.
+
+A plan that encodes what it sends runs with the codec between the halves (see `encoded`), whatever strategy is asked for.
 
 Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. The runtime starts no
 process and opens no port.
@@ -24,13 +29,21 @@ import tensorflow as tf
 
 from tff_hospitals.learning_process import Composition, ServerState
 from tff_hospitals.runtimes import base
+from tff_hospitals.runtimes.encoded import EncodedProgram
 from tff_hospitals.runtimes.fused import FusedProgram
+from tff_hospitals.runtimes.scanned import ScannedProgram
 from tff_hospitals.runtimes.side_by_side import SideBySideProgram
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
 
-_FUSED_PARAMETERS = 20_000  # above it, a step is long enough to be worth a core of its own
+_FUSED_PARAMETERS = 20_000  # above it, a hospital's steps are long enough to be worth a core of their own
+_KINDS: dict[str, Any] = {
+    "fused": FusedProgram,
+    "scanned": ScannedProgram,
+    "side_by_side": SideBySideProgram,
+    "encoded": EncodedProgram,
+}
 _KEPT_PROGRAMS = 64
 _programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
 
@@ -42,7 +55,7 @@ class CompiledRuntime:
       composition: the composed plan.
       dataset: its hospitals.
       frozen: weights that do not travel.
-      strategy: `fused`, `side_by_side`, or None to choose by the model.
+      strategy: `fused`, `scanned`, `side_by_side`, or None to choose by the model.
     """
 
     name = "compiled"
@@ -51,10 +64,11 @@ class CompiledRuntime:
         self, composition: Composition, dataset: HospitalDataset, frozen: tuple, *, strategy: str | None = None
     ):
         self.strategy = strategy or choose_strategy(composition)
+        if composition.exchange is not None:  # payloads are made of bytes: the codec stands between the halves
+            self.strategy = "encoded"
         key = (composition.signature, self.strategy)
         if key not in _programs:
-            kind = FusedProgram if self.strategy == "fused" else SideBySideProgram
-            _programs[key] = kind(composition)
+            _programs[key] = _KINDS[self.strategy](composition)
             while len(_programs) > _KEPT_PROGRAMS:
                 _programs.popitem(last=False)
         self._program = _programs[key]
@@ -76,11 +90,13 @@ class CompiledRuntime:
 
 
 def choose_strategy(composition: Composition) -> str:
-    """`fused` for small models that XLA handles well, else `side_by_side`."""
-    scalars = composition.client_work.scalars
+    """By what was measured (see benchmarks/round_time.py): XLA wins except for convolutions, where it loses to oneDNN;
+    whole rounds in one program win where a round is short, chunks on all cores where it is long.
+    """
     model = composition.model
-    small = scalars <= _FUSED_PARAMETERS
-    return "fused" if small and not model.draws_random_numbers and not has_convolution(model) else "side_by_side"
+    if model.draws_random_numbers or has_convolution(model):
+        return "side_by_side"
+    return "fused" if composition.client_work.scalars <= _FUSED_PARAMETERS else "scanned"
 
 
 def has_convolution(model: Any) -> bool:

@@ -16,8 +16,8 @@ from tff_hospitals.runtimes import base, resident
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
 
-_PER_HOSPITAL = ("indices", "mask", "steps", "expected_batch", "noise_multiplier", "key", "weight")
-_NOISE_SCALARS = 2**25  # 128 MiB of noise in one call at most; longer runs of rounds are cut
+PER_HOSPITAL = ("indices", "mask", "steps", "expected_batch", "noise_multiplier", "key", "weight")
+NOISE_SCALARS = 2**25  # 128 MiB of noise in one call at most; longer runs of rounds are cut
 
 
 class FusedProgram:
@@ -54,7 +54,7 @@ class FusedProgram:
         if work.record_level:
             scalars += self._blocks(rounds) * work.block * work.noise_width
         cohort = max(1, max(len(one.cohort) for one in rounds))
-        return max(1, _NOISE_SCALARS // (cohort * scalars)) if scalars else len(rounds)
+        return max(1, NOISE_SCALARS // (cohort * scalars)) if scalars else len(rounds)
 
     def _blocks(self, rounds: Sequence[base.RoundInput]) -> int:
         steps = max((h.schedule.indices.shape[0] for one in rounds for h in one.cohort), default=1)
@@ -164,7 +164,7 @@ class FusedProgram:
 
         def one_hospital(c: tf.Tensor, total: Any, metrics: tf.Tensor) -> tuple:
             element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
-            for name in _PER_HOSPITAL:
+            for name in PER_HOSPITAL:
                 element[name] = inputs[name][c]
             noise_for = (lambda _, block: hospital_noise[c, block]) if work.record_level else None
             final, loss_sum, records = work.run(state.weights, state.round_number, element, noise_for)
@@ -197,7 +197,7 @@ class FusedProgram:
         def one_round(r: tf.Tensor, state: ServerState, metrics: tf.Tensor, server: Any) -> tuple:
             parameters = parts.aggregator.parameters(state.aggregator)
 
-            of_round = collections.OrderedDict((name, inputs[name][r]) for name in (*_PER_HOSPITAL, "cohort"))
+            of_round = collections.OrderedDict((name, inputs[name][r]) for name in (*PER_HOSPITAL, "cohort"))
             shares = tf.nest.map_structure(lambda draws: draws[r], noise_shares)
             total, found = self.scan_hospitals(
                 state, parameters, features, labels, frozen, of_round, hospital_noise[r], shares
