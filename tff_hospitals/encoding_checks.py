@@ -107,7 +107,7 @@ def warnings(plan: Plan) -> list[str]:
         )
     if upload.bias == stage.BIASED and not plan.error_feedback and not upload.lossless:
         words.append(
-            f"the upload {upload} is biased: what it leaves out is never sent. Remedy: --error_feedback, or an unbiased "
-            "chain such as rotate,quantize:4."
+            f"the upload {upload} is biased: what it leaves out is never sent. Remedy: --error_feedback, or an "
+            "unbiased chain such as rotate,quantize:4."
         )
     return words

@@ -40,8 +40,8 @@ class ServerState(NamedTuple):
     round_number: Any
     aggregator: collections.OrderedDict
     finalizer: collections.OrderedDict
-    distributor: collections.OrderedDict = collections.OrderedDict()
-    hospitals: collections.OrderedDict = collections.OrderedDict()
+    distributor: collections.OrderedDict
+    hospitals: collections.OrderedDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _bytes(structure: Any) -> int:
 
 def max_local_steps(plan: Plan, dataset: HospitalDataset) -> int:
     """The most optimiser steps that any hospital takes in one round."""
-    return max(noise_plan.steps_per_round(plan, hospital.train.labels.shape[0]) for hospital in dataset.hospitals)
+    return max(noise_plan.steps_per_round(plan, hospital.train.records) for hospital in dataset.hospitals)
 
 
 def compose(

@@ -9,7 +9,7 @@ from absl import flags
 from tff_hospitals.experiments.options import OPTIONS, parse_settings
 
 FLAGS = flags.FLAGS
-_DEFINERS = {
+_DEFINERS: dict[str, Any] = {
     "string": flags.DEFINE_string,
     "integer": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
@@ -30,7 +30,7 @@ def define_plan_flags() -> None:
     flags.DEFINE_list(
         "trainable",
         None,
-        "names or patterns of the layers to train and send, such as output,dense_*; others are frozen",
+        "layers to train and send, by names or patterns such as output,dense_*; others are frozen",
     )
     flags.DEFINE_string("pretrained", None, "saved Keras weights to start from (.keras, .weights.h5 or .h5)")
     flags.DEFINE_integer("lora_rank", None, "train and send low-rank adapters of this rank instead of dense layers")

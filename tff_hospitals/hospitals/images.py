@@ -11,6 +11,7 @@ import gzip
 import os
 import pathlib
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,26 +32,35 @@ _FASHION_FILES = (
 )
 
 
-def digits(division: Division | None = None) -> HospitalDataset:
+def digits(division: Division | None = None, labels: Sequence[int] | None = None) -> HospitalDataset:
     """1,797 handwritten digits of 8 x 8 pixels in 10 classes, spread over simulated sites (10 unless said otherwise).
 
     Args:
       division: partition, sites, seed and test fraction (default one fifth).
+      labels: the digits to keep; None keeps all. The number of classes stays 10, so that a model that was pretrained on
+        some digits can be trained further on others.
 
     Source: Alpaydin and Kaynak 1998, UCI Machine Learning Repository, doi 10.24432/C50P49, as in scikit-learn.
     """
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
-    values = loaded.images[..., np.newaxis].astype(np.float32)
+    values, target = loaded.images[..., np.newaxis].astype(np.float32), loaded.target.astype(np.int64)
+    words = ""
+    if labels is not None:
+        wanted = [labels] if isinstance(labels, int) else list(labels)
+        remedy = "name digits, for example labels=5+6+7+8+9"
+        raise_if([whole_number("labels", one, low=0, high=9, remedy=remedy) for one in wanted])
+        kept = np.isin(target, wanted)
+        values, target, words = values[kept], target[kept], f", digits {', '.join(map(str, sorted(set(wanted))))} only"
     return assemble_images(
         "digits",
-        Pool("digits", values, loaded.target.astype(np.int64)),
+        Pool("digits", values, target),
         (division or Division()).testing(0.2),
         brightest=16,
         num_classes=10,
         provenance="Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, doi 10.24432/C50P49), "
-        "test set, as in scikit-learn",
+        f"test set, as in scikit-learn{words}",
         licence="CC BY 4.0",
     )
 

@@ -21,6 +21,7 @@ from tff_hospitals.models.signature import ModelSignature
 from tff_hospitals.validation import InvalidInput, Problem, raise_if
 
 # Building changes global state for a moment (seeds, layer names): one build at a time.
+FIXED_KEY = np.array([0, 0], np.int64)  # for weights that are replaced right away
 _BUILD_LOCK = threading.RLock()
 
 
@@ -73,22 +74,26 @@ def build_under_key(
       InvalidInput: the builder fails, returns something else, or a pattern matches no layer.
     """
     with _BUILD_LOCK, outside_graphs(), _isolated(key):
-        try:
-            model = builder()
-        except InvalidInput:
-            raise
-        except Exception as error:  # whatever a user's function does
-            bound = f"building it fails: {type(error).__name__}: {str(error).strip()[:400]}"
-            raise InvalidInput([Problem("model", name, bound, "call the function by itself to see where")]) from error
-        if not isinstance(model, tf.keras.Model):
-            bound = f"returned {type(model).__module__}.{type(model).__qualname__}, not a tf.keras.Model"
-            raise InvalidInput(
-                [Problem("model", name, bound, "return a tf.keras.Model (not a layer, class or tensor)")]
-            )
-        if not model.built or (not model.weights and not model.inputs):
-            _call_once(model, signature, name)
+        model = built(builder, signature, name)
     if trainable is not None:
         _freeze_all_but(model, trainable)
+    return model
+
+
+def built(builder: Callable[[], Any], signature: ModelSignature, name: str) -> tf.keras.Model:
+    """What the builder returns, checked to be a Keras model and with its weights made; called as `name` in messages."""
+    try:
+        model = builder()
+    except InvalidInput:
+        raise
+    except Exception as error:  # whatever a user's function does
+        bound = f"building it fails: {type(error).__name__}: {str(error).strip()[:400]}"
+        raise InvalidInput([Problem("model", name, bound, "call the function by itself to see where")]) from error
+    if not isinstance(model, tf.keras.Model):
+        bound = f"returned {type(model).__module__}.{type(model).__qualname__}, not a tf.keras.Model"
+        raise InvalidInput([Problem("model", name, bound, "return a tf.keras.Model (not a layer, class or tensor)")])
+    if not model.built or (not model.weights and not model.inputs):
+        _call_once(model, signature, name)
     return model
 
 
@@ -152,11 +157,25 @@ def _isolated(key: np.ndarray) -> Iterator[None]:
 
 
 def _freeze_all_but(model: tf.keras.Model, patterns: tuple[str, ...]) -> None:
+    paths, chosen = layer_paths(model), chosen_layers(model, patterns)
+    # Outer layers first: setting `trainable` on a layer sets it on all layers inside.
+    for layer in paths:
+        layer.trainable = True
+    for layer in paths:
+        if own_variables(layer) and layer not in chosen:
+            layer.trainable = False
+
+
+def chosen_layers(model: tf.keras.Model, patterns: tuple[str, ...]) -> set[Any]:
+    """The layers with weights that names or patterns mean; a name of an outer layer means everything inside it.
+
+    Raises:
+      InvalidInput: patterns that match no layer, with the layers that there are.
+    """
     paths = layer_paths(model)
     owners = [(layer, path) for layer, path in paths.items() if own_variables(layer)]
 
     def matches(path: str, pattern: str) -> bool:
-        # A name of an outer layer means everything inside it.
         parts = path.split("/")
         prefixes = ["/".join(parts[: end + 1]) for end in range(len(parts))]
         return any(fnmatch.fnmatchcase(text, pattern) for text in (*prefixes, parts[-1]))
@@ -170,12 +189,7 @@ def _freeze_all_but(model: tf.keras.Model, patterns: tuple[str, ...]) -> None:
                 for pattern in unmatched
             ]
         )
-    # Outer layers first: setting `trainable` on a layer sets it on all layers inside.
-    for layer in paths:
-        layer.trainable = True
-    for layer, path in owners:
-        if not any(matches(path, pattern) for pattern in patterns):
-            layer.trainable = False
+    return {layer for layer, path in owners if any(matches(path, pattern) for pattern in patterns)}
 
 
 def layer_paths(model: tf.keras.Model) -> dict[Any, str]:

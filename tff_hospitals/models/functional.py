@@ -17,7 +17,6 @@ from tff_hospitals.models.signature import ModelSignature
 from tff_hospitals.models.swapping import Override, Slots, autograph_enabled, plain_python
 from tff_hospitals.validation import InvalidInput, Problem
 
-_FIXED_KEY = np.array([0, 0], np.int64)
 Weights = Sequence[Any]
 
 
@@ -63,7 +62,7 @@ class FunctionalModel:
         self._builder, self._mask = builder, trainable
         # Two threads may trace at the same time; the swapped attributes belong to one of them.
         self.lock = threading.RLock()
-        self.keras = self._build(_FIXED_KEY)
+        self.keras = self._build(building.FIXED_KEY)
         self._trainable_variables, self._frozen_variables = _split(self.keras)
         variables = (*self._trainable_variables, *self._frozen_variables)
         names = _names(self.keras, variables)
@@ -77,9 +76,7 @@ class FunctionalModel:
         self._given: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] | None = None
         with building.outside_graphs():
             if pretrained is not None:
-                from tff_hospitals.models import saving
-
-                saving.load_weights(self.keras, pretrained)
+                self._load_weights(self.keras, pretrained)
             if pretrained is not None or keep_initial:
                 self._given = self._values(self.keras)
         self._findings: Any = None
@@ -91,6 +88,11 @@ class FunctionalModel:
 
     def _build(self, key: np.ndarray) -> tf.keras.Model:
         return building.build_under_key(self._builder, self.signature, key, name=self.name, trainable=self._mask)
+
+    def _load_weights(self, model: tf.keras.Model, path: os.PathLike[str] | str) -> None:
+        from tff_hospitals.models import saving
+
+        saving.load_weights(model, path)
 
     def _values(self, model: tf.keras.Model) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         trainable, frozen = _split(model)
@@ -196,7 +198,7 @@ class FunctionalModel:
     def keras_model(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
         """A new plain Keras model with these weights; it ends in the activation that the builder gave it."""
         with building.outside_graphs():
-            model = self._build(_FIXED_KEY)
+            model = self._build(building.FIXED_KEY)
             own_trainable, own_frozen = _split(model)
             for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
                 variable.assign(value)

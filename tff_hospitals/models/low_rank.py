@@ -44,7 +44,7 @@ class LowRankDense(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """x W + (x A) B + b, then the activation."""
+        """X W + (x A) B + b, then the activation."""
         outputs = tf.matmul(inputs, self.kernel) + tf.matmul(tf.matmul(inputs, self.lora_a), self.lora_b)
         if self.bias is not None:
             outputs = outputs + self.bias
@@ -78,7 +78,7 @@ class LowRankModel(FunctionalModel):
         self._plain_builder, self._rank, self._whole = builder, rank, trainable or ()
 
         def adapted() -> tf.keras.Model:
-            return adapt(building.built(builder(), signature, name), rank, self._whole, name)
+            return adapt(building.built(builder, signature, name), rank, self._whole, name)
 
         super().__init__(adapted, signature, name=name, pretrained=pretrained, keep_initial=keep_initial)
 
@@ -95,16 +95,17 @@ class LowRankModel(FunctionalModel):
 
     def keras_model(self, trainable: Any, frozen: Any) -> tf.keras.Model:
         """A new plain Keras model: adapters are merged into the kernels."""
-        adapted = super().keras_model(trainable, frozen)
-        plain, own = self._plain(), _layers_by_path(adapted)
-        for path, layer in _layers_by_path(plain).items():
-            trained = own[path]
-            if isinstance(trained, LowRankDense):
-                layer.kernel.assign(trained.kernel + tf.matmul(trained.lora_a, trained.lora_b))
-                if layer.use_bias:
-                    layer.bias.assign(trained.bias)
-            else:
-                _copy(trained, layer)
+        with building.outside_graphs():
+            adapted = super().keras_model(trainable, frozen)
+            plain, own = self._plain(), _layers_by_path(adapted)
+            for path, layer in _layers_by_path(plain).items():
+                trained = own[path]
+                if isinstance(trained, LowRankDense):
+                    layer.kernel.assign(trained.kernel + tf.matmul(trained.lora_a, trained.lora_b))
+                    if layer.use_bias:
+                        layer.bias.assign(trained.bias)
+                else:
+                    _copy(trained, layer)
         return plain
 
 
