@@ -12,6 +12,7 @@ import argparse
 import pathlib
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -53,7 +54,7 @@ def measure(groups: list[str], turns: int | None) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for group in groups:
         rows, sites, usual, ratios = GROUPS[group]
-        commands = {row: [sys.executable, str(ROWS), row, str(sites)] for row in rows}
+        commands: dict[str, Sequence[str]] = {row: [sys.executable, str(ROWS), row, str(sites)] for row in rows}
         seconds = paired.in_turn(commands, turns or usual)
         for row in rows:
             figures[f"{row}_k{sites}_s"] = statistics.median(seconds[row])

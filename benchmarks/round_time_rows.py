@@ -44,7 +44,7 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1) -> Me
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
     drawer = RoundDrawer(plan, dataset, noise)
     executor = build_runtime(runtime, parts, dataset, frozen)
-    kept = {"state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier), "round": 0}
+    kept: dict[str, Any] = {"state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier), "round": 0}
 
     def measure() -> float:
         started = time.perf_counter()
@@ -65,7 +65,7 @@ def _images(sites: int) -> Any:
     return load_dataset("synthetic", sites=sites, records_per_site=RECORDS, features=784, num_classes=10)
 
 
-_MLP = {"model": {"name": "mlp", "options": {"hidden_units": [200]}}}
+_MLP: dict[str, Any] = {"model": {"name": "mlp", "options": {"hidden_units": [200]}}}
 
 
 def mlp_compiled(sites: int) -> Measure:
@@ -193,7 +193,7 @@ def _pictures(sites: int) -> Any:
     return dataclasses.replace(flat, hospitals=hospitals, feature_shape=(28, 28, 1), feature_names=())
 
 
-_CNN = {"model": {"name": "cnn", "options": {"filters": [16, 32], "dense_units": 128, "norm": "none"}}}
+_CNN: dict[str, Any] = {"model": {"name": "cnn", "options": {"filters": [16, 32], "dense_units": 128, "norm": "none"}}}
 
 
 def cnn_compiled(sites: int) -> Measure:

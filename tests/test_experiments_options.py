@@ -142,5 +142,5 @@ def test_help_lists_all_flags_and_loads_nothing_heavy(checkout, name):
 
 def test_unknown_flags_offer_the_nearest(checkout):
     done = script(checkout, "train.py", "--roundz=3")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Did you mean: rounds" in done.stderr

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tff_hospitals.communication import Chain, parse_chain
 from tff_hospitals.processes.plan_parts import MECHANISMS
 from tff_hospitals.validation import InvalidInput, Problem, in_range
 
 if TYPE_CHECKING:
+    from tff_hospitals.communication import Chain
     from tff_hospitals.plan import Plan
 
 
@@ -19,6 +19,8 @@ def problems(plan: Plan) -> list[Problem | None]:
     >>> [problem.name for problem in problems(Plan(broadcast="quantize:40", upload="quantize:4,rotate"))]
     ['quantize bits', 'upload']
     """
+    from tff_hospitals.communication import parse_chain  # numpy is not needed to show --help
+
     found: list[Problem | None] = [*_link(plan)]
     chains: dict[str, Chain] = {}
     for direction, text in (("broadcast", plan.broadcast), ("upload", plan.upload)):
@@ -95,7 +97,7 @@ def _upload(plan: Plan, chain: Chain) -> list[Problem]:
 
 def warnings(plan: Plan) -> list[str]:
     """What is allowed but deserves a word."""
-    from tff_hospitals.communication import stage
+    from tff_hospitals.communication import parse_chain, stage
 
     words = []
     upload = parse_chain(plan.upload)

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import records as records_lib
 from tff_hospitals.accounting import MechanismEvent, calibrate_event, epsilon_of, parts
@@ -99,7 +99,7 @@ Calibration = tuple[float, float, str, str, Spent, float]  # target, delta, adja
 def _calibrated(whole_run: Events, calibration: Calibration) -> float:
     """The noise multiplier for a whole run that is given at multiplier 1."""
     target, delta, adjacency, conversion, spent, mean_runs = calibration
-    options = {"adjacency": adjacency, "conversion": conversion, "spent": spent}
+    options: dict[str, Any] = {"adjacency": adjacency, "conversion": conversion, "spent": spent}
     if mean_runs > 1:
         sweep = MechanismEvent("selection", mean_runs=mean_runs, shape=1.0, base=whole_run)
         base = calibrate_event(sweep, target, delta, **options).base or whole_run

@@ -110,9 +110,10 @@ class Plan:
                 raise records.RecordError(
                     f"plan field {name!r} is unknown. Remedy: read it with the version that wrote it."
                 )
-            default = getattr(cls(), name)
+            default: Any = getattr(cls(), name)
             try:
-                made[name] = type(default)(**item) if dataclasses.is_dataclass(default) else item
+                part: Any = type(default)
+                made[name] = part(**item) if dataclasses.is_dataclass(default) else item
             except TypeError as error:
                 raise records.RecordError(
                     f"plan part {name!r} does not fit: {error}. Remedy: read it with the version that wrote it."

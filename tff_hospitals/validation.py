@@ -77,9 +77,10 @@ def in_range(
     bound = "must be " + (" and ".join(sides) if sides else "a finite number")
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         return Problem(name, value, f"{bound}, a finite number", remedy)
-    if low is not None and (value < low or (low_open and value == low)):
+    number = float(value)
+    if low is not None and (number < low or (low_open and number == low)):
         return Problem(name, value, bound, remedy)
-    if high is not None and (value > high or (high_open and value == high)):
+    if high is not None and (number > high or (high_open and number == high)):
         return Problem(name, value, bound, remedy)
     return None
 

@@ -29,11 +29,14 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
     show_in_help()
     # Not `app.run`: when TensorFlow is first imported inside it, its stack of eager contexts stays empty, and Keras
     # builds models from graph placeholders.
+    given = list(sys.argv if argv is None else argv)
     try:
-        rest = app.parse_flags_with_usage(list(sys.argv if argv is None else argv))
+        rest = app.parse_flags_with_usage(given)
     except BrokenPipeError:  # `--help | head`
         sys.stdout = None
         sys.exit(0)
+    except SystemExit:  # absl ends both with 1; asking for help is no failure, and a wrong flag is refused input
+        sys.exit(0 if any(one.startswith(("--help", "-help", "-h")) for one in given[1:]) else REFUSED)
     quiet.be_quiet(max(0, flags.FLAGS.verbosity))
     quiet.one_thread_per_operation()
     sys.exit(_guarded(main, rest))

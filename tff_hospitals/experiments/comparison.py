@@ -161,7 +161,7 @@ def _refuse_bad_plans(runners: Sequence[MethodRunner], refused: Mapping[int, tup
     """Raises when a problem is the user's to mend; a target out of reach for these hospitals is a result, not a
     mistake.
     """
-    found = []
+    found: list[Problem] = []
     for index, runner in enumerate(runners):
         if refused[index] and not _vacuous(runner):
             found.extend(problem for problem in refused[index] if problem not in found)

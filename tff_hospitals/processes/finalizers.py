@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -106,7 +106,7 @@ class Yogi(Adam):
         return tuple(v + share * tf.sign(square - v) * square for v, square in zip(second, squares))
 
 
-FINALIZERS = {"sgd": Sgd, "adagrad": Adagrad, "adam": Adam, "yogi": Yogi}
+FINALIZERS: dict[str, Callable[[ServerPlan], Finalizer]] = {"sgd": Sgd, "adagrad": Adagrad, "adam": Adam, "yogi": Yogi}
 
 
 def build_finalizer(server: ServerPlan) -> Finalizer:

@@ -37,7 +37,7 @@ class ScannedProgram(fused.FusedProgram):
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, thread_name_prefix="chunk")
 
     def run(
-        self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.ResidentData, frozen: tuple
+        self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.Data, frozen: tuple
     ) -> tuple[ServerState, list[base.RoundOutput]]:
         """Runs the rounds one after the other."""
         outputs = []
@@ -48,9 +48,10 @@ class ScannedProgram(fused.FusedProgram):
         return state, outputs
 
     def _round(
-        self, state: ServerState, one: base.RoundInput, data: resident.ResidentData, frozen: tuple
+        self, state: ServerState, one: base.RoundInput, data: resident.Data, frozen: tuple
     ) -> tuple[ServerState, base.RoundOutput]:
-        total, metrics = self._zero, {}
+        metrics: dict[str, Any] = {}
+        total = self._zero
         waiting: collections.deque = collections.deque()
 
         def collect() -> Any:
@@ -60,9 +61,10 @@ class ScannedProgram(fused.FusedProgram):
                 metrics[chunk.cohort[position].hospital.hospital_id] = base.metrics_by_name(row)
             return self._add(total, contribution)
 
-        for chunk in self._chunks(one):
-            inputs = self._stack([chunk], data)
-            future = self._pool.submit(self._chunk, state, data.features, data.labels, frozen, inputs)
+        for chunk in self._chunks(one, data.at_once):
+            local = data.of([hospital.hospital for hospital in chunk.cohort])
+            inputs = self._stack([chunk], local)
+            future = self._pool.submit(self._chunk, state, local.features, local.labels, frozen, inputs)
             waiting.append((chunk, future))
             if len(waiting) > self._threads:
                 total = collect()
@@ -71,15 +73,15 @@ class ScannedProgram(fused.FusedProgram):
         state, measurements = self._finish(state, total)
         return state, base.RoundOutput(one.number, metrics, {name: float(v) for name, v in measurements.items()})
 
-    def _chunks(self, one: base.RoundInput) -> Iterator[base.RoundInput]:
-        """The cohort in pieces of a size that depends on the plan alone, never on the machine."""
+    def _chunks(self, one: base.RoundInput, at_once: int) -> Iterator[base.RoundInput]:
+        """The cohort in pieces of a size that depends on the plan and the data alone, never on the machine."""
         cohort = one.cohort
         size = -(-len(cohort) // (2 if len(cohort) < _FEW else 8))
         scalars = sum(int(np.prod(draw.shape)) for draw in self._parts.aggregator.no_hospital_noise().values())
         if self._parts.client_work.record_level and cohort:
             work = self._parts.client_work
             scalars += self._blocks([one]) * work.block * work.noise_width
-        size = max(1, min(size, _LARGEST_CHUNK, fused.NOISE_SCALARS // max(1, scalars)))
+        size = max(1, min(size, _LARGEST_CHUNK, at_once, fused.NOISE_SCALARS // max(1, scalars)))
         for start in range(0, len(cohort), size):
             yield base.RoundInput(one.number, cohort[start : start + size])
 

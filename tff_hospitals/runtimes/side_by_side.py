@@ -33,12 +33,12 @@ class SideBySideProgram:
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, thread_name_prefix="hospital")
         self._zero: Any = None
 
-    def load(self, dataset: HospitalDataset) -> resident.ResidentData:
+    def load(self, dataset: HospitalDataset) -> resident.Data:
         """Makes the hospitals' records resident."""
         return resident.load(dataset)
 
     def run(
-        self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.ResidentData, frozen: tuple
+        self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.Data, frozen: tuple
     ) -> tuple[ServerState, list[base.RoundOutput]]:
         """Runs the rounds one after the other."""
         outputs = []
@@ -49,12 +49,13 @@ class SideBySideProgram:
         return state, outputs
 
     def _round(
-        self, state: ServerState, one: base.RoundInput, data: resident.ResidentData, frozen: tuple
+        self, state: ServerState, one: base.RoundInput, data: resident.Data, frozen: tuple
     ) -> tuple[ServerState, base.RoundOutput]:
         if self._zero is None:
             self._zero = self._parts.zero_contribution()
         parameters = self._parts.aggregator.parameters(state.aggregator)
-        total, metrics = self._zero, {}
+        metrics: dict[str, Any] = {}
+        total = self._zero
 
         def work(hospital: base.HospitalRound) -> Any:
             return self._hospital(state, parameters, self._element(hospital, data, frozen))
@@ -79,8 +80,8 @@ class SideBySideProgram:
         metrics[hospital.hospital.hospital_id] = base.metrics_by_name(values.numpy())
         return self._add(total, contribution)
 
-    def _element(self, one: base.HospitalRound, data: resident.ResidentData, frozen: tuple) -> collections.OrderedDict:
-        schedule = one.schedule
+    def _element(self, one: base.HospitalRound, data: resident.Data, frozen: tuple) -> collections.OrderedDict:
+        schedule, data = one.schedule, data.of((one.hospital,))
         return collections.OrderedDict(
             features=data.features,
             labels=data.labels,

@@ -103,7 +103,7 @@ class CheckpointFolder:
         Raises:
           records.RecordError: when there are checkpoints and none is whole.
         """
-        warnings = []
+        warnings: list[str] = []
         for path in reversed(self._files()):
             try:
                 return from_bytes(path.read_bytes(), str(path)), warnings

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import collections
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.hospitals.dataset import Part
+from tff_hospitals.hospitals.lazy import load_part
+
 if TYPE_CHECKING:
-    from tff_hospitals.hospitals import HospitalDataset, Part
+    from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
 
 POOLED = "pooled"
@@ -36,14 +40,14 @@ class Evaluator:
         self._spans: dict[str, slice] = {}
         position = 0
         for name, part in parts:
-            self._spans[name] = slice(position, position + part.labels.shape[0])
-            position += part.labels.shape[0]
+            self._spans[name] = slice(position, position + part.records)
+            position += part.records
         self._spans[POOLED] = slice(0, position)
         if server_held is not None:
             parts.append((SERVER, server_held))
-            self._spans[SERVER] = slice(position, position + server_held.labels.shape[0])
-        self._features = np.concatenate([np.asarray(part.features, np.float32) for _, part in parts])
-        self._labels = np.concatenate([part.labels for _, part in parts])
+            self._spans[SERVER] = slice(position, position + server_held.records)
+        # Lazy test parts pass through one batch after the other; only labels and one row of results stay.
+        self._parts = [part for _, part in parts] if dataset.recipe else [_together(parts)]
         self._task = model.task
         self._predict = _predictor(model)
 
@@ -68,14 +72,42 @@ class Evaluator:
     def predictions(self, weights: tuple, frozen: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Loss, correctness (0 or 1) and score of every record, hospitals in order."""
         found = []
-        for start in range(0, len(self._labels), _BATCH):
-            span = slice(start, start + _BATCH)
-            found.append(
-                [value.numpy() for value in self._predict(weights, frozen, self._features[span], self._labels[span])]
-            )
+        labels = []
+        for batch in _batches(self._parts):
+            found.append([value.numpy() for value in self._predict(weights, frozen, batch.features, batch.labels)])
+            labels.append(batch.labels)
+        self._labels = np.concatenate(labels) if labels else np.zeros([0], np.int64)
         if not found:
             return np.zeros([0]), np.zeros([0]), np.zeros([0])
-        return tuple(np.concatenate(column).astype(np.float64) for column in zip(*found))  # type: ignore[return-value]
+        return tuple(np.concatenate(column).astype(np.float64) for column in zip(*found))
+
+
+def _together(parts: Sequence[tuple[str, Part]]) -> Part:
+    features = np.concatenate([np.asarray(part.features, np.float32) for _, part in parts])
+    return Part(features, np.concatenate([part.labels for _, part in parts]))
+
+
+def _batches(parts: Sequence[Part]) -> Iterator[Part]:
+    """All records in order, `_BATCH` at a time, whatever the parts' sizes."""
+    waiting: list[Part] = []
+    count = 0
+    for part in parts:
+        loaded, start = load_part(part), 0
+        while start < loaded.records:
+            end = min(loaded.records, start + _BATCH - count)
+            waiting.append(Part(loaded.features[start:end], loaded.labels[start:end]))
+            count, start = count + end - start, end
+            if count == _BATCH:
+                yield _joined(waiting)
+                waiting, count = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    return Part(np.concatenate([part.features for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
 def _predictor(model: FunctionalModel) -> Any:

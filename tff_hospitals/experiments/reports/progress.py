@@ -172,6 +172,9 @@ class Display:
 class RunDisplay(Display):
     """The display of one run; `update` is the `on_round` of training."""
 
+    def __enter__(self) -> RunDisplay:
+        return self
+
     def update(self, state: RoundReport) -> None:
         """Shows a finished round."""
         self.show(state.round, state.rounds, round_words(state))
@@ -179,6 +182,9 @@ class RunDisplay(Display):
 
 class JobDisplay(Display):
     """The display of a comparison: which run is being trained, and about how long the rest takes."""
+
+    def __enter__(self) -> JobDisplay:
+        return self
 
     def update(self, name: str, number: int, total: int) -> None:
         """Shows that run `number` of `total`, called `name`, is starting."""
