@@ -1,0 +1,307 @@
+"""Plans of every private method: calibration, ledger, two units, refusals and warnings, before and after training."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import toy
+
+from tff_hospitals import noise_plan
+from tff_hospitals.accounting import MechanismEvent, epsilon_of
+from tff_hospitals.experiments.methods import METHODS
+from tff_hospitals.plan import Plan
+from tff_hospitals.processes import tree_noise
+from tff_hospitals.processes.plan_parts import DISTRIBUTED, MECHANISMS
+from tff_hospitals.training.loop import build_model, train
+from tff_hospitals.training.signal_to_noise import ratio
+
+pytestmark = pytest.mark.tensorflow
+
+BASE = Plan().replace(
+    rounds=5,
+    client={"local_steps": None, "local_epochs": 1, "batch_size": 4, "learning_rate": 0.1},
+    privacy={"clip_norm": 0.5, "delta": 1e-2},
+)
+PRIVATE = [name for name, method in METHODS.items() if method.private]
+COUNTING = ("adaptive_clip", "adaptive_clip_zeroing")  # they need many hospitals
+every_method = pytest.mark.parametrize("name", PRIVATE)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return toy.hospitals()
+
+
+@pytest.fixture(scope="module")
+def many():
+    return toy.hospitals(sizes=(6,) * 40)
+
+
+@pytest.fixture(scope="module")
+def model(few):
+    return build_model(BASE, few)
+
+
+def hospitals_for(name, few, many):
+    return many if name in COUNTING else few
+
+
+def plan_of(name, target=8.0, **changes):
+    return METHODS[name].plan(BASE, target).replace(**changes)
+
+
+def names_of(problems):
+    return [problem.name for problem in problems]
+
+
+@every_method
+def test_the_noise_keeps_the_target_and_a_hundredth_less_would_not(name, few, many):
+    dataset = hospitals_for(name, few, many)
+    plan = plan_of(name)
+    assert plan.problems(dataset) == []
+    for part in noise_plan.make(plan, dataset).parts:
+        for hospital, multiplier in part.multipliers.items():
+            steps = noise_plan.steps_per_round(plan, dataset.hospital(hospital).train.records)
+            release = part.releases[hospital]
+            events = [release.in_round(number, steps, len(part.multipliers)) for number in range(plan.rounds)]
+            spent = epsilon_of(events, part.delta, adjacency=part.adjacency)
+            assert spent <= 8.0 * (1 + 1e-9)
+            assert spent > 8.0 * 0.97  # no noise is wasted
+            assert multiplier > 0
+
+
+@every_method
+def test_a_run_stays_below_its_target_and_the_ledger_counts_what_was_done(name, few, many, model):
+    dataset = hospitals_for(name, few, many)
+    plan = plan_of(name)
+    run = train(plan, dataset, model=model)
+    summary, ledger = run.summary, run.ledger
+    assert 0 < summary["epsilon"] <= 8.0 * (1 + 1e-9)
+    assert summary["unit"] == plan.privacy.unit
+    for hospital in dataset.ids:
+        steps = noise_plan.steps_per_round(plan, dataset.hospital(hospital).train.records)
+        if plan.privacy.unit == "record":
+            assert ledger.steps("record", hospital) == plan.rounds * steps
+        elif plan.privacy.mechanism == "local_dp":
+            assert ledger.steps("hospital", hospital) == plan.rounds
+    if plan.privacy.unit == "hospital" and plan.privacy.mechanism != "local_dp":
+        assert ledger.steps("hospital") == plan.rounds
+    if plan.privacy.outer != "none":
+        assert summary["second_unit"] == "hospital"
+        assert 0 < summary["second_epsilon"] <= 8.0 * (1 + 1e-9)
+        assert ledger.steps("hospital") == plan.rounds
+        assert ledger.units() == ("record", "hospital")
+        assert "Record level: Protected: one patient record" in summary["guarantee"]
+        assert "Hospital level: Protected: the whole contribution of one hospital" in summary["guarantee"]
+    else:
+        assert summary["second_unit"] is None
+        assert summary["second_epsilon"] is None
+    assert "Protected:" in summary["guarantee"]
+    assert "Trust:" in summary["guarantee"]
+    simulated = plan.privacy.mechanism in DISTRIBUTED
+    assert any("secure sum is simulated" in warning for warning in summary["warnings"]) is simulated
+    assert ("only simulated" in summary["guarantee"]) is simulated
+
+
+@pytest.mark.parametrize("name", [name for name in PRIVATE if name not in COUNTING])
+def test_a_budget_ends_every_mechanism_in_time(name, few, model):
+    plan = plan_of(name).replace(rounds=12, stopping={"max_epsilon": 4.0})  # the noise is that of epsilon 8
+    run = train(plan, few, model=model)
+    assert 0 < run.summary["epsilon"] <= 4.0
+    assert run.summary["rounds"] < 12 or any("left the cohort" in text for text in run.summary["warnings"])
+
+
+def test_a_hospital_that_leaves_takes_its_share_of_noise_with_it(few):
+    """Three shares were planned; a round of two holds less noise, and the ledger says so."""
+    release = next(iter(noise_plan.make(plan_of("skellam"), few).releases.values()))
+    three, two = (MechanismEvent(**{**release.in_round(0, 1, size)[0].to_json()}) for size in (3, 2))
+    assert (three.shares, two.shares) == (3, 2)
+    assert epsilon_of([(two, 1)], 1e-2) > epsilon_of([(three, 1)], 1e-2)
+
+
+def test_a_tree_that_restarts_is_several_trees(few, model):
+    plan = plan_of("tree", privacy={"restart_every": 2})
+    run = train(plan, few, model=model)
+    kept = [(event.steps, event.restart) for event, _ in run.ledger.events("hospital")]
+    assert sorted(kept) == [(1, 2), (2, 0), (2, 1)]
+
+
+def test_records_come_back_in_the_same_place_of_every_pass(few):
+    """What the tree's accounting assumes of the batches of DP-FTRL."""
+    from tff_hospitals.training.rounds import RoundDrawer
+
+    plan = plan_of("dp_ftrl_local", client={"local_epochs": None, "local_steps": 12})
+    drawer = RoundDrawer(plan, few, noise_plan.make(plan, few))
+    for hospital in drawer.draw(0).cohort:
+        schedule = hospital.schedule
+        period = math.ceil(schedule.records / 4)
+        for record in range(schedule.records):
+            seen = np.flatnonzero(((schedule.indices == record) & (schedule.mask > 0)).any(axis=1))
+            assert len(seen) <= 1 or set(np.diff(seen)) == {period}
+        assert noise_plan.make(plan, few).releases[hospital.hospital.hospital_id].event.period == period
+    first, second = (drawer.draw(number).cohort[0].schedule.indices.tolist() for number in (0, 1))
+    assert first != second
+
+
+def test_the_secure_sum_changes_nothing_but_the_last_digits(few, model):
+    for name in ("weighted_mean", "fixed_clip", "local_dp"):
+        plan = METHODS[name].plan(BASE, 8.0)
+        plain = train(plan, few, model=model)
+        secure = train(plan.replace(privacy={"secure_sum": True}), few, model=model)
+        for one, other in zip(plain.weights, secure.weights):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+        assert any("simulated" in warning for warning in secure.summary["warnings"])
+        assert not any("simulated" in warning for warning in plain.summary["warnings"])
+
+
+def test_secure_noise_cannot_be_reproduced_and_says_so(few, model, tmp_path):
+    plan = plan_of("dp_sgd", privacy={"secure_noise": True})
+    first = train(plan, few, model=model, run_dir=tmp_path / "run")
+    second = train(plan, few, model=model)
+    assert any((one != other).any() for one, other in zip(first.weights, second.weights))
+    assert first.summary["reproducible"] is False
+    assert any("cannot be reproduced" in warning for warning in first.summary["warnings"])
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["reproducible"] is False
+    assert "operating system" in first.summary["guarantee"]
+    assert train(plan_of("dp_sgd"), few, model=model).summary["reproducible"] is True
+
+
+def test_the_choice_of_a_winner_is_paid_for(few, model):
+    alone = train(plan_of("dp_sgd", privacy={"target_epsilon": None, "noise_multiplier": 2.0}), few, model=model)
+    chosen = train(
+        plan_of("dp_sgd", privacy={"target_epsilon": None, "noise_multiplier": 2.0, "selected_from": 5.0}),
+        few,
+        model=model,
+    )
+    assert chosen.summary["epsilon"] > 1.3 * alone.summary["epsilon"]
+    assert {event.kind for event, _ in chosen.ledger.events("record", "site_0")} == {"selection"}
+    assert chosen.summary["epsilon_pld"] is None  # no analysis: not reported rather than wrong
+    calibrated = train(plan_of("dp_sgd", privacy={"selected_from": 5.0}), few, model=model)
+    assert 7.5 < calibrated.summary["epsilon"] <= 8.0 * (1 + 1e-6)
+
+
+def test_a_patient_with_several_records_is_told_their_epsilon(few, model):
+    plan = plan_of("dp_sgd", target=1.0)
+    single = train(plan, few, model=model)
+    triple = train(plan.replace(privacy={"records_per_patient": 3}), few, model=model)
+    assert single.summary["epsilon_per_patient"] == single.summary["epsilon"]
+    assert triple.summary["epsilon"] == single.summary["epsilon"]
+    assert triple.summary["epsilon_per_patient"] > 2 * single.summary["epsilon"]
+    assert "A patient with up to 3 records" in triple.summary["guarantee"]
+
+
+def test_swamped_updates_are_warned_about_with_the_measured_ratio(few, model):
+    swamped = train(plan_of("fixed_clip", target=0.1), few, model=model).summary["warnings"]
+    assert any("noise swamps the aggregated update: its measured signal-to-noise ratio is" in text for text in swamped)
+    inside = train(plan_of("dp_sgd", target=0.05), few, model=model).summary["warnings"]
+    assert any("noise swamps the update of site_2" in text for text in inside)
+    quiet = plan_of("fixed_clip", privacy={"target_epsilon": None, "noise_multiplier": 0.05})
+    assert not any("noise swamps" in text for text in train(quiet, few, model=model).summary["warnings"])
+
+
+def test_the_measured_ratio_is_that_of_the_unnoised_update():
+    generator = np.random.default_rng(0)
+    signal = np.full(10_000, 0.03)  # norm 3
+    noised = signal + generator.normal(0, 0.02, 10_000)  # noise of norm 2
+    assert ratio(float(np.linalg.norm(noised)), 2.0) == pytest.approx(1.5, rel=0.05)
+    assert ratio(1.0, 0.0) is None
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem", "said"),
+    [
+        ("dp_sgd", {"privacy": {"target_epsilon": 0.0}}, "target_epsilon", "> 0"),
+        ("dp_sgd", {"privacy": {"target_epsilon": -1.0}}, "target_epsilon", "> 0"),
+        ("fixed_clip", {"privacy": {"clip_norm": 0.0}}, "clip_norm", "> 0"),
+        ("local_dp", {"privacy": {"clip_norm": math.inf}}, "clip_norm", "finite"),
+        ("skellam", {"privacy": {"modulus_bits": 4}}, "modulus_bits", "overflows"),
+        ("discrete_gaussian", {"privacy": {"modulus_bits": 31}}, "modulus_bits", "<= 30"),
+        (
+            "skellam",
+            {"cohort": {"kind": "poisson", "sampling_probability": 0.5}},
+            "cohort",
+            "number must be known before the round",
+        ),
+        ("dp_ftrl_local", {"privacy": {"clip_style": "adaptive"}}, "clip_style", "one clip norm for all steps"),
+        ("tree", {"privacy": {"restart_every": 0}}, "restart_every", ">= 1"),
+        ("fixed_clip", {"privacy": {"restart_every": 3}}, "restart_every", "only used with mechanism=tree"),
+        ("tree", {"privacy": {"zeroing": "fixed"}}, "zeroing", "only used with"),
+        ("fixed_clip", {"privacy": {"zeroing": "fixed", "zeroing_norm": 0.0}}, "zeroing_norm", "> 0"),
+        ("fixed_clip", {"privacy": {"zeroing": "quantil"}}, "zeroing", "must be one of"),
+        ("fixed_clip", {"privacy": {"outer": "tree"}}, "outer", "only used with a record-level mechanism"),
+        (
+            "dp_sgd",
+            {"privacy": {"outer": "fixed_clip"}, "weighting": "equal"},
+            "outer_noise_multiplier, outer_target_epsilon",
+            "exactly one",
+        ),
+        ("dp_sgd_fixed_clip", {"privacy": {"outer_clip_norm": 0.0}}, "outer_clip_norm", "> 0"),
+        ("dp_sgd_fixed_clip", {"weighting": "records"}, "weighting", "equal weights"),
+        ("dp_sgd", {"privacy": {"conversion": "gaussian_exact"}}, "conversion", "without sampling"),
+        ("skellam", {"privacy": {"conversion": "pld"}}, "conversion", "no analysis"),
+        ("dp_sgd", {"privacy": {"records_per_patient": 0}}, "records_per_patient", ">= 1"),
+        ("dp_sgd", {"privacy": {"selected_from": 0.5}}, "selected_from", ">= 1"),
+        (
+            "dp_sgd",
+            {"privacy": {"selected_from": 3.0}, "stopping": {"max_epsilon": 2.0}},
+            "max_epsilon",
+            "winner of a sweep",
+        ),
+        (
+            "dp_sgd_adaptive",
+            {"privacy": {"clipped_count_stddev": 0.1}},
+            "noise_multiplier of site_0",
+            "must stay below 0.2",
+        ),
+        ("weighted_mean", {"privacy": {"secure_sum": True, "secure_sum_bound": 0.0}}, "secure_sum_bound", "> 0"),
+    ],
+)
+def test_bad_input_is_refused_with_value_bound_and_remedy(name, changes, problem, said, few):
+    found = plan_of(name).replace(**changes).problems(few)
+    (one,) = [item for item in found if item.name == problem]
+    assert said in one.bound
+    assert one.remedy
+
+
+def test_adaptive_clipping_over_few_hospitals_names_the_largest_feasible_noise(few):
+    (one,) = plan_of("adaptive_clip").problems(few)
+    assert "must stay below 0.3 " in one.bound  # 3 hospitals / 10
+    assert one.value > 0.3
+    (both,) = plan_of("adaptive_clip_zeroing").problems(few)
+    assert "must stay below 0.212132 " in both.bound
+
+
+def test_an_overflowing_modulus_names_the_bits_that_suffice(few):
+    plan = plan_of("skellam", privacy={"modulus_bits": 4})
+    (one,) = plan.problems(few)
+    bits = int(one.remedy.split("=")[1].split()[0])
+    assert plan.replace(privacy={"modulus_bits": bits}).problems(few) == []
+    assert names_of(plan.replace(privacy={"modulus_bits": bits - 1}).problems(few)) == ["modulus_bits"]
+
+
+@every_method
+def test_a_delta_that_gives_a_unit_away_is_warned_about(name, few, many):
+    dataset = hospitals_for(name, few, many)
+    plan = plan_of(name, privacy={"delta": 0.4})
+    assert plan.problems(dataset) == []
+    warned = [text for text in plan.warnings(dataset) if text.startswith("delta 0.4 is not below 1 / ")]
+    assert warned
+    assert "Remedy" in warned[0]
+
+
+def test_every_mechanism_says_who_adds_the_noise():
+    for mechanism in MECHANISMS.values():
+        assert mechanism.words
+        assert mechanism.noise_by in ("nobody", "hospital", "server", "shares")
+
+
+def test_tree_variance_beats_independent_noise_on_prefixes():
+    """The point of a tree: the noise of a long prefix grows with its logarithm."""
+    assert tree_noise.prefix_variance(1023) < 10 * tree_noise.variance_of_level(9) + 1
+    assert tree_noise.prefix_variance(1024) < 0.6
