@@ -82,18 +82,20 @@ class SignalToNoise:
         return self._latest.get(scope) if number == self._round else None
 
     def warnings(self) -> list[str]:
-        """One sentence for each scope whose median over rounds is below `SWAMPED`."""
-        words = []
-        for scope, values in self._measured.items():
-            middle = statistics.median(values)
-            if middle < SWAMPED:
-                whose = "the aggregated update" if scope == POOLED else f"the update of {scope}"
-                words.append(
-                    f"noise swamps {whose}: its measured signal-to-noise ratio is {middle:.2g} (median of "
-                    f"{len(values)} rounds). Remedy: more epsilon, fewer rounds, more records or hospitals, a smaller "
-                    "model."
-                )
-        return words
+        """At most one sentence on the aggregated update and one on single hospitals' (median over rounds below `SWAMPED`).
+
+        Without figures, so that the runs of several seeds say the same; the figures are in metrics.csv.
+        """
+        swamped = [scope for scope, values in self._measured.items() if statistics.median(values) < SWAMPED]
+        found = ["the aggregated update"] if POOLED in swamped else []
+        if any(scope != POOLED for scope in swamped):
+            found.append("the updates of single hospitals")
+        return [
+            f"noise swamps {whose} in most rounds (measured signal-to-noise below {SWAMPED:g}, by round and hospital in "
+            "metrics.csv); what is learnt comes from averaging. Remedy: more epsilon, fewer rounds, more records or "
+            "hospitals, a smaller model."
+            for whose in found
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
