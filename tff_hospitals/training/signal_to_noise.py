@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.runtimes.base import RoundInput, RoundOutput
 
-SWAMPED = 0.5
-"""Below it the warning is given: three quarters and more of a noised update's squared norm are noise."""
+SWAMPED = (0.1, 0.25, 0.5)
+"""Bounds that the warning names; below the last, four fifths and more of a noised update's squared norm are noise."""
 
 
 def ratio(update_norm: float, noise_norm: float) -> float | None:
@@ -82,19 +82,21 @@ class SignalToNoise:
         return self._latest.get(scope) if number == self._round else None
 
     def warnings(self) -> list[str]:
-        """At most one sentence on the aggregated update and one on single hospitals' (median over rounds below `SWAMPED`).
+        """One sentence for all whose median over rounds is below a bound of `SWAMPED`.
 
-        Without figures, so that the runs of several seeds say the same; the figures are in metrics.csv.
+        It names bounds and not digits, so that the seeds of a comparison say the same; metrics.csv has every value.
         """
-        swamped = [scope for scope, values in self._measured.items() if statistics.median(values) < SWAMPED]
-        found = ["the aggregated update"] if POOLED in swamped else []
-        if any(scope != POOLED for scope in swamped):
-            found.append("the updates of single hospitals")
+        swamped: dict[float, list[str]] = {}
+        for scope, values in self._measured.items():
+            bound = next((bound for bound in SWAMPED if statistics.median(values) < bound), None)
+            if bound is not None:
+                swamped.setdefault(bound, []).append("the aggregated update" if scope == POOLED else scope)
+        if not swamped:
+            return []
+        whose = "; ".join(f"{_some(names)} below {bound:g}" for bound, names in sorted(swamped.items()))
         return [
-            f"noise swamps {whose} in most rounds (measured signal-to-noise below {SWAMPED:g}, by round and hospital in "
-            "metrics.csv); what is learnt comes from averaging. Remedy: more epsilon, fewer rounds, more records or "
-            "hospitals, a smaller model."
-            for whose in found
+            f"noise swamps the update: measured signal-to-noise ratio (median over rounds) of {whose}. Remedy: more "
+            "epsilon, fewer rounds, more records or hospitals, a smaller model."
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -105,3 +107,7 @@ class SignalToNoise:
         """Takes over what `to_json` gave."""
         self._measured = {scope: list(values) for scope, values in value.get("measured", {}).items()}
         self._latest, self._round = dict(value.get("latest", {})), int(value.get("round", 0))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
