@@ -51,6 +51,15 @@ ROW_FIELDS = (
     "warnings",
     "curve",
 )
+# Kept in `extra`: of plans with two units, several records per patient, or noise that nobody can draw again.
+PRIVACY_FIELDS = (
+    "second_unit",
+    "second_epsilon",
+    "second_noise_multiplier",
+    "records_per_patient",
+    "epsilon_per_patient",
+    "reproducible",
+)
 ATTACK_FIELDS = ("membership_auc", "membership_tpr", "reconstruction_error", "epsilon_lower_bound")
 CURVE_FIELDS = ("round", "epsilon", "accuracy_mean", "accuracy_sd", "bytes_up", "bytes_down")
 

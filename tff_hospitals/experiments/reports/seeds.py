@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tff_hospitals.experiments.reports.fields import finite_or_none
-from tff_hospitals.experiments.reports.rows import CurvePoint, Row, row_from_json
+from tff_hospitals.experiments.reports.rows import PRIVACY_FIELDS, CurvePoint, Row, row_from_json
 from tff_hospitals.validation import InvalidInput, Problem
 
 
@@ -156,6 +156,7 @@ def aggregate_runs(results: Sequence[Mapping[str, Any] | Row]) -> Row:
         membership_tpr=mean(row.membership_tpr for row in used),
         reconstruction_error=mean(row.reconstruction_error for row in used),
         epsilon_lower_bound=max((b for row in used if (b := row.epsilon_lower_bound) is not None), default=None),
+        extra=_privacy(used),
     )
 
 
@@ -192,6 +193,24 @@ def _warnings(rows: Sequence[Row], used: Sequence[Row], failed: Sequence[Row]) -
     if len(counts) > 1:
         texts.append(f"the seeds stopped after different numbers of rounds, {counts[0]} to {counts[-1]}")
     return tuple(dict.fromkeys(texts))
+
+
+def _privacy(used: Sequence[Row]) -> dict[str, Any]:
+    """What runs say of a second unit, of patients and of reproducing them: never less than the worst run."""
+    found: dict[str, Any] = {}
+    for name in PRIVACY_FIELDS:
+        values = [row.extra[name] for row in used if name in row.extra]
+        if not values:
+            continue
+        if name == "reproducible":
+            found[name] = all(values)
+        elif name.endswith("noise_multiplier"):
+            found[name] = min((value for value in values if value is not None), default=None)
+        elif name == "second_unit":
+            found[name] = values[0]
+        else:
+            found[name] = _largest(values)
+    return found
 
 
 def _largest(values: Iterable[float | None]) -> float | None:
