@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tff_hospitals.models import FunctionalModel, ModelSignature, build_model, list_models, model_problems
-from tff_hospitals.models.randomness import Rows, normal, uniform
+from tff_hospitals.models.randomness import Rows, compiled_normal, normal, uniform
 from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
@@ -211,9 +211,29 @@ def test_own_normal_draws_are_standard_normal_up_to_the_tails():
         for sign in (1, -1):
             error = 4 * np.sqrt(share / 2 / len(values))
             assert abs(np.mean(sign * values > bound) - share / 2) < error
-    halves = values[:500_000], values[500_001:]  # made of the same bits
-    assert abs(np.corrcoef(*halves)[0, 1]) < 6e-3
-    assert abs(np.corrcoef(np.abs(halves))[0, 1]) < 6e-3
+    pairs = values[:-1:2], values[1::2]
+    assert abs(np.corrcoef(*pairs)[0, 1]) < 6e-3
+    assert abs(np.corrcoef(np.abs(pairs))[0, 1]) < 6e-3
+
+
+def test_own_normal_draws_are_the_inverse_distribution_of_their_bits(monkeypatch):
+    from scipy import special
+
+    magnitudes = np.unique(np.geomspace(1, 2**31 - 200, 20_000).astype(np.int64)).astype(np.int32)
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda *_, **__: tf.constant(magnitudes))
+    values = np.asarray(normal(magnitudes.shape, KEY), np.float64)
+    expected = -special.ndtri((magnitudes + 0.5) * 2.0**-32)
+    assert expected.max() > 6.1
+    near = expected < 5.4
+    assert np.abs(values - expected)[near].max() < 2e-6
+    assert np.abs(values - expected).max() < 3e-3
+
+
+def test_compiled_normal_draws_are_the_same_numbers():
+    expected = normal([1001], KEY)
+    np.testing.assert_allclose(compiled_normal(1001, KEY), expected, rtol=2e-6, atol=2e-7)
+    inside = tf.function(lambda key: compiled_normal(1001, key))(tf.constant(KEY))
+    np.testing.assert_array_equal(inside, compiled_normal(1001, KEY))
 
 
 def test_own_normal_draws_have_the_asked_shape_also_when_it_is_a_tensor():

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tff_hospitals.models import building, ghost_rules
 from tff_hospitals.models.ghost_rules import Part, Rule, Seen
 from tff_hospitals.models.randomness import Rows
-from tff_hospitals.models.swapping import converted, plain_python
+from tff_hospitals.models.tracing import converted, plain_python
 
 _BATCH = 3
 

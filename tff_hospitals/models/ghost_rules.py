@@ -16,7 +16,8 @@ from typing import Any
 import tensorflow as tf
 
 from tff_hospitals.models import group_norm
-from tff_hospitals.models.swapping import Override, converted, plain_python
+from tff_hospitals.models.swapping import Override
+from tff_hospitals.models.tracing import converted, plain_python
 
 layers = tf.keras.layers
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_hospitals.models.swapping import plain_python
+from tff_hospitals.models.tracing import plain_python
 
 _KERAS = tf.keras.layers.GroupNormalization
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tff_hospitals.models import building
 from tff_hospitals.models.functional import source_operation
 from tff_hospitals.models.randomness import Rows
-from tff_hospitals.models.swapping import converted, plain_python
+from tff_hospitals.models.tracing import converted, plain_python
 from tff_hospitals.validation import Problem
 
 _BATCH = 4

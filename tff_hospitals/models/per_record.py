@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tff_hospitals.models import building, clipping, ghost
 from tff_hospitals.models.randomness import Rows
-from tff_hospitals.models.swapping import plain_python
+from tff_hospitals.models.tracing import plain_python
 from tff_hospitals.validation import one_of, raise_if
 
 METHODS = ("auto", "ghost", "loop", "vectorized")

@@ -9,10 +9,12 @@ import collections
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+
+from tff_hospitals.models.tracing import plain_python
 
 # Named rather than left to TensorFlow's choice, which may depend on the device.
 _ALGORITHM = "philox"
@@ -36,23 +38,52 @@ def uniform(shape: Any, key: Any) -> tf.Tensor:
 
 
 def normal(shape: Any, key: Any) -> tf.Tensor:
-    """Standard normal numbers, float32, equal with and without XLA up to rounding (none beyond 6.7).
+    """Standard normal numbers, float32, equal with and without XLA up to rounding (none beyond 6.4).
 
-    The polar angle and radius of two numbers come from two whole numbers (Box & Muller 1958), in vector operations: in
-    a plain graph that takes two thirds of the time of TensorFlow's own normal numbers.
+    One whole number each, through the inverse of the distribution function in Giles' approximation (2010,
+    "Approximating the erfinv function"): right to 1.4e-6 up to 5.4 deviations and to 0.003 beyond. The tail is computed
+    from the small probability itself, not from one minus it, and so is as fine as the middle.
+
+    Args:
+      shape: of the result.
+      key: int64 [2].
     """
-    sizes = list(shape) if isinstance(shape, (list, tuple)) else shape
-    if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes):
-        count: Any = math.prod(sizes)
-    else:
-        count = tf.reduce_prod(tf.convert_to_tensor(sizes))
-    half = (count + 1) // 2
-    bits = tf.random.stateless_uniform([2 * half], key, minval=None, maxval=None, dtype=tf.int32, alg=_ALGORITHM)
-    # From 2^-32 on in steps of 2^-31: the far tail is as fine as the middle.
-    magnitude = tf.bitwise.bitwise_and(bits[:half], tf.constant(2**31 - 1, tf.int32))
-    radius = tf.sqrt(-2.0 * tf.math.log((tf.cast(magnitude, tf.float32) + 0.5) * 2.0**-31))
-    angle = tf.cast(bits[half:], tf.float32) * (math.pi * 2.0**-31)
-    return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)[:count], sizes)
+    whole = tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.int32, alg=_ALGORITHM)
+    magnitude = tf.bitwise.bitwise_and(whole, tf.constant(2**31 - 1, tf.int32))
+    beyond = (tf.cast(magnitude, tf.float32) + 0.5) * 2.0**-31  # P(|z| > result), in (0, 1]
+    depth = -tf.math.log(beyond * (2.0 - beyond))
+    slope = tf.where(depth < 5.0, _horner(_MIDDLE, depth - 2.5), _horner(_TAIL, tf.sqrt(depth) - 3.0))
+    size = math.sqrt(2.0) * slope * (1.0 - beyond)
+    return tf.where(whole < 0, -size, size)
+
+
+@plain_python
+def compiled_normal(count: int, key: Any) -> tf.Tensor:
+    """`normal([count], key)` compiled by XLA also when the caller's graph is not: for the noise of a whole model.
+
+    It takes about half the time of `tf.random.stateless_normal`; in plain operations, with more passes over memory, the
+    same formula takes more than that.
+    """
+    return _compiled_normal(int(count), tf.cast(key, tf.int64))
+
+
+def _horner(coefficients: Sequence[float], values: tf.Tensor) -> tf.Tensor:
+    total: Any = coefficients[0]
+    for coefficient in coefficients[1:]:
+        total = coefficient + total * values
+    return total
+
+
+# The polynomials of Giles 2010, table 5, single precision.
+_MIDDLE = (
+    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
+    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
+)  # fmt: skip
+_TAIL = (
+    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
+    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
+)  # fmt: skip
+_compiled_normal = tf.function(lambda count, key: normal([count], key), jit_compile=True, autograph=False)
 
 
 def _bits(shape: Any, key: Any) -> tf.Tensor:

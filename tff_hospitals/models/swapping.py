@@ -13,7 +13,6 @@ from typing import Any
 
 import tensorflow as tf
 from keras.src.backend import RandomGenerator
-from tensorflow.python.autograph.core import ag_ctx
 
 from tff_hospitals.models.randomness import KeyedRandom, Rows
 
@@ -23,22 +22,6 @@ _BOOKKEEPING = frozenset(
 )
 
 Override = tuple[Any, str, Any]
-
-# Marks functions that autograph must leave as they are, whoever traces them.
-plain_python = tf.autograph.experimental.do_not_convert
-
-
-def autograph_enabled() -> Any:
-    """A context in which Keras converts the Python control flow of a user's layers, as it does in `fit`."""
-    return ag_ctx.ControlStatusCtx(status=ag_ctx.Status.ENABLED)
-
-
-def converted(call: Any) -> Any:
-    """What Keras would make of a layer's `call` while it builds a graph."""
-    if tf.executing_eagerly():
-        return call
-    with autograph_enabled() as status:
-        return tf.__internal__.autograph.tf_convert(call, status)
 
 
 class Slots:
