@@ -1,8 +1,8 @@
 """Updates of single hospitals, kept for audits: what a curious server would have seen.
 
-No runtime needs to hand them out. Client work is a function of (broadcast weights, batches, noise key), all of which the run
-can draw again, so each stored update is computed once more from the same parts. Stored updates are as sensitive as records:
-only an audit of one's own data should ask for them.
+No runtime needs to hand them out. Client work is a function of (broadcast weights, batches, noise key), all of which
+the run can draw again, so each stored update is computed once more from the same parts. Stored updates are as
+sensitive as records: only an audit of one's own data should ask for them.
 """
 
 from __future__ import annotations

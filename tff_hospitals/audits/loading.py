@@ -1,0 +1,142 @@
+"""A finished run, rebuilt from its directory: plan, hospitals, model, weights, ledger and stored updates."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals import records
+from tff_hospitals.accounting import Ledger
+from tff_hospitals.plan import Plan
+from tff_hospitals.random_streams import Streams
+from tff_hospitals.training.updates import StoredRound, UpdateFolder
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.models import FunctionalModel
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """Everything of a run that an audit needs.
+
+    Attributes:
+      folder: the run directory.
+      plan, dataset, model: rebuilt.
+      weights, frozen: the final model.
+      ledger: what the run released.
+      summary: its summary.json.
+      rounds: rounds that were run.
+    """
+
+    folder: pathlib.Path
+    plan: Plan
+    dataset: HospitalDataset
+    model: FunctionalModel
+    weights: tuple[np.ndarray, ...]
+    frozen: tuple[np.ndarray, ...]
+    ledger: Ledger
+    summary: Mapping[str, Any]
+    rounds: int
+
+    def stored_rounds(self) -> list[StoredRound]:
+        """The stored updates, round by round.
+
+        Raises:
+          records.RecordError: the run stored none; says which flag would have.
+        """
+        folder = UpdateFolder(self.folder)
+        numbers = folder.rounds()
+        if not numbers:
+            raise records.RecordError(
+                f"{self.folder} holds no stored updates (updates/), which this attack needs. Remedy: train again into "
+                "a new folder with --store_updates=1."
+            )
+        return [folder.read(number) for number in numbers]
+
+
+def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
+    """Rebuilds a finished run from its directory.
+
+    Raises:
+      records.RecordError: no finished run, files missing or damaged, or data that are not those of the run any more.
+    """
+    from tff_hospitals.training.loop import build_model
+
+    folder = pathlib.Path(run_dir)
+    if not (folder / "plan.json").is_file():
+        what = "a comparison" if (folder / "comparison.json").is_file() else "no run"
+        raise records.RecordError(
+            f"{folder} holds {what}: there is no plan.json. Remedy: name the --run_dir of scripts/train.py, or a "
+            "folder below runs/ of a comparison."
+        )
+    if not (folder / "summary.json").is_file():
+        raise records.RecordError(f"{folder} holds a run that has not finished. Remedy: start the same command again.")
+    plan = Plan.from_json(records.read_json(folder / "plan.json"))
+    record = records.read_json(folder / "record.json")
+    summary = records.read_json(folder / "summary.json")
+    dataset = _dataset(plan, record["dataset"])
+    if dataset.fingerprint() != record["dataset"]["fingerprint"]:
+        raise records.RecordError(
+            f"{folder} was trained on other data: {dataset.name} has the fingerprint {dataset.fingerprint()} now, the "
+            f"run recorded {record['dataset']['fingerprint']}. Remedy: restore the data that it was trained on."
+        )
+    if [h.hospital_id for h in dataset] == ["all_records"]:  # its test records are those of the hospitals
+        everyone = _dataset(plan, {**record["dataset"], "hospitals": []}).pooled_test()
+        dataset = dataclasses.replace(
+            dataset, hospitals=tuple(dataclasses.replace(h, test=everyone) for h in dataset.hospitals)
+        )
+    model = build_model(plan, dataset)
+    initial, frozen = model.initial_weights(Streams.from_seed(plan.seed).child("model").key())
+    return LoadedRun(
+        folder,
+        plan,
+        dataset,
+        model,
+        _final_weights(folder, model, len(initial)),
+        frozen,
+        Ledger.from_json(records.read_json(folder / "ledger.json")),
+        summary,
+        int(summary.get("rounds") or plan.rounds),
+    )
+
+
+def _dataset(plan: Plan, described: Mapping[str, Any]) -> HospitalDataset:
+    """The hospitals that trained: those of the plan, all of their records in one place, or one of them alone."""
+    from tff_hospitals.hospitals import Hospital, Part, load_dataset
+
+    data, options = plan.data, dict(plan.data.options)
+    ids = [hospital["id"] for hospital in described["hospitals"]]
+    pooled = ids == ["all_records"]
+    if described["preprocessing"]["kind"] == "pooled":
+        options["scaling"] = "pooled"
+    dataset = load_dataset(data.name, partition=data.partition, sites=data.sites, seed=data.seed, **options)
+    if pooled:
+        train = dataset.pooled_train()
+        return dataclasses.replace(
+            dataset, hospitals=(Hospital(ids[0], train, Part(train.features[:0], train.labels[:0])),)
+        )
+    if ids and set(ids) < set(dataset.ids):
+        return dataclasses.replace(dataset, hospitals=tuple(dataset.hospital(one) for one in ids))
+    return dataset
+
+
+def _final_weights(folder: pathlib.Path, model: FunctionalModel, count: int) -> tuple[np.ndarray, ...]:
+    """From the newest checkpoint; from model.keras when checkpoints were removed."""
+    from tff_hospitals.training.checkpoints import CheckpointFolder
+
+    checkpoint, _ = CheckpointFolder(folder / "checkpoints").latest()
+    if checkpoint is not None:
+        return tuple(checkpoint.arrays[:count])
+    import tensorflow as tf
+
+    path = folder / "model.keras"
+    if not path.is_file():
+        raise records.RecordError(f"{folder} holds neither checkpoints nor model.keras. Remedy: train again.")
+    loaded = tf.keras.models.load_model(path, compile=False)
+    return tuple(variable.numpy() for variable in loaded.trainable_variables)
