@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals import noise_plan, records
+from tff_hospitals.communication.bits import packed_bytes
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes import aggregators, exchange, finalizers
 from tff_hospitals.processes.local_training import LocalTraining
@@ -126,12 +127,15 @@ class Composition:
         """Bytes that cross the wire to and from one hospital in one round: tensor contents, without any transport's
         framing.
 
-        Down: the broadcast weights, the aggregator's parameters and the round number. Up: the contribution.
+        Down: the broadcast weights, the aggregator's parameters and the round number. Up: the contribution; the whole
+        numbers of a secure sum without gaps, as many bits each as the modulus has.
         """
         with tf.Graph().as_default():
             parameters = self.aggregator.parameters(self._blank_aggregator_state())
             down = _bytes(self.model.trainable_specs) + _bytes(parameters) + 4
-            return down, _bytes(self.zero_contribution())
+            bits = self.aggregator.modulus_bits
+            contribution = self.zero_contribution()
+            return down, _bytes(contribution) if bits is None else packed_bytes(_scalars(contribution), bits)
 
     def side_bytes(self) -> tuple[int, int]:
         """The part of `wire_bytes` that is not the model and not the update: parameters, weights and counts."""
@@ -146,6 +150,10 @@ class Composition:
         return tff_adapters.build_learning_process(
             self.model, self.client_work, self.aggregator, self.finalizer, hospitals_per_round, self.exchange
         )
+
+
+def _scalars(structure: Any) -> int:
+    return sum(int(np.prod(leaf.shape.as_list())) for leaf in tf.nest.flatten(structure))
 
 
 def _bytes(structure: Any) -> int:

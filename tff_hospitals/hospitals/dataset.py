@@ -135,8 +135,8 @@ class HospitalDataset:
       preprocessing: what was done to the features.
       schema: columns before encoding, with public bounds (tables only).
       warnings: what is allowed but may disappoint, one sentence each.
-      recipe: where hospitals are lazy (see `lazy`), all that their records follow from; it names the data set instead of
-        the records, and records are checked when they are read. Empty: records are in memory.
+      recipe: where hospitals are lazy (see `lazy`), all that their records follow from; it names the data set instead
+        of the records, which are checked when they are read. Empty: records are in memory.
 
     Raises:
       InvalidInput: names every hospital that is empty, doubled or out of shape.
@@ -219,7 +219,7 @@ class HospitalDataset:
         }
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with any feature, label, id or order; of lazy hospitals, with the recipe."""
+        """Sixteen hexadecimal digits that change with any feature, label, id or order (lazy hospitals: the recipe)."""
         return self._fingerprint
 
     @functools.cached_property

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.learning_process import Composition, ServerState
-from tff_hospitals.runtimes import base
+from tff_hospitals.runtimes import base, resident
 from tff_hospitals.runtimes.encoded import EncodedProgram
 from tff_hospitals.runtimes.fused import FusedProgram
 from tff_hospitals.runtimes.scanned import ScannedProgram
@@ -66,6 +66,8 @@ class CompiledRuntime:
         self.strategy = strategy or choose_strategy(composition)
         if composition.exchange is not None:  # payloads are made of bytes: the codec stands between the halves
             self.strategy = "encoded"
+        if self.strategy == "fused" and (resident.is_streamed(dataset) or resident.is_uneven(dataset)):
+            self.strategy = "scanned"  # whole rounds need all records at once, padded to the largest hospital
         key = (composition.signature, self.strategy)
         if key not in _programs:
             _programs[key] = _KINDS[self.strategy](composition)

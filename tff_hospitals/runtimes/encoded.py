@@ -50,12 +50,12 @@ class EncodedProgram:
         """The encoders in use."""
         return self._exchange
 
-    def load(self, dataset: HospitalDataset) -> resident.ResidentData:
+    def load(self, dataset: HospitalDataset) -> resident.Data:
         """Makes the hospitals' records resident."""
         return resident.load(dataset)
 
     def run(
-        self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.ResidentData, frozen: tuple
+        self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.Data, frozen: tuple
     ) -> tuple[ServerState, list[base.RoundOutput]]:
         """Runs the rounds one after the other."""
         outputs = []
@@ -65,7 +65,7 @@ class EncodedProgram:
         return state, outputs
 
     def _round(
-        self, state: ServerState, one: base.RoundInput, data: resident.ResidentData, frozen: tuple
+        self, state: ServerState, one: base.RoundInput, data: resident.Data, frozen: tuple
     ) -> tuple[ServerState, base.RoundOutput]:
         if self._zero is None:
             self._zero = self._parts.zero_contribution()
@@ -126,8 +126,8 @@ def _without_memory(state: ServerState) -> ServerState:
     return state._replace(distributor=collections.OrderedDict(), hospitals=collections.OrderedDict())
 
 
-def _element(one: base.HospitalRound, data: resident.ResidentData, frozen: tuple) -> collections.OrderedDict:
-    schedule = one.schedule
+def _element(one: base.HospitalRound, data: resident.Data, frozen: tuple) -> collections.OrderedDict:
+    schedule, data = one.schedule, data.of((one.hospital,))
     return collections.OrderedDict(
         features=data.features,
         labels=data.labels,

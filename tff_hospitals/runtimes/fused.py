@@ -29,8 +29,8 @@ class FusedProgram:
         self._call = tf.function(self._draw_and_run, autograph=False)
         self._sizes = {"rounds": 1, "cohort": 1, "steps": 1, "capacity": 1}
 
-    def load(self, dataset: HospitalDataset) -> resident.ResidentData:
-        """Makes the hospitals' records resident."""
+    def load(self, dataset: HospitalDataset) -> resident.Data:
+        """Makes the hospitals' records resident, or a stream."""
         return resident.load(dataset)
 
     def run(
@@ -69,7 +69,7 @@ class FusedProgram:
         sizes["steps"] = max([sizes["steps"], *(h.schedule.indices.shape[0] for h in everyone)])
         sizes["capacity"] = max([sizes["capacity"], *(h.schedule.indices.shape[1] for h in everyone)])
         r, c, s, b = sizes["rounds"], sizes["cohort"], sizes["steps"], sizes["capacity"]
-        arrays = collections.OrderedDict(
+        arrays: collections.OrderedDict[str, Any] = collections.OrderedDict(
             indices=np.zeros([r, c, s, b], np.int32),
             mask=np.zeros([r, c, s, b], np.float32),
             steps=np.zeros([r, c], np.int32),

@@ -34,6 +34,8 @@ class ScannedProgram(fused.FusedProgram):
         self._add = tf.function(lambda total, one: tf.nest.map_structure(tf.add, total, one), autograph=False)
         self._finish = tf.function(self._finish_round, autograph=False)
         self._zero = composition.zero_contribution()
+        # Chunks of very different numbers of steps are padded to different sizes.
+        self._classes: dict[int, dict[str, int]] = collections.defaultdict(lambda: dict.fromkeys(self._sizes, 1))
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, thread_name_prefix="chunk")
 
     def run(
@@ -61,8 +63,11 @@ class ScannedProgram(fused.FusedProgram):
                 metrics[chunk.cohort[position].hospital.hospital_id] = base.metrics_by_name(row)
             return self._add(total, contribution)
 
-        for chunk in self._chunks(one, data.at_once):
-            local = data.of([hospital.hospital for hospital in chunk.cohort])
+        chunks = list(self._chunks(one, data.record_bytes))
+        self._grow(chunks)
+        for chunk in chunks:
+            local = data.of([hospital.hospital for hospital in chunk.cohort], padded=True)
+            self._sizes = self._classes[resident.size_class(chunk.cohort)]
             inputs = self._stack([chunk], local)
             future = self._pool.submit(self._chunk, state, local.features, local.labels, frozen, inputs)
             waiting.append((chunk, future))
@@ -71,9 +76,19 @@ class ScannedProgram(fused.FusedProgram):
         while waiting:
             total = collect()
         state, measurements = self._finish(state, total)
-        return state, base.RoundOutput(one.number, metrics, {name: float(v) for name, v in measurements.items()})
+        in_order = {hospital.hospital.hospital_id: metrics[hospital.hospital.hospital_id] for hospital in one.cohort}
+        return state, base.RoundOutput(one.number, in_order, {name: float(v) for name, v in measurements.items()})
 
-    def _chunks(self, one: base.RoundInput, at_once: int) -> Iterator[base.RoundInput]:
+    def _grow(self, chunks: Sequence[base.RoundInput]) -> None:
+        """Sizes that all chunks of a class fit into, before the first is compiled."""
+        for chunk in chunks:
+            sizes = self._classes[resident.size_class(chunk.cohort)]
+            sizes["cohort"] = max(sizes["cohort"], len(chunk.cohort))
+            for one in chunk.cohort:
+                sizes["steps"] = max(sizes["steps"], one.schedule.steps)
+                sizes["capacity"] = max(sizes["capacity"], one.schedule.capacity)
+
+    def _chunks(self, one: base.RoundInput, record_bytes: int) -> Iterator[base.RoundInput]:
         """The cohort in pieces of a size that depends on the plan and the data alone, never on the machine."""
         cohort = one.cohort
         size = -(-len(cohort) // (2 if len(cohort) < _FEW else 8))
@@ -81,9 +96,9 @@ class ScannedProgram(fused.FusedProgram):
         if self._parts.client_work.record_level and cohort:
             work = self._parts.client_work
             scalars += self._blocks([one]) * work.block * work.noise_width
-        size = max(1, min(size, _LARGEST_CHUNK, at_once, fused.NOISE_SCALARS // max(1, scalars)))
-        for start in range(0, len(cohort), size):
-            yield base.RoundInput(one.number, cohort[start : start + size])
+        size = max(1, min(size, _LARGEST_CHUNK, fused.NOISE_SCALARS // max(1, scalars)))
+        for piece in resident.pieces(cohort, size, record_bytes):
+            yield base.RoundInput(one.number, piece)
 
     def _draw_and_scan(
         self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tff_hospitals.runtimes.base import RoundInput, RoundOutput
 
 _ROUNDS_PER_CALL = 64
+_SCHEDULED_RECORDS = 2**23  # 64 MiB of schedules at once: memory must not grow with the number of hospitals
 
 
 class TrainingError(RuntimeError):
@@ -268,7 +269,7 @@ class _Session:
         plan, start = self.plan, self.next_round
         if plan.stopping.max_epsilon is not None:
             return start + 1
-        ends = [plan.rounds, start + _ROUNDS_PER_CALL]
+        ends = [plan.rounds, start + self.drawer.rounds_within(_SCHEDULED_RECORDS, _ROUNDS_PER_CALL)]
         for every in (plan.evaluate_every, plan.checkpoint_every):
             ends.append((start // every + 1) * every)
         if self.updates is not None:

@@ -41,6 +41,14 @@ class RoundDrawer:
             dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
         )
 
+    def rounds_within(self, records: int, most: int) -> int:
+        """How many rounds use at most so many records in all their steps together; 1 to `most`."""
+        client = self._plan.client
+        uses = client.batch_size * client.local_steps * len(self._hospitals) if client.local_steps else 0
+        if not uses:
+            uses = int(client.local_epochs or 1) * sum(one.train.records for one in self._hospitals.values())
+        return max(1, min(most, int(records / max(1.0, uses * self._cohort.sampling_probability))))
+
     def cohort(self, round_number: int) -> tuple[str, ...]:
         """Ids of the hospitals that take part, in the data set's order."""
         return self._cohort(self._root.child("server"), round_number)
@@ -49,7 +57,9 @@ class RoundDrawer:
         """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
         ids = self.cohort(round_number) if cohort is None else cohort
         shared = self._root.child("broadcast", round_number).key()
-        return RoundInput(round_number, tuple(self._hospital(self._hospitals[one], round_number) for one in ids), shared)
+        return RoundInput(
+            round_number, tuple(self._hospital(self._hospitals[one], round_number) for one in ids), shared
+        )
 
     def _hospital(self, hospital: Hospital, round_number: int) -> HospitalRound:
         plan, records = self._plan, hospital.train.records
