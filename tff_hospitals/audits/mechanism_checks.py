@@ -63,10 +63,11 @@ def check_batches(drawer: RoundDrawer, dataset: HospitalDataset, ledger: Ledger,
     repeated = ""
     for hospital in dataset.hospitals[:_MOST_HOSPITALS]:
         one = hospital.hospital_id
-        declared = {event.sampling_probability for event, _ in ledger.events("record", one)} - {None}
+        known = (event.sampling_probability for event, _ in ledger.events("record", one))
+        declared = [chance for chance in known if chance is not None]
         if not declared:
             continue
-        q = float(max(declared))  # type: ignore[type-var]
+        q = max(declared)
         sizes, uses, steps = [], np.zeros(hospital.train.records), 0
         for number in rounds:
             schedules = [h.schedule for h in drawer.draw(number).cohort if h.hospital.hospital_id == one]

@@ -39,6 +39,7 @@ class AuditOptions:
       attributes: columns to infer; None: the first binary and the first numeric one.
       rebuilt_records: how many records are rebuilt.
       audit_runs: repeated runs with, and as many without a unit.
+      leave_out: names in `PARTS` that are not run when `parts` is None.
     """
 
     parts: tuple[str, ...] | None = None
@@ -48,11 +49,12 @@ class AuditOptions:
     attributes: tuple[str, ...] | None = None
     rebuilt_records: int = 20
     audit_runs: int = 200
+    leave_out: tuple[str, ...] = ()
 
     def problems(self) -> list[Problem]:
         """What is wrong before a run is read."""
         found = [
-            *(one_of("attacks", name, PARTS) for name in self.parts or ()),
+            *(one_of("attacks", name, PARTS) for name in (*(self.parts or ()), *self.leave_out)),
             in_range("confidence", self.confidence, low=0.5, high=1.0, high_open=True, remedy="give 0.95"),
             whole_number("shadow_models", self.shadow_models, low=4, remedy="train 4 shadow models or more"),
             whole_number("rebuilt_records", self.rebuilt_records, low=1, remedy="rebuild 1 record or more"),
@@ -105,7 +107,8 @@ def audit_run(
         "promise": _promise,
         "defences": _defences,
     }
-    for name in PARTS if options.parts is None else options.parts:
+    default = tuple(name for name in PARTS if name not in options.leave_out)
+    for name in default if options.parts is None else options.parts:
         if on_part is not None:
             on_part(name)
         try:

@@ -19,8 +19,12 @@ def define_flags() -> None:
     flags.DEFINE_list("target_epsilon", ["1", "5"], "privacy targets; every private method is run at each")
     flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "seeds; results are means and intervals over them")
     flags.DEFINE_integer("baseline_epochs", 50, "epochs of the pooled and local baselines")
-    flags.DEFINE_string("runtime", "compiled", "compiled, or native (TFF's own executor, the reference)")
+    flag_groups.define_runtime_flags()
     flags.DEFINE_string("run_dir", None, "folder for summary, plots, report and run directories (required)")
+    flags.DEFINE_bool("audit", False, "attack each method's run of the first seed; adds columns and a figure")
+    flags.DEFINE_integer(
+        "store_updates", None, "keep every hospital's update of every k-th round, for scripts/audit.py"
+    )
     flags.DEFINE_bool("progress", True, "show progress")
 
 
@@ -37,6 +41,7 @@ def run() -> None:
     if not FLAGS.run_dir:
         raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
     given = flag_groups.given_options()
+    options = flag_groups.runtime_options()
     from tff_hospitals.experiments import comparison as comparisons
     from tff_hospitals.experiments import reports
     from tff_hospitals.experiments.reports import progress
@@ -52,10 +57,12 @@ def run() -> None:
         runtime=FLAGS.runtime,
         baseline_epochs=FLAGS.baseline_epochs,
         command=command.command_line(),
+        audit=FLAGS.audit,
+        store_updates=FLAGS.store_updates,
     )
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.job_progress(shown=FLAGS.progress) as display:
-        comparisons.run(comparison, folder, on_run=display.update)
+        comparisons.run(comparison, folder, on_run=display.update, runtime_options=options)
     reports.write_report(folder)
     reports.print_table(reports.read_summary(folder), sys.stdout)
     print(f"results: {folder} (summary.json, summary.csv, plots, report.html)")

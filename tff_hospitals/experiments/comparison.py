@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import noise_plan, records
-from tff_hospitals.experiments import baselines, options, presets
+from tff_hospitals.experiments import audit_rows, baselines, options, presets, sweep
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.reports import seeds as seed_statistics
 from tff_hospitals.experiments.reports.rows import row_from_json
@@ -34,9 +34,11 @@ class Comparison:
       dataset: name or path; its preset is the plan to start from.
       given: options that replace the preset's and the methods' (by flag name).
       data_options, model_options: options of data set and model.
-      runtime: `compiled` or `native`.
+      runtime: `compiled`, `native` or `cluster`.
       baseline_epochs: epochs of the pooled and local baselines.
       command: how to do it again, for the report.
+      audit: attack each method's run of the first seed, and put the outcome into its row.
+      store_updates: keep every hospital's update of every k-th round.
     """
 
     methods: tuple[str, ...]
@@ -49,6 +51,8 @@ class Comparison:
     runtime: str = "compiled"
     baseline_epochs: int = 50
     command: str = ""
+    audit: bool = False
+    store_updates: int | None = None
 
     def problems(self) -> list[Problem]:
         """What is wrong before any data is read."""
@@ -113,6 +117,7 @@ def run(
     comparison: Comparison,
     run_dir: str | pathlib.Path,
     on_run: Callable[[str, int, int], None] | None = None,
+    runtime_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs a comparison and writes `summary.json` after every row, so that an interruption costs one row at most.
 
@@ -122,6 +127,7 @@ def run(
       comparison: what to compare.
       run_dir: folder for summary and run directories; runs that finished there before are read, not repeated.
       on_run: called before each run with its name, its number and how many there are.
+      runtime_options: of the cluster: `address`, `time_limit_seconds`; runs are then spread over it.
 
     Raises:
       validation.InvalidInput: all problems at once, before anything is trained.
@@ -133,7 +139,15 @@ def run(
     raise_if(options.unused([plan for _, plan in plans], comparison.given))
     dataset = baselines.load(plans[0][1].data)
     runners = [
-        MethodRunner(method, plan, dataset, comparison.runtime, folder / "runs", comparison.baseline_epochs)
+        MethodRunner(
+            method,
+            plan,
+            dataset,
+            comparison.runtime,
+            folder / "runs",
+            comparison.baseline_epochs,
+            store_updates=comparison.store_updates,
+        )
         for method, plan in plans
     ]
     refused = {index: tuple(runner.problems()) for index, runner in enumerate(runners)}
@@ -141,6 +155,8 @@ def run(
     claim(folder, comparison, dataset)
     summary = _header(comparison, dataset, plans[0][1])
     total = sum(len(comparison.seeds) for index in refused if not refused[index])
+    jobs = [(runner, seed) for i, runner in enumerate(runners) if not refused[i] for seed in comparison.seeds]
+    runs = sweep.start(comparison.runtime, jobs, runtime_options)
     done = 0
     for index, runner in enumerate(runners):
         if refused[index]:
@@ -151,9 +167,14 @@ def run(
                 done += 1
                 if on_run is not None:
                     on_run(runner.name(seed), done, total)
-                results.append(runner.run(seed))
+                results.append(runs.row(runner, seed))
+            if comparison.audit:
+                columns = audit_rows.audit_columns(runner, comparison.seeds[0])
+                texts = [*results[0].get("warnings", ()), *columns.pop("audit_warnings")]
+                results[0] = {**results[0], **columns, "warnings": texts}
             summary["rows"].append(seed_statistics.aggregate_runs(results).to_json())
         records.write_json(folder / "summary.json", summary)
+    runs.close()
     return summary
 
 
@@ -202,6 +223,8 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
       records.RecordError: when the folder holds another comparison.
     """
     asked = records.plain({**dataclasses.asdict(comparison), "command": "", "data": dataset.fingerprint()})
+    for name in ("audit", "store_updates"):  # neither changes what is trained: an audit may be asked for later
+        del asked[name]
     path = folder / "comparison.json"
     if path.exists():
         there = records.read_json(path)

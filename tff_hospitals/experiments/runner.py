@@ -28,6 +28,7 @@ class MethodRunner:
       runtime: `compiled` or `native`.
       folder: where run directories go.
       baseline_epochs: epochs of the pooled and local baselines.
+      store_updates: keep every hospital's update of every k-th round, for audits.
     """
 
     method: Method
@@ -36,6 +37,7 @@ class MethodRunner:
     runtime: str
     folder: pathlib.Path
     baseline_epochs: int
+    store_updates: int | None = None
     _model: Any = None
 
     def name(self, seed: int, hospital: str | None = None) -> str:
@@ -73,6 +75,7 @@ class MethodRunner:
             runtime=self.runtime,
             model=self._model,
             evaluate_on=evaluated,
+            store_updates=self.store_updates,
         )
         return {**run.summary, "label": self.method.label, **self._without_wire(run.summary)}
 

@@ -21,8 +21,11 @@ def define_flags() -> None:
         "target_epsilon", None, "calibrate the noise of a private method to this epsilon for the whole run"
     )
     flags.DEFINE_integer("seed", 42, "root of every random stream of the run")
-    flags.DEFINE_string("runtime", "compiled", "compiled, or native (TFF's own executor, the reference)")
+    flag_groups.define_runtime_flags()
     flags.DEFINE_string("run_dir", None, "folder for everything that the run leaves behind (required)")
+    flags.DEFINE_integer(
+        "store_updates", None, "keep every hospital's update of every k-th round, for scripts/audit.py"
+    )
     flags.DEFINE_bool("progress", True, "show progress")
 
 
@@ -69,12 +72,13 @@ def plan_from_flags() -> Plan:
 
 def run() -> None:
     """Trains what the flags describe."""
-    from tff_hospitals.validation import Problem, one_of, raise_if
+    from tff_hospitals.validation import Problem, raise_if
 
     if not FLAGS.run_dir:
         raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
     plan = plan_from_flags()
-    raise_if([one_of("runtime", FLAGS.runtime, ("compiled", "native")), *plan.problems()])
+    options = flag_groups.runtime_options()
+    raise_if(plan.problems())
     from tff_hospitals.experiments import baselines
     from tff_hospitals.experiments.reports import progress
 
@@ -86,7 +90,15 @@ def run() -> None:
 
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.run_progress(plan.rounds, shown=FLAGS.progress) as display:
-        result = train(plan, dataset, run_dir=folder, runtime=FLAGS.runtime, on_round=display.update)
+        result = train(
+            plan,
+            dataset,
+            run_dir=folder,
+            runtime=FLAGS.runtime,
+            on_round=display.update,
+            runtime_options=options,
+            store_updates=FLAGS.store_updates,
+        )
     if result.already_finished:
         print(f"{folder} holds this run, finished: nothing was trained. Its result:")
     print(progress.run_summary(result.summary))

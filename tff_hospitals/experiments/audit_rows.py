@@ -1,0 +1,44 @@
+"""The audit columns of a comparison: each method's run of the first seed is attacked, and the outcome joins its row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tff_hospitals import records
+from tff_hospitals.experiments.reports.rows import ATTACK_FIELDS
+from tff_hospitals.validation import InvalidInput
+
+if TYPE_CHECKING:
+    from tff_hospitals.experiments.runner import MethodRunner
+
+_LEFT_OUT = ("attribute", "updates", "defences")  # scripts/audit.py runs them for a run of interest
+
+
+def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
+    """Attacks the run of one seed (for a local baseline: every hospital's own run) and returns its columns.
+
+    An audit that cannot be made, or a promise that it breaks, becomes a warning of the row: the other rows go on.
+
+    Args:
+      runner: a method whose run of that seed has finished.
+      seed: which run.
+    """
+    from tff_hospitals.audits.run_audit import AuditOptions, audit_run
+
+    options = AuditOptions(leave_out=_LEFT_OUT, shadow_models=16, rebuilt_records=16, audit_runs=100)
+    local = runner.method.kind == "local"
+    names = [runner.name(seed, one) for one in runner.dataset.ids] if local else [runner.name(seed)]
+    results, warnings = [], []
+    for name in names:
+        try:
+            results.append(audit_run(runner.folder / name, options))
+        except (InvalidInput, records.RecordError) as error:
+            warnings.append(f"{name} was not audited: {error}")
+    for result in results:
+        if not result.get("promise", {"holds": True})["holds"]:
+            warnings.append("the audit contradicts this method's promise: see audit.json of its run")
+    found: dict[str, Any] = {}
+    for field in ATTACK_FIELDS:
+        known = [value for result in results if (value := result["columns"][field]) is not None]
+        found[field] = (max(known) if field == "epsilon_lower_bound" else sum(known) / len(known)) if known else None
+    return {**found, "audit_warnings": warnings}
