@@ -7,13 +7,14 @@ such statement (Mironov 2012, "On significance of the least significant bits for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tff_hospitals.processes.noise import fold
 
-_CANDIDATES = 4  # per coordinate and pass; about half of all candidates are taken
+_CANDIDATES = 2.0  # per coordinate and pool; a third (small deviations) to three quarters of them are accepted
 
 
 def skellam(key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -> tf.Tensor:
@@ -35,40 +36,36 @@ def discrete_gaussian(key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -
     """int32 discrete Gaussian noise: probability proportional to exp(-x**2 / (2 stddev**2)) on the whole numbers.
 
     Rejection from a discrete Laplace distribution (Canonne, Kamath and Steinke 2020, arXiv:2004.00010, algorithm 3),
-    for all coordinates at once until each has taken a candidate. `stddev` 0 gives zeros.
+    the coordinates take what is accepted from pools of candidates, in order. `stddev` 0 gives zeros.
 
     >>> import numpy as np
     >>> draws = discrete_gaussian(np.array([1, 2], np.int64), [10_000], tf.constant(3.0)).numpy()
     >>> bool(abs(draws.std() - 3.0) < 0.1)
     True
     """
-    size = 1
-    for length in shape:
-        size *= int(length)
+    size = math.prod(int(length) for length in shape)
     sigma = tf.cast(stddev, tf.float64)
     variance = tf.maximum(sigma**2, 1e-300)
     scale = tf.floor(sigma) + 1.0
+    pool = int(_CANDIDATES * size) + 128
 
-    def draw(attempt: tf.Tensor, found: tf.Tensor, taken: tf.Tensor) -> tuple:
-        uniforms = tf.random.stateless_uniform(
-            [3, _CANDIDATES, size], seed=fold(key, attempt), dtype=tf.float64, alg="philox"
-        )
-        magnitude = tf.floor(-scale * tf.math.log1p(-uniforms[0]))  # geometric: P(m) ~ exp(-m / scale)
-        negative = tf.less(uniforms[1], 0.5)
+    def draw(attempt: tf.Tensor, found: tf.Tensor, count: tf.Tensor) -> tuple:
+        uniforms = tf.random.stateless_uniform([2, pool], seed=fold(key, attempt), dtype=tf.float64, alg="philox")
+        halves = 2.0 * uniforms[0]  # one bit for the sign, the rest for the size
+        negative = tf.greater_equal(halves, 1.0)
+        magnitude = tf.floor(-scale * tf.math.log1p(-(halves - tf.floor(halves))))  # P(m) ~ exp(-m / scale)
         twice_zero = tf.logical_and(negative, tf.equal(magnitude, 0.0))  # else zero would count double
         odds = tf.exp(-((magnitude - variance / scale) ** 2) / (2.0 * variance))
-        accepted = tf.logical_and(tf.less(uniforms[2], odds), tf.logical_not(twice_zero))
-        value = tf.where(negative, -magnitude, magnitude)
-        for candidate in range(_CANDIDATES):
-            found = tf.where(taken, found, value[candidate])
-            taken = tf.logical_or(taken, accepted[candidate])
-        return attempt + 1, found, taken
+        accepted = tf.logical_and(tf.less(uniforms[1], odds), tf.logical_not(twice_zero))
+        taken = tf.boolean_mask(tf.where(negative, -magnitude, magnitude), accepted)
+        together = tf.concat([found[:count], taken], axis=0)[:size]
+        count = tf.shape(together)[0]
+        return attempt + 1, tf.ensure_shape(tf.pad(together, [[0, size - count]]), [size]), count
 
-    none_taken = tf.fill([size], tf.less_equal(sigma, 0.0))
     _, found, _ = tf.while_loop(
-        lambda attempt, found, taken: tf.logical_not(tf.reduce_all(taken)),
+        lambda attempt, found, count: tf.less(count, size),
         draw,
-        (tf.constant(0), tf.zeros([size], tf.float64), none_taken),
+        (tf.constant(0), tf.zeros([size], tf.float64), tf.where(tf.greater(sigma, 0.0), 0, size)),
         parallel_iterations=1,
     )
     return tf.reshape(tf.cast(found, tf.int32), shape)
