@@ -54,6 +54,14 @@ def cases():
     found["per-layer clip"] = BASE.replace(privacy={**dp, "clip_style": "per_layer"}, model={"name": "mlp"})
     found["automatic clip"] = BASE.replace(privacy={**dp, "clip_style": "automatic"})
     found["mlp"] = BASE.replace(model={"name": "mlp", "options": {"hidden_units": [6]}})
+    sparse = METHODS["sparse_ternary"].plan(BASE, None)
+    some = {"kind": "poisson", "sampling_probability": 0.6}
+    found["encoded, poisson cohort, mlp"] = sparse.replace(cohort=some, model=found["mlp"].model)
+    adaptive = {"mechanism": "adaptive_clip", "noise_multiplier": 0.1}
+    found["encoded adaptive clip"] = BASE.replace(weighting="equal", privacy=adaptive, upload="rotate,eden:3")
+    local = {"mechanism": "local_dp", "noise_multiplier": 0.4}
+    found["encoded local noise"] = BASE.replace(weighting="equal", privacy=local, upload="randk:0.5,quantize:6,entropy")
+    found["skipped uploads"] = BASE.replace(skip_below=0.35, broadcast="quantize:8")
     return found
 
 

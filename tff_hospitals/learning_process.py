@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tff_hospitals.processes.exchange import Exchange
 
 
+_NOTHING: collections.OrderedDict = collections.OrderedDict()
+
+
 class ServerState(NamedTuple):
     """Everything that is carried from round to round, as nested tuples and ordered dicts of arrays.
 
@@ -41,8 +44,8 @@ class ServerState(NamedTuple):
     round_number: Any
     aggregator: collections.OrderedDict
     finalizer: collections.OrderedDict
-    distributor: collections.OrderedDict
-    hospitals: collections.OrderedDict
+    distributor: collections.OrderedDict = _NOTHING
+    hospitals: collections.OrderedDict = _NOTHING
 
 
 @dataclasses.dataclass(frozen=True)

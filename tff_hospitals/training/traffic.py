@@ -75,7 +75,7 @@ class TrafficBook:
         traffic = output.traffic
         encoded = traffic.broadcast_bytes if traffic is not None else None
         self._payloads.append(self._dense[0] if encoded is None else encoded)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for hospital in one.cohort:
             name = hospital.hospital.hospital_id
             down, up = self._wire
@@ -105,7 +105,7 @@ class TrafficBook:
             )
         self.rows.extend(rows)
         if self._link is not None:
-            self.seconds.append(max((row["link_seconds"] for row in rows), default=0.0))
+            self.seconds.append(max((float(row["link_seconds"]) for row in rows), default=0.0))
         self._enter_drift(one, output)
         return rows
 

@@ -156,7 +156,7 @@ def aggregate_runs(results: Sequence[Mapping[str, Any] | Row]) -> Row:
         membership_tpr=mean(row.membership_tpr for row in used),
         reconstruction_error=mean(row.reconstruction_error for row in used),
         epsilon_lower_bound=max((b for row in used if (b := row.epsilon_lower_bound) is not None), default=None),
-        extra=_privacy(used),
+        extra={**_privacy(used), **_communication(used)},
     )
 
 
@@ -193,6 +193,19 @@ def _warnings(rows: Sequence[Row], used: Sequence[Row], failed: Sequence[Row]) -
     if len(counts) > 1:
         texts.append(f"the seeds stopped after different numbers of rounds, {counts[0]} to {counts[-1]}")
     return tuple(dict.fromkeys(texts))
+
+
+def _communication(used: Sequence[Row]) -> dict[str, Any]:
+    """Means over the seeds of what runs measured on the way; texts are those of the first run."""
+    parts = [row.extra["communication"] for row in used if isinstance(row.extra.get("communication"), dict)]
+    if not parts:
+        return {}
+    found: dict[str, Any] = {}
+    for name, first in parts[0].items():
+        values = [part.get(name) for part in parts]
+        known = [value for value in values if isinstance(value, (int, float))]
+        found[name] = sum(known) / len(known) if known else first
+    return {"communication": found}
 
 
 def _privacy(used: Sequence[Row]) -> dict[str, Any]:
