@@ -55,7 +55,7 @@ def _guarded(main: Callable[[], None], rest: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
     except RuntimeError as error:
-        if type(error).__name__ not in ("TrainingError", "WorkerError", "CertificateError"):
+        if type(error).__name__ not in ("TrainingError", "WorkerError", "ClusterError", "CertificateError"):
             raise
         return _say(str(error), FAILED)
     return 0

@@ -38,6 +38,34 @@ def define_plan_flags() -> None:
     flags.DEFINE_string("scaling", None, "per_hospital, pooled, fixed_bounds or dp_moments (tables)")
 
 
+def define_runtime_flags() -> None:
+    """`--runtime` and what belongs to the cluster."""
+    flags.DEFINE_string("runtime", "compiled", "compiled, native (TFF's own executor, the reference) or cluster (Ray)")
+    flags.DEFINE_string("cluster_address", None, "host:port of a Ray cluster; by default one is started here")
+    flags.DEFINE_float("cluster_time_limit_seconds", 120.0, "give a cluster up that does not answer within this time")
+
+
+def runtime_options() -> dict[str, Any]:
+    """Options of the runtime; `--cluster_...` without `--runtime=cluster` is refused.
+
+    Raises:
+      InvalidInput: an unknown runtime, a flag that it does not use, a limit that is not positive.
+    """
+    from tff_hospitals.runtimes import RUNTIMES
+    from tff_hospitals.validation import Problem, in_range, one_of, raise_if
+
+    chosen, names = FLAGS.runtime, ("cluster_address", "cluster_time_limit_seconds")
+    limit = FLAGS.cluster_time_limit_seconds
+    found = [one_of("runtime", chosen, RUNTIMES)]
+    found.append(in_range("--cluster_time_limit_seconds", limit, low=0.0, low_open=True, remedy="give seconds above 0"))
+    if chosen != "cluster":
+        bound, remedy = "is only used with runtime=cluster", "drop it or choose --runtime=cluster"
+        given = [name for name in names if FLAGS[name].present]
+        found.extend(Problem(f"--{name}", FLAGS[name].value, bound, remedy) for name in given)
+    raise_if(found)
+    return {"address": FLAGS.cluster_address, "time_limit_seconds": limit} if chosen == "cluster" else {}
+
+
 def given_options() -> dict[str, Any]:
     """The options that the user gave, by flag name."""
     return {option.flag: FLAGS[option.flag].value for option in OPTIONS if FLAGS[option.flag].present}

@@ -97,12 +97,12 @@ class LazyPart(Part):
         return self._records
 
     @property
-    def features(self) -> np.ndarray:  # type: ignore[override]
+    def features(self) -> np.ndarray:
         """float32 of shape [records, *feature_shape]."""
         return self.load().features
 
     @property
-    def labels(self) -> np.ndarray:  # type: ignore[override]
+    def labels(self) -> np.ndarray:
         """Labels of shape [records]."""
         return self.load().labels
 

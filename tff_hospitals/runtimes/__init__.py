@@ -1,4 +1,6 @@
-"""Runtimes: `native` (TFF's own executor, the reference) and `compiled` (in this process, at the machine's limit)."""
+"""Runtimes: `native` (TFF's own executor, the reference), `compiled` (in this process, at the machine's limit) and
+`cluster` (on the machines of a Ray cluster).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
     from tff_hospitals.learning_process import Composition
     from tff_hospitals.runtimes.base import Runtime
 
-RUNTIMES = ("compiled", "native")
+RUNTIMES = ("compiled", "native", "cluster")
 
 
 def build_runtime(
@@ -27,6 +29,10 @@ def build_runtime(
         from tff_hospitals.runtimes.native import NativeRuntime
 
         return NativeRuntime(composition, dataset, frozen, **options)
+    if name == "cluster":
+        from tff_hospitals.runtimes.cluster import ClusterRuntime
+
+        return ClusterRuntime(composition, dataset, frozen, **options)
     from tff_hospitals.runtimes.compiled import CompiledRuntime
 
     return CompiledRuntime(composition, dataset, frozen, **options)

@@ -78,7 +78,7 @@ class EncodedProgram:
         parameters = self._parts.aggregator.parameters(at_server.aggregator)
 
         def work(hospital: base.HospitalRound) -> tuple[Any, tf.Tensor, Upload | None]:
-            element = _element(hospital, data, frozen)
+            element = resident.element(hospital, data, frozen)
             if not self._exchange.encodes_upload:
                 return (*self._dense(at_hospital, parameters, element), None)
             prepared, metrics = self._prepare(at_hospital, parameters, element)
@@ -124,19 +124,3 @@ class EncodedProgram:
 
 def _without_memory(state: ServerState) -> ServerState:
     return state._replace(distributor=collections.OrderedDict(), hospitals=collections.OrderedDict())
-
-
-def _element(one: base.HospitalRound, data: resident.Data, frozen: tuple) -> collections.OrderedDict:
-    schedule, data = one.schedule, data.of((one.hospital,))
-    return collections.OrderedDict(
-        features=data.features,
-        labels=data.labels,
-        indices=tf.constant(schedule.indices + data.first_row[one.hospital.hospital_id], tf.int32),
-        mask=tf.constant(schedule.mask, tf.float32),
-        steps=tf.constant(schedule.indices.shape[0], tf.int32),
-        expected_batch=tf.constant(schedule.expected_batch, tf.float32),
-        noise_multiplier=tf.constant(one.noise_multiplier, tf.float32),
-        key=tf.constant(one.key, tf.int64),
-        weight=tf.constant(one.weight, tf.float32),
-        frozen=frozen,
-    )

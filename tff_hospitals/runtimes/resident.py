@@ -102,6 +102,23 @@ class StreamedData:
 Data = Union[ResidentData, StreamedData]
 
 
+def element(one: HospitalRound, data: Data, frozen: tuple) -> collections.OrderedDict:
+    """One hospital's input to a round (`LocalTraining.element_spec`), its records addressed where they are."""
+    schedule, data = one.schedule, data.of((one.hospital,))
+    return collections.OrderedDict(
+        features=data.features,
+        labels=data.labels,
+        indices=tf.constant(schedule.indices + data.first_row[one.hospital.hospital_id], tf.int32),
+        mask=tf.constant(schedule.mask, tf.float32),
+        steps=tf.constant(schedule.steps, tf.int32),
+        expected_batch=tf.constant(schedule.expected_batch, tf.float32),
+        noise_multiplier=tf.constant(one.noise_multiplier, tf.float32),
+        key=tf.constant(one.key, tf.int64),
+        weight=tf.constant(one.weight, tf.float32),
+        frozen=frozen,
+    )
+
+
 def load(dataset: HospitalDataset, resident_bytes: int = RESIDENT_BYTES) -> Data:
     """The training parts of all hospitals in memory, or a stream of them.
 
@@ -177,7 +194,9 @@ def room_for(rows: int, most: int) -> int:
 
 def _together(hospitals: Sequence[Hospital], label_type: type, room: int, record_bytes: int) -> ResidentData:
     first_row: dict[str, int] = {}
-    features, labels, position = None, np.zeros([room], label_type), 0
+    features: np.ndarray | None = None
+    labels: np.ndarray = np.zeros([room], label_type)
+    position = 0
     for hospital in hospitals:
         part = load_part(hospital.train)
         if features is None:

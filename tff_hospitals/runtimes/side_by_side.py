@@ -58,7 +58,7 @@ class SideBySideProgram:
         total = self._zero
 
         def work(hospital: base.HospitalRound) -> Any:
-            return self._hospital(state, parameters, self._element(hospital, data, frozen))
+            return self._hospital(state, parameters, resident.element(hospital, data, frozen))
 
         # A few more than the threads are in flight, so that memory is bounded by the chunk and not by the cohort;
         # results are added in the cohort's order, whatever the order in which they arrive.
@@ -79,21 +79,6 @@ class SideBySideProgram:
         contribution, values = future.result()
         metrics[hospital.hospital.hospital_id] = base.metrics_by_name(values.numpy())
         return self._add(total, contribution)
-
-    def _element(self, one: base.HospitalRound, data: resident.Data, frozen: tuple) -> collections.OrderedDict:
-        schedule, data = one.schedule, data.of((one.hospital,))
-        return collections.OrderedDict(
-            features=data.features,
-            labels=data.labels,
-            indices=tf.constant(schedule.indices + data.first_row[one.hospital.hospital_id], tf.int32),
-            mask=tf.constant(schedule.mask, tf.float32),
-            steps=tf.constant(schedule.indices.shape[0], tf.int32),
-            expected_batch=tf.constant(schedule.expected_batch, tf.float32),
-            noise_multiplier=tf.constant(one.noise_multiplier, tf.float32),
-            key=tf.constant(one.key, tf.int64),
-            weight=tf.constant(one.weight, tf.float32),
-            frozen=frozen,
-        )
 
     def _one_hospital(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
         return self._parts.hospital_round(state, parameters, element)

@@ -95,6 +95,7 @@ def train(
     server_held: Part | None = None,
     on_round: Callable[[Progress], None] | None = None,
     store_updates: int | None = None,
+    runtime_options: Mapping[str, Any] | None = None,
 ) -> Run:
     """Trains a plan from its start, or from where an interrupted run in `run_dir` got to.
 
@@ -102,13 +103,14 @@ def train(
       plan: what to do; refused when it has problems.
       dataset: the hospitals.
       run_dir: folder for the run's files and checkpoints; None keeps everything in memory.
-      runtime: `compiled` or `native`.
+      runtime: `compiled`, `native` or `cluster`.
       model: a model built before (several seeds of one plan share it).
       evaluate_on: hospitals to evaluate on when they are not those that train (baselines).
       server_held: records that the server holds itself, evaluated as `server`.
       on_round: called after every round.
       store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What
         is trained does not depend on it.
+      runtime_options: of the cluster: `address`, `time_limit_seconds`.
 
     Raises:
       validation.InvalidInput: bad plan, model or data, before anything is trained.
@@ -121,6 +123,7 @@ def train(
     (2, 'round limit reached')
     """
     session = _Session(plan, dataset, run_dir, runtime, model, evaluate_on, server_held, store_updates)
+    session.runtime_options = dict(runtime_options or {})
     if session.finished is not None:
         return session.finished
     try:
@@ -165,6 +168,7 @@ class _Session:
         self.seconds: list[tuple[int, float]] = []
         self.evaluator: Evaluator | None = None
         self._server_held = server_held
+        self.runtime_options: dict[str, Any] = {}
         self._runtime: Any = None
         self.finished: Run | None = None
         self.directory = None
@@ -243,11 +247,12 @@ class _Session:
     def run_some_rounds(self, on_round: Callable[[Progress], None] | None) -> None:
         """Runs up to the next evaluation, checkpoint or possible stop, then evaluates and saves what is due."""
         if self._runtime is None:
-            self._runtime = build_runtime(self.runtime_name, self.composition, self.dataset, self.frozen)
+            options = {"plan": self.plan, **self.runtime_options} if self.runtime_name == "cluster" else {}
+            self._runtime = build_runtime(self.runtime_name, self.composition, self.dataset, self.frozen, **options)
             self.evaluator = Evaluator(self.model, self.evaluated, self._server_held)
         inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end())]
         if self.updates is not None:
-            self.updates.store_if_due(self.state.weights, inputs[0])
+            self.updates.store_if_due(self.composition.at_hospitals(self.state, inputs[0].broadcast_key), inputs[0])
         started = time.perf_counter()
         self.state, outputs = self._runtime.run_rounds(self.state, inputs)
         elapsed = (time.perf_counter() - started) / len(inputs)

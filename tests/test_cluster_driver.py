@@ -1,0 +1,208 @@
+"""The driver and the workers of the cluster, with Ray replaced by calls in this process; no ray needed."""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tff_hospitals.hospitals import load_dataset
+from tff_hospitals.plan import Plan
+from tff_hospitals.runtimes import cluster, cluster_worker, stand_in
+from tff_hospitals.runtimes.cluster_connection import ClusterError, Connection
+from tff_hospitals.runtimes.tree_sum import add_leaves, tree_sum
+from tff_hospitals.training.loop import train
+from tff_hospitals.validation import InvalidInput
+
+pytestmark = pytest.mark.tensorflow
+
+OPTIONS = {"records_per_site": [5, 40, 9, 80, 20, 21, 22], "features": 6}
+PLAN = Plan(rounds=2, evaluate_every=1).replace(
+    data={"name": "synthetic", "sites": 7, "options": OPTIONS},
+    client={"local_steps": None, "local_epochs": 1, "batch_size": 8, "learning_rate": 0.1},
+)
+PRIVACY = {"noise_multiplier": 0.2, "delta": 1e-2, "clip_norm": 0.5}
+CASES = {
+    "mean": {},
+    "dp_sgd": {"privacy": {**PRIVACY, "mechanism": "dp_sgd"}},
+    "adaptive_clip": {"privacy": {**PRIVACY, "mechanism": "adaptive_clip"}, "weighting": "equal"},
+    "encoded": {"broadcast": "delta,quantize:8", "upload": "topk:0.5", "error_feedback": True},
+    "poisson": {"cohort": {"kind": "poisson", "sampling_probability": 0.3}},
+    "mlp": {"model": {"name": "mlp", "options": {"hidden_units": [5]}}},
+}
+
+
+def sites(**changes):
+    return load_dataset("synthetic", sites=7, **{**OPTIONS, **changes})
+
+
+class Failed(RuntimeError):
+    """Stands for Ray's wrapper around a worker's error."""
+
+
+class Remote:
+    """A function, class or method that is called at once."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def options(self, **_):
+        return self
+
+    def remote(self, *arguments):
+        made = self.function(*arguments)
+        return Actor(made) if isinstance(made, cluster_worker.Worker) else made
+
+
+class Actor:
+    def __init__(self, body):
+        self.body = body
+        self.ready = Remote(body.ready)
+        self.work = Remote(self._work)
+
+    def _work(self, *arguments):
+        try:
+            return self.body.work(*arguments)
+        except cluster_worker.HospitalFailed as error:
+            return error, error
+
+
+class InProcess:
+    """Stands for `Connection` and the ray module."""
+
+    processors = 2
+    errors = (Failed,)
+
+    def __init__(self, *_):
+        self.ray = self
+
+    def remote(self, what):
+        return Remote(what)
+
+    def put(self, value):
+        return value
+
+    def get(self, value, timeout=None):
+        if isinstance(value, Exception):
+            raise Failed(str(value))
+        return value
+
+    def wait(self, references, num_returns, timeout):
+        return references, []
+
+    def is_initialized(self):
+        return True
+
+    def kill(self, worker):
+        return None
+
+    def close(self):
+        return None
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    monkeypatch.setattr(cluster, "Connection", InProcess)
+
+
+def flat(arrays):
+    return np.concatenate([np.ravel(array) for array in arrays])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_cluster_gives_what_one_machine_gives(in_process, case):
+    plan = PLAN.replace(**CASES[case])
+    spread, here = train(plan, sites(), runtime="cluster"), train(plan, sites())
+    np.testing.assert_allclose(flat(spread.weights), flat(here.weights), rtol=1e-5, atol=1e-6)
+    assert spread.ledger == here.ledger
+    assert spread.summary["bytes_up"] == here.summary["bytes_up"]
+    assert spread.summary["bytes_down"] == here.summary["bytes_down"]
+    for scope, metrics in spread.evaluation.items():
+        assert metrics == pytest.approx(here.evaluation[scope], rel=1e-5, abs=1e-6, nan_ok=True)
+
+
+def test_the_number_of_workers_changes_no_bit_where_the_sum_is_added_by_tasks(in_process, monkeypatch):
+    options = {"hospitals_per_chunk": 2}
+    one = train(PLAN, sites(), runtime="cluster", runtime_options={**options, "workers": 1})
+    two = train(PLAN, sites(), runtime="cluster", runtime_options={**options, "workers": 2})
+    monkeypatch.setattr(cluster, "_ADD_HERE_BYTES", 0)
+    by_tasks = train(PLAN, sites(), runtime="cluster", runtime_options={**options, "workers": 3})
+    assert flat(one.weights).tolist() == flat(two.weights).tolist() == flat(by_tasks.weights).tolist()
+
+
+def test_records_of_another_origin_are_refused_with_round_and_hospital(in_process):
+    with pytest.raises(ClusterError, match=r"round 1: .*site-000\d.*must be the records that the run was started with"):
+        train(PLAN, sites(label_noise=0.1, seed=3), runtime="cluster")
+
+
+def test_another_version_of_the_code_is_refused(in_process):
+    with pytest.raises(RuntimeError, match="the driver other"):
+        cluster_worker.Worker(PLAN.to_json(), stand_in.describe(sites()), (), "other")
+
+
+def test_a_stand_in_says_all_but_the_records():
+    original = sites()
+    made = stand_in.rebuild(stand_in.describe(original), PLAN.data)
+    assert made.ids == original.ids
+    assert made.records() == original.records()
+    assert made.records(train=False) == original.records(train=False)
+    np.testing.assert_array_equal(made.hospitals[3].train.features, original.hospitals[3].train.features)
+    words = {**original.describe(), "fingerprint": ""}
+    assert {**made.describe(), "fingerprint": ""} == words
+
+
+def test_a_tree_sum_is_fixed_and_whole_numbers_wrap():
+    assert tree_sum(list("abcdef"), lambda one, other: f"({one}{other})") == "(((ab)(cd))(ef))"
+    (total,) = add_leaves([np.array([2**31 - 1], np.int32)], [np.array([1], np.int32)])
+    assert total.tolist() == [-(2**31)]
+
+
+def test_an_address_must_have_a_port():
+    with pytest.raises(InvalidInput, match="cluster_address='somewhere': must be host:port"):
+        Connection("somewhere", 1.0)
+
+
+WITHOUT_RAY = """
+import sys
+sys.modules["ray"] = None  # what an import of a missing package finds
+from tff_hospitals.runtimes.cluster_connection import Connection
+try:
+    Connection()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_without_ray_the_remedy_is_named():
+    child = subprocess.run([sys.executable, "-c", WITHOUT_RAY], capture_output=True, text=True, check=True)
+    assert "needs the package ray" in child.stdout
+    assert "requirements-cluster.lock" in child.stdout
+
+
+def test_what_needs_no_cluster_does_not_import_ray():
+    code = "import sys, tff_hospitals.training.loop, tff_hospitals.runtimes.cluster; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_lock_of_the_cluster_adds_to_the_other_one(checkout: pathlib.Path):
+    def names(file):
+        return {line.split("==")[0] for line in (checkout / file).read_text().splitlines() if line[:1].isalpha()}
+
+    extra = names("requirements-cluster.lock")
+    assert "ray" in extra
+    assert extra & names("requirements.lock") == set()
+
+
+def test_a_silent_address_is_given_up_in_time():
+    pytest.importorskip("ray", reason="ray is missing (requirements-cluster.lock)")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match=rf"cluster_address=127.0.0.1:{port} did not answer within 2 s"):
+        Connection(f"127.0.0.1:{port}", 2.0)
+    assert time.monotonic() - started < 60

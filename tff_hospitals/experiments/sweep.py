@@ -1,0 +1,126 @@
+"""Where the runs of a comparison happen: here one after the other, or spread over a cluster as independent tasks.
+
+On a cluster every run is handed out at once; each trains in a process of its own with the compiled runtime, reads its
+data where it runs, and writes its run directory, which must therefore lie on a file system that all machines share. The
+runs of a lost machine are started again by Ray, and go on from their last checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tff_hospitals.experiments.runner import MethodRunner
+
+_RETRIES = 3
+
+
+class Here:
+    """Runs in this process."""
+
+    def row(self, runner: MethodRunner, seed: int) -> Mapping[str, Any]:
+        """The summary row of one run."""
+        return runner.run(seed)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class Spread:
+    """Runs as tasks of a Ray cluster.
+
+    Args:
+      jobs: runners and seeds, all of them handed out at once.
+      options: of the connection: `address`, `time_limit_seconds`.
+
+    Raises:
+      ClusterError: the cluster does not answer in time.
+      InvalidInput: ray is missing.
+    """
+
+    def __init__(self, jobs: Iterable[tuple[MethodRunner, int]], options: Mapping[str, Any]):
+        from tff_hospitals.runtimes.cluster_connection import Connection
+
+        self._connection = Connection(**options)
+        task = self._connection.ray.remote(run_job).options(
+            num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD"
+        )
+        self._rows = {(id(runner), seed): task.remote(job_of(runner, seed)) for runner, seed in jobs}
+
+    def row(self, runner: MethodRunner, seed: int) -> Mapping[str, Any]:
+        """Waits for one run.
+
+        Raises:
+          ClusterError: the run failed, or was lost more often than it is repeated; the message names it.
+        """
+        from tff_hospitals.runtimes.cluster_connection import ClusterError
+
+        name = runner.name(seed)
+        try:
+            row, problem = self._connection.ray.get(self._rows[id(runner), seed])
+        except self._connection.errors as error:
+            raise ClusterError(f"run {name} was lost: {error}. Remedy: start the same command again.") from error
+        if problem is not None:
+            raise ClusterError(f"run {name}: {problem}")
+        return row
+
+    def close(self) -> None:
+        """Leaves the cluster."""
+        self._connection.close()
+
+
+def start(runtime: str, jobs: Iterable[tuple[MethodRunner, int]], options: Mapping[str, Any] | None = None) -> Any:
+    """`Spread` for the cluster, else `Here`."""
+    return Spread(jobs, options or {}) if runtime == "cluster" else Here()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run in words: what travels to a machine of the cluster."""
+
+    method: str
+    plan_json: Mapping[str, Any]
+    folder: str
+    baseline_epochs: int
+    seed: int
+    store_updates: int | None = None
+
+
+def job_of(runner: MethodRunner, seed: int) -> Job:
+    """The words for a run."""
+    folder = str(pathlib.Path(runner.folder).absolute())
+    plan = runner.plan.to_json()
+    return Job(runner.method.name, plan, folder, runner.baseline_epochs, seed, runner.store_updates)
+
+
+def run_job(job: Job) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Trains a run where it was sent to: its row, or what went wrong in words."""
+    from tff_hospitals import quiet
+
+    quiet.be_quiet()
+    from tff_hospitals.experiments import baselines
+    from tff_hospitals.experiments.methods import find_methods
+    from tff_hospitals.experiments.runner import MethodRunner
+    from tff_hospitals.plan import Plan
+    from tff_hospitals.records import RecordError
+    from tff_hospitals.training.loop import TrainingError
+    from tff_hospitals.validation import InvalidInput
+
+    (method,) = find_methods((job.method,))
+    plan = Plan.from_json(job.plan_json)
+    try:
+        runner = MethodRunner(
+            method,
+            plan,
+            baselines.load(plan.data),
+            "compiled",
+            pathlib.Path(job.folder),
+            job.baseline_epochs,
+            store_updates=job.store_updates,
+        )
+        return dict(runner.run(job.seed)), None
+    except (InvalidInput, RecordError, TrainingError) as error:
+        return None, str(error)
