@@ -140,7 +140,8 @@ def spread(values: Any) -> float:
 def show(row: dict[str, Any]) -> None:
     """One line of the table."""
     print(
-        f"{row['part']:<12} {row['setting']:<36} up {row['times_fewer_up']:>6.1f}x  down {row['times_fewer_down']:>5.1f}x"
+        f"{row['part']:<12} {row['setting']:<36} up {row['times_fewer_up']:>6.1f}x"
+        f"  down {row['times_fewer_down']:>5.1f}x"
         f"  {row['bits_per_parameter_up']:>6.3f} / {row['bits_per_parameter_down']:>6.3f} bits"
         f"  accuracy {row['accuracy']:.2f} ({row['points']:+.2f} points, sd {row['points_sd']:.2f})"
         f"  {row['seconds_per_round']:.3f} s/round",
@@ -198,7 +199,7 @@ def _refuses(plan: Any, dataset: Any, model: Any) -> bool:
 
 
 def libraries() -> list[dict[str, Any]]:
-    """The same update through this package's codec and through TFF's own encoders (tensor_encoding), where installed."""
+    """The same update through this package's codec and through the encoders that TFF uses (tensor_encoding)."""
     import numpy as np
 
     from tff_hospitals.communication import parse_chain

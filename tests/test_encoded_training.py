@@ -291,7 +291,34 @@ def test_a_rank_that_saves_nothing_is_refused(dataset, rank, words):
         build_model("mlp", dataset, hidden_units=[6], lora_rank=rank)
 
 
+def test_digits_learnt_elsewhere_are_a_start_for_other_digits_across_sites(tmp_path):
+    from tff_hospitals.hospitals import load_dataset
+    from tff_hospitals.models import save_keras
+
+    client = {"local_steps": None, "local_epochs": 15, "batch_size": 16, "learning_rate": 0.1}
+    public = PLAN.replace(rounds=1, model={"options": {"hidden_units": [32]}}, client=client)
+    there = train(public, load_dataset("digits", sites=1, labels=[0, 1, 2, 3, 4]))
+    save_keras(there.keras_model(), tmp_path / "start.keras")
+    sites = load_dataset("digits", sites=5, labels=[5, 6, 7, 8, 9])
+    assert set(sites.pooled_test().labels) == {5, 6, 7, 8, 9}
+    options = {"hidden_units": [32], "pretrained": str(tmp_path / "start.keras"), "trainable": "output", "lora_rank": 4}
+    plan = PLAN.replace(rounds=15, model={"options": options}, client={**client, "local_epochs": 2})
+    tuned = train(plan.replace(upload="rotate,quantize:4", broadcast="delta,rotate,quantize:4"), sites)
+    dense = train(plan.replace(model={"options": {"hidden_units": [32]}}), sites)
+    assert tuned.evaluation["pooled"]["accuracy"] > dense.evaluation["pooled"]["accuracy"] - 0.05
+    assert tuned.summary["bytes_up"] < dense.summary["bytes_up"] / 12
+    assert tuned.summary["bytes_down"] < dense.summary["bytes_down"] / 5  # the pretrained layers are fetched once
+
+
 # -- what is written down -----------------------------------------------------
+
+
+def test_stored_rounds_begin_with_the_model_that_hospitals_decoded(dataset, model, tmp_path):
+    plan = PLAN.replace(rounds=2, broadcast="quantize:2")
+    train(plan, dataset, model=model, run_dir=tmp_path / "run", store_updates=1)
+    with np.load(tmp_path / "run" / "updates" / "round_000001.npz") as stored:
+        for key in [name for name in stored.files if name.startswith("weight_")]:
+            assert len(np.unique(stored[key])) <= 4
 
 
 def test_drift_is_the_distance_of_the_hospitals_models_from_their_mean(dataset, model, tmp_path):

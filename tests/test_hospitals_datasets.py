@@ -145,6 +145,15 @@ def test_digits_are_spread_over_simulated_sites():
     assert load_dataset("digits", sites=20, seed=1).fingerprint() != dataset.fingerprint()
 
 
+def test_some_digits_only_keep_their_ten_classes():
+    dataset = load_dataset("digits", sites=3, labels=[5, 9])
+    assert set(dataset.pooled_train().labels) == {5, 9}
+    assert dataset.num_classes == 10
+    assert "digits 5, 9 only" in dataset.provenance
+    with pytest.raises(InvalidInput, match="labels=12"):
+        load_dataset("digits", labels=[3, 12])
+
+
 def test_digits_over_a_thousand_sites_leave_each_a_training_record():
     dataset = load_dataset("digits", sites=1000)
     assert min(dataset.records(True).values()) >= 1

@@ -98,6 +98,13 @@ class Composition:
         noise = self.aggregator.hospital_noise(parameters, element["key"])
         return self.aggregator.prepare(parameters, output.delta, output.weight, noise), output.metrics
 
+    def at_hospitals(self, state: ServerState, broadcast_key: Any) -> tuple:
+        """The trainable weights that hospitals decode from the next broadcast (numpy arrays)."""
+        if self.exchange is None:
+            return state.weights
+        first, held = int(state.round_number) == 0, state.distributor.get("held", ())
+        return self.exchange.send_broadcast(state.weights, held, first, broadcast_key).weights
+
     def prepared_upload(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
         """A hospital's half of a round up to its encoder: what it would send for weight 1, and its metrics."""
         output = self.client_work(state.weights, state.round_number, element)
