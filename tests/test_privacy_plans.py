@@ -94,6 +94,7 @@ def test_a_run_stays_below_its_target_and_the_ledger_counts_what_was_done(name, 
         assert 0 < summary["second_epsilon"] <= 8.0 * (1 + 1e-9)
         assert ledger.steps("hospital") == plan.rounds
         assert ledger.units() == ("record", "hospital")
+        assert any(text.startswith("two guarantees: beside the epsilon per record") for text in summary["warnings"])
         assert "Record level: Protected: one patient record" in summary["guarantee"]
         assert "Hospital level: Protected: the whole contribution of one hospital" in summary["guarantee"]
     else:
@@ -155,6 +156,32 @@ def test_the_secure_sum_changes_nothing_but_the_last_digits(few, model):
             np.testing.assert_allclose(one, other, atol=1e-4)
         assert any("simulated" in warning for warning in secure.summary["warnings"])
         assert not any("simulated" in warning for warning in plain.summary["warnings"])
+
+
+def test_a_secure_sum_that_cuts_something_off_says_so(few, model):
+    plan = METHODS["mean"].plan(BASE, None).replace(privacy={"secure_sum": True, "secure_sum_bound": 1e-3})
+    warned = [text for text in train(plan, few, model=model).summary["warnings"] if "secure_sum_bound" in text]
+    assert len(warned) == 1
+    assert warned[0].startswith("round 1: 3 hospitals had a coordinate beyond secure_sum_bound=0.001")
+
+
+@pytest.mark.parametrize("name", ["tree", "discrete_gaussian", "dp_sgd_adaptive", "dp_ftrl_local", "dp_sgd_fixed_clip"])
+def test_a_run_that_dies_resumes_bit_equal(name, few, model, tmp_path):
+    """The open nodes of a tree, the grid and both units are in the checkpoint."""
+    plan = plan_of(name, checkpoint_every=2)
+    whole = train(plan, few, model=model, run_dir=tmp_path / "whole")
+
+    def die(progress):
+        if progress.round == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(plan, few, model=model, run_dir=tmp_path / "run", on_round=die)
+    resumed = train(plan, few, model=model, run_dir=tmp_path / "run")
+    for one, other in zip(whole.weights, resumed.weights):
+        assert one.tolist() == other.tolist()
+    for file in ("metrics.csv", "ledger.json"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_secure_noise_cannot_be_reproduced_and_says_so(few, model, tmp_path):

@@ -53,6 +53,11 @@ def cases():
     found["poisson cohort"] = BASE.replace(cohort={"kind": "poisson", "sampling_probability": 0.4})
     found["per-layer clip"] = BASE.replace(privacy={**dp, "clip_style": "per_layer"}, model={"name": "mlp"})
     found["automatic clip"] = BASE.replace(privacy={**dp, "clip_style": "automatic"})
+    found["secure sum"] = BASE.replace(privacy={"secure_sum": True})
+    zeroing = {"mechanism": "fixed_clip", "noise_multiplier": 0.2, "zeroing": "quantile", "zeroing_norm": 0.05}
+    found["secure sum of clipped updates"] = BASE.replace(weighting="equal", privacy={**zeroing, "secure_sum": True})
+    tree = {"mechanism": "tree", "noise_multiplier": 0.3, "restart_every": 2}
+    found["tree with restarts"] = BASE.replace(weighting="equal", privacy=tree)
     found["mlp"] = BASE.replace(model={"name": "mlp", "options": {"hidden_units": [6]}})
     sparse = METHODS["sparse_ternary"].plan(BASE, None)
     some = {"kind": "poisson", "sampling_probability": 0.6}

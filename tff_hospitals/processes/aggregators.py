@@ -41,6 +41,7 @@ class Aggregator(abc.ABC):
     """
 
     modulus_bits: int | None = None
+    bounded = True  # whether every contribution lies within `resolutions` by itself
 
     def __init__(self, specs: Sequence[tf.TensorSpec]):
         self.specs = tuple(specs)
@@ -106,6 +107,8 @@ class Mean(Aggregator):
       bound: most that a coordinate of an update may have under a secure sum.
       largest_weight: of any hospital.
     """
+
+    bounded = False
 
     def __init__(self, specs: Sequence[tf.TensorSpec], bound: float = 8.0, largest_weight: float = 1.0):
         super().__init__(specs)

@@ -74,7 +74,13 @@ class SecureSum(Aggregator):
             whole = tf.cast(tf.sign(bounded) * tf.floor(tf.abs(bounded)), tf.int32)
             return tf.bitwise.bitwise_and(whole, tf.constant(2**BITS - 1, tf.int32))
 
-        return _each(encode, self.inner.prepare(parameters, delta, weight, noise), units)
+        prepared = self.inner.prepare(parameters, delta, weight, noise)
+        sent = _each(encode, prepared, units)
+        if not self.inner.bounded:  # what is cut off must not go unnoticed
+            largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(tensor)) for tensor in prepared["delta"]]))
+            beyond = tf.logical_not(tf.less_equal(largest, units["delta"] * self.steps))
+            sent["cut_off"] = tf.cast(beyond, tf.int32)
+        return sent
 
     def server_noise(self, state: Structure) -> Structure:
         """That of the inner aggregator."""
@@ -87,7 +93,12 @@ class SecureSum(Aggregator):
         def decode(whole: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
             return tf.cast(centred(whole, BITS), tf.float32) * unit
 
-        return self.inner.finish(state, _each(decode, total, units), noise)
+        total = collections.OrderedDict(total)
+        cut_off = total.pop("cut_off", None)
+        update, state, measured = self.inner.finish(state, _each(decode, total, units), noise)
+        if cut_off is not None:
+            measured["cut_off"] = tf.cast(cut_off, tf.float32)
+        return update, state, measured
 
 
 def _each(function: Any, parts: Structure, units: Structure) -> Structure:

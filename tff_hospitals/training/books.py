@@ -98,6 +98,13 @@ class Books:
         for part in self._noise.parts:
             self._record_releases(part, one, output)
         self.signal.measure(one, output)
+        if output.server.get("cut_off") and not any("secure_sum_bound" in text for text in self.warnings):
+            bound = self._plan.privacy.secure_sum_bound
+            self.warnings.append(
+                f"round {one.number + 1}: {output.server['cut_off']:g} hospitals had a coordinate beyond "
+                f"secure_sum_bound={bound:g}, which was cut off there (the first such round). Remedy: a larger "
+                "--secure_sum_bound."
+            )
 
     def _record_releases(self, part: noise_plan.NoisePlan, one: RoundInput, output: RoundOutput) -> None:
         """Enters the releases of one unit: counts are of what the loop really ran, not of what was asked for."""

@@ -179,7 +179,7 @@ def summary_row(
         "records_per_patient": plan.privacy.records_per_patient,
         "epsilon_per_patient": epsilon_per_patient(plan, noise, books),
         "reproducible": not plan.privacy.secure_noise,
-        "warnings": [*plan.warnings(dataset), *books.warnings, *books.signal.warnings()],
+        "warnings": [*plan.warnings(dataset), *books.warnings, *books.signal.warnings(), *_second(plan, noise, books)],
         "communication": books.traffic.summary(len(dataset.hospitals)),
         "curve": curve(books),
     }
@@ -220,6 +220,18 @@ def _guarantee(
     if certificate and certificate["rdp"]:
         words += f" Checked: {certificate['library']} computes the same epsilon from the same ledger."
     return words
+
+
+def _second(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -> list[str]:
+    """The second guarantee of a run with two units: a table has one column for epsilon."""
+    if noise.second is None:
+        return []
+    epsilon = books.epsilon_of(noise.second.unit, POOLED, "rdp")
+    known = "no" if epsilon is None or math.isinf(epsilon) else f"{epsilon:.3g}"
+    return [
+        f"two guarantees: beside the epsilon per {noise.unit}, epsilon {known} per {noise.second.unit} at delta "
+        f"{noise.delta:g}, by {plan.privacy.outer} around the hospitals"
+    ]
 
 
 def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -> float | None:
