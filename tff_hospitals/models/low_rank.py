@@ -135,7 +135,7 @@ def adapt(model: tf.keras.Model, rank: int, whole: tuple[str, ...], name: str) -
 
     try:
         copy = tf.keras.models.clone_model(model, clone_function=clone)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         bound = f"{name} cannot be adapted: {str(error).strip()[:200]}"
         remedy = "use a functional or sequential Keras model, or --trainable instead of --lora_rank"
         raise InvalidInput([Problem("lora_rank", rank, bound, remedy)]) from error
