@@ -16,7 +16,8 @@ def problems(plan: Plan) -> list[Problem | None]:
     """All clashes of the encoders with each other, with the mechanism and with the link.
 
     >>> from tff_hospitals.plan import Plan
-    >>> [problem.name for problem in problems(Plan(broadcast="quantize:40", upload="quantize:4,rotate"))]
+    >>> found = problems(Plan(broadcast="quantize:40", upload="quantize:4,rotate"))
+    >>> [problem.name for problem in found if problem is not None]
     ['quantize bits', 'upload']
     """
     from tff_hospitals.communication import parse_chain  # numpy is not needed to show --help

@@ -9,7 +9,7 @@ Source: Ailon, Chazelle 2009 (fast Johnson-Lindenstrauss transform); for federat
 
 >>> block = np.array([1, 0, 0, 0], np.float32)
 >>> walsh_hadamard(block, np.empty(4, np.float32))
-... block.tolist()
+>>> block.tolist()
 [1.0, 1.0, 1.0, 1.0]
 """
 

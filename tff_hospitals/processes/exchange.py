@@ -189,7 +189,7 @@ def build_exchange(
     >>> exchange = build_exchange("", "topk:0.5", ["kernel"], [[4]])
     >>> sent = exchange.send_upload([np.array([1, -3, 2, 0.5], np.float32)], None, None)
     >>> sent.update[0].tolist(), sent.payload_bytes
-    ([0.0, -3.0, 2.0, 0.0], 22)
+    ([0.0, -3.0, 2.0, 0.0], 20)
     """
     found = Exchange(
         parse_chain(broadcast, name="broadcast"),
