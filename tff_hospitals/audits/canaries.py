@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tff_hospitals.audits.statistics import clopper_pearson
 from tff_hospitals.validation import in_range, raise_if, whole_number
 
 LARGEST = 60.0  # an epsilon beyond any use: the search ends there
@@ -165,14 +164,22 @@ def repeated_run_lower_bound(
     found = []
     for sign in (1.0, -1.0):  # -1 swaps the roles: the unit's absence is detected by low scores
         hit, false = (present, absent) if sign > 0 else (-absent, -present)
-
-        def bound(threshold: float, start: int, hit: np.ndarray = hit, false: np.ndarray = false) -> tuple:
-            hits, alarms = int((hit[start::2] >= threshold).sum()), int((false[start::2] >= threshold).sum())
-            low = clopper_pearson(hits, len(hit[start::2]), inner).low
-            high = clopper_pearson(alarms, len(false[start::2]), inner).high
-            return (max(0.0, math.log((low - delta) / high)) if low > delta else 0.0), hits, alarms
-
-        best = max(sign * candidates, key=lambda threshold: bound(threshold, 0)[0])
-        value, hits, alarms = bound(best, 1)
+        thresholds = sign * candidates
+        best = thresholds[int(np.argmax(_bounds(hit[::2], false[::2], thresholds, delta, inner)))]
+        value = float(_bounds(hit[1::2], false[1::2], np.array([best]), delta, inner)[0])
+        hits, alarms = int((hit[1::2] >= best).sum()), int((false[1::2] >= best).sum())
         found.append(RepeatedRuns(len(hit[1::2]), len(false[1::2]), hits, alarms, float(sign * best), value))
     return max(found, key=lambda one: one.lower_bound)
+
+
+def _bounds(hit: np.ndarray, false: np.ndarray, thresholds: np.ndarray, delta: float, confidence: float) -> np.ndarray:
+    """log((TPR - delta) / FPR) at each threshold, with the exact lower end of one rate and upper end of the other."""
+    from scipy import stats
+
+    tail = (1.0 - confidence) / 2.0
+    hits = (hit >= thresholds[:, np.newaxis]).sum(axis=1)
+    alarms = (false >= thresholds[:, np.newaxis]).sum(axis=1)
+    low = np.where(hits == 0, 0.0, stats.beta.ppf(tail, np.maximum(hits, 1), len(hit) - hits + 1))
+    others = np.maximum(len(false) - alarms, 1)
+    high = np.where(alarms == len(false), 1.0, stats.beta.ppf(1.0 - tail, alarms + 1, others))
+    return np.maximum(0.0, np.log(np.maximum(low - delta, 1e-300) / high))

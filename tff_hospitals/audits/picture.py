@@ -92,10 +92,16 @@ def _cells(dataset: HospitalDataset, hospital: Hospital, record: np.ndarray) -> 
     values = hospital.restore(np.asarray(record, np.float64).ravel())
     if dataset.schema is None:
         names = dataset.feature_names or tuple(f"feature_{i}" for i in range(len(values)))
-        return {name: float(value) for name, value in zip(names, values)}
+        return {name: _rounded(value) for name, value in zip(names, values)}
     from tff_hospitals.hospitals import decode
 
-    return {name: column[0] for name, column in decode(dataset.schema, values).items()}
+    cells = {name: column[0] for name, column in decode(dataset.schema, values).items()}
+    return {name: _rounded(cell) if isinstance(cell, float) else cell for name, cell in cells.items()}
+
+
+def _rounded(value: float) -> float:
+    """Without the last digits that float32 features do not have."""
+    return round(float(value), 4) + 0.0
 
 
 def relative_error(record: np.ndarray, rebuilt: np.ndarray, spread: np.ndarray) -> float:

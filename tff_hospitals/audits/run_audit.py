@@ -323,7 +323,8 @@ def _promise(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
     both = 1.0 - (1.0 - options.confidence) / 2.0  # two audits of one unit share the error probability
     if run.model.parameters <= 100_000:
         confidence = both if "record" in units else options.confidence
-        guesses = canary_runs.one_run(run.plan, run.dataset, run.model, delta=delta, confidence=confidence).guesses
+        slack = delta if "record" in units else 0.0  # without a promise there is no delta to allow for
+        guesses = canary_runs.one_run(run.plan, run.dataset, run.model, delta=slack, confidence=confidence).guesses
         verdicts.append(
             promise.verdict(
                 "record",

@@ -24,6 +24,7 @@ def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
       seed: which run.
     """
     from tff_hospitals.audits.run_audit import AuditOptions, audit_run
+    from tff_hospitals.experiments.reports import write_report
 
     options = AuditOptions(leave_out=_LEFT_OUT, shadow_models=16, rebuilt_records=16, audit_runs=100)
     local = runner.method.kind == "local"
@@ -32,6 +33,7 @@ def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
     for name in names:
         try:
             results.append(audit_run(runner.folder / name, options))
+            write_report(runner.folder / name)  # the comparison's page links to it
         except (InvalidInput, records.RecordError) as error:
             warnings.append(f"{name} was not audited: {error}")
     for result in results:

@@ -36,8 +36,10 @@ _COLUMNS = (
 )
 
 
-def run_page(run: RunFiles, pictures: Sequence[Picture], missing: Sequence[str] = ()) -> str:
-    """The HTML text of one run's report."""
+def run_page(
+    run: RunFiles, pictures: Sequence[Picture], missing: Sequence[str] = (), audit: dict[str, Any] | None = None
+) -> str:
+    """The HTML text of one run's report; `audit` is what `audit_section` made of its audit, if there was one."""
     row = run.row
     facts = [f"seed {run.seed}", run.status, row.runtime, readable_time(str(run.record.get("started") or ""))]
     return render(
@@ -48,6 +50,7 @@ def run_page(run: RunFiles, pictures: Sequence[Picture], missing: Sequence[str] 
         missing=[*missing, *run.missing],
         warnings=list(dict.fromkeys(row.warnings)),
         pictures=figures(pictures, files=True),
+        audit=audit,
         hospital_table=_hospital_table(run),
         promise=_promise(row),
         accounting=accounting_words(row.conversion) if row.private else "",

@@ -7,8 +7,10 @@ import pathlib
 from typing import Any
 
 from tff_hospitals import records
+from tff_hospitals.experiments.reports.audit_section import audit_pictures, audit_section, read_audit
 from tff_hospitals.experiments.reports.html import comparison_page
 from tff_hospitals.experiments.reports.html_run import run_page
+from tff_hospitals.experiments.reports.pages import figures
 from tff_hospitals.experiments.reports.plot_run import run_by_round
 from tff_hospitals.experiments.reports.plot_style import drawing
 from tff_hospitals.experiments.reports.plots import draw_all, write_plots
@@ -73,6 +75,9 @@ def _write_run(folder: pathlib.Path) -> list[pathlib.Path]:
         picture = run_by_round(run)
     missing = [] if picture else ["The figure by round is left out: metrics.csv holds no measured values."]
     pictures = [picture] if picture else []
-    paths = [*write_plots(folder, pictures), folder / "report.html"]
-    records.write_text(paths[-1], run_page(run, pictures, missing))
+    audit = read_audit(folder)
+    drawn = [] if audit is None else audit_pictures(audit)
+    paths = [*write_plots(folder, [*pictures, *drawn]), folder / "report.html"]
+    section = None if audit is None else {**audit_section(audit), "pictures": figures(drawn, files=True)}
+    records.write_text(paths[-1], run_page(run, pictures, missing, section))
     return paths

@@ -1,0 +1,284 @@
+"""Audits of whole runs: what membership attacks find, what canaries prove, and broken mechanisms caught."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from toy import hospitals
+
+from tff_hospitals import noise_plan
+from tff_hospitals.audits import canary_runs, mechanism_checks, membership, shadows, statistics
+from tff_hospitals.audits.loading import load_run
+from tff_hospitals.audits.run_audit import AuditOptions, audit_run, sentences
+from tff_hospitals.hospitals import batches, load_dataset
+from tff_hospitals.plan import Plan
+from tff_hospitals.processes import aggregators, local_training
+from tff_hospitals.records import RecordError
+from tff_hospitals.training.loop import build_model, train
+from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.validation import InvalidInput
+
+pytestmark = pytest.mark.tensorflow
+HEART = Plan(rounds=3, evaluate_every=3, checkpoint_every=3).replace(client={"local_steps": 20})
+PRIVATE = HEART.replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 2.0})
+SERVER = HEART.replace(weighting="equal", privacy={"mechanism": "fixed_clip", "target_epsilon": 2.0})
+
+
+@pytest.fixture(scope="module")
+def heart():
+    return load_dataset("heart_disease")
+
+
+@pytest.fixture(scope="module")
+def run_dirs(heart, tmp_path_factory):
+    """Finished runs: without a mechanism, with record-level and with hospital-level noise."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, plan, every in (("plain", HEART, 1), ("private", PRIVATE, None), ("server", SERVER, None)):
+        train(plan, heart, run_dir=folder / name, store_updates=every)
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------------- membership
+
+
+def test_membership_of_an_overfitted_model_is_found_and_of_records_never_seen_is_not():
+    """Half of the records of a small hospital are learnt by heart; labels are coins, so nothing generalises."""
+    dataset = hospitals(sizes=(60, 60), shape=(20,), seed=3)
+    generator = np.random.default_rng(0)
+    made = []
+    for hospital in dataset:
+        test = dataclasses.replace(
+            hospital.train, features=generator.normal(size=(60, 20)).astype(np.float32), labels=hospital.train.labels
+        )
+        train_part = dataclasses.replace(hospital.train, labels=generator.integers(0, 2, 60))
+        made.append(
+            dataclasses.replace(
+                hospital, train=train_part, test=dataclasses.replace(test, labels=generator.integers(0, 2, 60))
+            )
+        )
+    dataset = dataclasses.replace(dataset, hospitals=tuple(made))
+    plan = Plan(rounds=10, evaluate_every=10, checkpoint_every=10).replace(
+        model={"name": "mlp", "options": {"hidden_units": [64]}}, client={"learning_rate": 0.2, "local_steps": 60}
+    )
+    model = build_model(plan, dataset)
+    records = shadows.Records.of(dataset)
+    run = train(plan, dataset, model=model)
+    losses = shadows.losses_of(model, dataset, run.weights, run.frozen, records)
+    found = shadows.train_shadows(plan, dataset, model, records, count=16)
+    assert (found.included.sum(axis=1) == 120).all()
+    for score in (
+        membership.loss_threshold(losses),
+        membership.calibrated(losses, found),
+        membership.lira(losses, found),
+    ):
+        outcome = statistics.evaluate(score[records.member], score[~records.member], fprs=(0.05,))
+        assert outcome.auc_interval.low > 0.6
+    # The same attack against a model of other records: members and others are alike to it.
+    other = shadows.losses_of(model, dataset, *model.initial_weights(np.array([5, 5], np.int64)), records)
+    score = membership.calibrated(other, found)
+    assert statistics.evaluate(score[records.member], score[~records.member], fprs=()).auc_interval.covers(0.5)
+
+
+# --------------------------------------------------------------------------------------------------------- the promise
+
+
+def test_a_sound_record_level_mechanism_passes_every_self_test(heart):
+    model = build_model(PRIVATE, heart)
+    run = train(PRIVATE, heart, model=model)
+    checks = mechanism_checks.check_mechanism(PRIVATE, heart, model, run.ledger)
+    assert len(checks) == 7
+    assert [check.words for check in checks if not check.passed] == []
+
+
+def test_local_noise_of_a_third_is_caught(heart, monkeypatch):
+    """The self-test sees it; honest noise proves no more than the ledger states."""
+    model = build_model(PRIVATE, heart)
+    ledger = train(PRIVATE, heart, model=model).ledger
+    multiplier = noise_plan.make(PRIVATE, heart).multipliers["switzerland"]
+    honest = canary_runs.repeated_record(
+        PRIVATE, heart, "switzerland", noise_multiplier=multiplier, runs=80, delta=ledger.delta
+    )
+    assert honest.lower_bound <= ledger.epsilon("record", "switzerland")
+
+    sound = local_training.unit_normals
+    monkeypatch.setattr(local_training, "unit_normals", lambda key, shape: sound(key, shape) / 3.0)
+    checks = mechanism_checks.check_mechanism(PRIVATE, heart, model, ledger)
+    failed = [check for check in checks if not check.passed]
+    assert [check.name for check in failed] == ["noise of the hospitals is as loud as declared"]
+    assert failed[0].words.startswith("0.3")
+
+
+def test_noise_of_a_third_at_the_server_is_caught_by_repeated_runs(heart, monkeypatch):
+    model = build_model(SERVER, heart)
+    ledger = train(SERVER, heart, model=model).ledger
+    epsilon = ledger.epsilon("hospital")
+    honest = canary_runs.repeated_hospital(SERVER, heart, model, runs=200, delta=ledger.delta)
+    assert 0.0 < honest.lower_bound <= epsilon
+    assert all(check.passed for check in mechanism_checks.check_mechanism(SERVER, heart, model, ledger))
+
+    sound = aggregators.unit_normals
+    monkeypatch.setattr(aggregators, "unit_normals", lambda key, shape: sound(key, shape) / 3.0)
+    broken = canary_runs.repeated_hospital(SERVER, heart, model, runs=900, delta=ledger.delta)
+    assert broken.lower_bound > epsilon
+    failed = [
+        check.name for check in mechanism_checks.check_mechanism(SERVER, heart, model, ledger) if not check.passed
+    ]
+    assert failed == ["noise of the server is as loud as declared"]
+
+
+def test_a_noise_seed_that_hospitals_share_is_caught(heart, monkeypatch):
+    model = build_model(PRIVATE, heart)
+    ledger = train(PRIVATE, heart, model=model).ledger
+    sound = RoundDrawer._hospital
+
+    def shared(self, hospital, round_number):
+        one = sound(self, hospital, round_number)
+        return dataclasses.replace(one, key=np.array([7, round_number], np.int64))
+
+    monkeypatch.setattr(RoundDrawer, "_hospital", shared)
+    checks = mechanism_checks.check_mechanism(PRIVATE, heart, model, ledger)
+    failed = [check for check in checks if not check.passed]
+    assert [check.name for check in failed] == ["noise differs by hospital and round"]
+    assert "r = 1.000" in failed[0].words
+
+
+@pytest.mark.parametrize("broken", ["shuffled", "fixed_size"])
+def test_batches_that_are_not_poisson_are_caught(heart, monkeypatch, broken):
+    model = build_model(PRIVATE, heart)
+    ledger = train(PRIVATE, heart, model=model).ledger
+
+    def other(stream, records, *, sampling_probability, local_steps):
+        size = round(sampling_probability * records)
+        if broken == "shuffled":
+            return batches.shuffled_steps(stream, records, batch_size=size, local_steps=local_steps)
+        return batches.fixed_size(stream, records, batch_size=size, local_steps=local_steps)
+
+    monkeypatch.setattr(batches, "poisson", other)
+    checks = mechanism_checks.check_mechanism(PRIVATE, heart, model, ledger)
+    assert "batches: sizes vary as declared" in [check.name for check in checks if not check.passed]
+
+
+def test_records_that_are_not_clipped_are_caught(heart, monkeypatch):
+    from tff_hospitals.models import per_record
+
+    sound = per_record.clipped_gradient_sum
+
+    def loose(*arguments, **options):
+        changed = list(arguments)
+        changed[6] = changed[6] * 2.0  # the clip norm
+        return sound(*changed, **options)
+
+    monkeypatch.setattr(per_record, "clipped_gradient_sum", loose)
+    check = mechanism_checks.check_record_clipping(PRIVATE, heart, build_model(PRIVATE, heart))
+    assert not check.passed
+    assert "bound 1.1" in check.words
+
+
+def test_one_run_with_canaries_proves_a_leak_without_noise_and_nothing_beyond_the_ledger_with_it(heart):
+    plain = HEART.replace(rounds=8, evaluate_every=8, model={"name": "mlp"})
+    model = build_model(plain, heart)
+    without = canary_runs.one_run(plain, heart, model, delta=1e-3)
+    assert without.guesses.canaries == 100 + 86 + 15 + 42
+    assert 0.35 < without.included.mean() < 0.65
+    assert without.guesses.lower_bound > 0.3
+    area = statistics.area_under_roc(without.scores[without.included], without.scores[~without.included])
+    assert area > 0.75
+    noisy = plain.replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 1.0})
+    assert canary_runs.one_run(noisy, heart, model, delta=1e-3).guesses.lower_bound <= 1.0
+
+
+def test_a_left_out_record_is_in_no_batch_and_the_others_stay(heart):
+    one = RoundDrawer(PRIVATE, heart, noise_plan.make(PRIVATE, heart)).draw(0).cohort[0]
+    left_out = np.zeros(199, bool)
+    left_out[:50] = True
+    kept = canary_runs.without(one, left_out).schedule
+    before, after = one.schedule.mask > 0, kept.mask > 0
+    assert (kept.indices[after] >= 50).all()
+    assert after.sum() == (one.schedule.indices[before] >= 50).sum()
+
+
+# ------------------------------------------------------------------------------------------------------ the whole audit
+
+
+def test_a_run_is_rebuilt_from_its_directory(heart, run_dirs):
+    run = load_run(run_dirs / "private")
+    trained = train(PRIVATE, heart)
+    assert all(np.array_equal(a, b) for a, b in zip(run.weights, trained.weights))
+    assert run.ledger == trained.ledger
+    assert run.dataset.fingerprint() == heart.fingerprint()
+
+
+def test_the_audit_of_a_run_fills_every_part_and_column(run_dirs):
+    options = AuditOptions(shadow_models=4, rebuilt_records=6, audit_runs=10)
+    result = audit_run(run_dirs / "plain", options)
+    assert result["skipped"] == {}
+    stored = json.loads((run_dirs / "plain" / "audit.json").read_text())
+    assert stored["columns"] == result["columns"]
+    groups = result["membership"]["attacks"]["lira"]["groups"]
+    assert set(groups) == {"all", "outliers", "cleveland", "hungary", "switzerland", "va_long_beach"}
+    assert [one["round"] for one in result["membership"]["rounds"]] == [1, 2, 3]
+    assert groups["all"]["unsupported"] == (0.001,)
+    assert {row["defence"] for row in result["defences"]} >= {
+        "none",
+        "clipping",
+        "dp_sgd",
+        "secure_sum",
+        "quantisation",
+    }
+    errors = {row["defence"]: row["reconstruction_error"] for row in result["defences"]}
+    assert errors["none"] < 1e-2 < 0.5 < errors["dp_sgd"]
+    example = result["reconstruction"]["examples"][0]
+    assert example["errors"]["age"] < 0.1
+    assert any("0.1 % FPR needs more records" in line for line in sentences(result))
+
+
+@pytest.mark.parametrize(("name", "unit", "verdicts"), [("private", "record", 2), ("server", "hospital", 2)])
+def test_the_audit_compares_with_the_ledger_at_the_right_unit(run_dirs, name, unit, verdicts):
+    result = audit_run(
+        run_dirs / name, AuditOptions(parts=("promise", "reconstruction"), audit_runs=20, rebuilt_records=6)
+    )
+    found = result["promise"]["verdicts"]
+    assert len(found) == verdicts
+    mine = [one for one in found if one["unit"] == unit]
+    assert all(one["words"].startswith(f"PASS at {unit} level") for one in mine)
+    assert result["promise"]["holds"]
+    assert result["columns"]["epsilon_lower_bound"] == max(one["lower_bound"] for one in mine)
+    assert (result["columns"]["reconstruction_error"] > 0.5) == (unit == "record")
+
+
+def test_bad_input_of_an_audit_is_named(run_dirs, tmp_path):
+    private = run_dirs / "private"
+    with pytest.raises(InvalidInput, match=r"fpr=0\.0001: 254 records .* no rate below 0\.003937"):
+        audit_run(private, AuditOptions(fprs=(0.0001,)))
+    with pytest.raises(RecordError, match=r"no stored updates.*--store_updates=1"):
+        audit_run(private, AuditOptions(parts=("updates",)))
+    with pytest.raises(InvalidInput, match="'num': is the target"):
+        audit_run(private, AuditOptions(parts=("attribute",), attributes=("num",)))
+    with pytest.raises(InvalidInput, match=r"attacks='promis'.*did you mean 'promise'"):
+        audit_run(private, AuditOptions(parts=("promis",)))
+    with pytest.raises(RecordError, match=r"no plan\.json"):
+        audit_run(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(private, copy)
+    record = json.loads((copy / "record.json").read_text())
+    record["dataset"]["fingerprint"] = "0" * 16
+    (copy / "record.json").write_text(json.dumps(record))
+    with pytest.raises(RecordError, match="was trained on other data"):
+        audit_run(copy)
+    (copy / "summary.json").unlink()
+    with pytest.raises(RecordError, match="has not finished"):
+        audit_run(copy)
+
+
+def test_without_the_attack_suite_of_tensorflow_privacy_the_reason_is_said(monkeypatch):
+    """The wheel of version 0.9.0 lacks it; an installation from source has it."""
+    import sys
+
+    name = "tensorflow_privacy.privacy.privacy_tests.membership_inference_attack.membership_inference_attack"
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InvalidInput, match=r"lacks its attack suite.*released without privacy_tests"):
+        membership.suite(np.zeros(5), np.ones(4))
