@@ -95,6 +95,9 @@ class InProcess:
     def wait(self, references, num_returns, timeout):
         return references, []
 
+    def cluster_resources(self):
+        return {}
+
     def is_initialized(self):
         return True
 

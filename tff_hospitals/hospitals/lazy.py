@@ -27,7 +27,7 @@ from tff_hospitals.hospitals.checks import Signature, part_problems
 from tff_hospitals.hospitals.dataset import Hospital, Part
 from tff_hospitals.validation import InvalidInput, Problem, raise_if
 
-KEPT_BYTES = 16 * 2**20
+KEPT_BYTES = 4 * 2**20
 
 
 class PartStore:

@@ -2,9 +2,9 @@
 
 The driver draws the rounds, hands out chunks, and finishes each round at the server. Every worker is a process of its
 own that reads its hospitals' records itself (see `cluster_worker`). Contributions of a chunk are added in the cohort's
-order and the chunks' sums as a tree in a fixed order, so that the result has the same bits on any number of machines;
-the chunks depend on the cohort alone. A worker or machine that is lost is replaced by Ray, and what it worked on is
-done again. A hospital that cannot do its part stops the run with its id and the round: a sum without it would be another
+order and the chunks' sums as a tree in a fixed order; chunks depend on the cohort alone. So the result has the same
+bits on any number of machines. A worker or machine that is lost is replaced by Ray, and what it worked on is done
+again. A hospital that cannot do its part stops the run with its id and the round: a sum without it would be another
 mechanism than the one that was accounted.
 
 Ray is an optional package, and this module imports it nowhere at the top.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _CHUNKS = 16  # of a small cohort; a larger one has more, see _LARGEST_CHUNK
 _LARGEST_CHUNK = 64
 _RETRIES = 3
+_LOOK_EVERY_SECONDS = 10.0
 _ADD_HERE_BYTES = 2**20  # smaller sums are added at the driver: a task would take longer than the addition
 
 
@@ -82,9 +83,11 @@ class ClusterRuntime:
             composition.signature,
         )
         chunks = len(self._chunks(range(len(dataset.hospitals))))
-        count = min(workers or self._connection.processors, chunks)
+        count = min(workers or max(1, self._connection.processors), chunks)
+        # No processor is reserved (Ray needs one to place an actor, none to run it): when a machine is lost, its
+        # workers are started again on those that are left. Work is repeated for as long as its worker is.
         kind = self._ray.remote(cluster_worker.Worker).options(
-            num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES, scheduling_strategy="SPREAD"
+            max_restarts=_RETRIES, max_task_retries=-1, scheduling_strategy="SPREAD"
         )
         self._adder = self._ray.remote(add_leaves).options(num_cpus=0, max_retries=_RETRIES)
         # By value: a worker that is restarted needs its arguments once more.
@@ -191,6 +194,7 @@ class ClusterRuntime:
 
     def _get(self, reference: Any, when: str, hospitals: Sequence[str]) -> Any:
         try:
+            self._wait(reference, when)
             return self._ray.get(reference)
         except self._connection.errors as error:
             shown = ", ".join(hospitals[:5]) + (f" and {len(hospitals) - 5} more" if len(hospitals) > 5 else "")
@@ -198,6 +202,20 @@ class ClusterRuntime:
                 f"{when}: the cluster lost the work of {shown}: {_cause(error)} Nothing of this round was used. "
                 "Remedy: mend the cause or take the hospital out; the same command goes on from the last checkpoint."
             ) from error
+
+    def _wait(self, reference: Any, when: str) -> None:
+        """Work takes as long as it takes, but a cluster that has no processor left is not waited for."""
+        idle_since = None
+        while not self._ray.wait([reference], num_returns=1, timeout=min(self._limit, _LOOK_EVERY_SECONDS))[0]:
+            if self._connection.processors:
+                idle_since = None
+                continue
+            idle_since = idle_since or time.monotonic()
+            if time.monotonic() - idle_since > self._limit:
+                raise ClusterError(
+                    f"{when}: the cluster has had no processor for {self._limit:g} s. Remedy: start its machines; "
+                    "the same command goes on from the last checkpoint."
+                )
 
     def _finish_round(self, state: ServerState, total: Any) -> tuple[ServerState, Any]:
         return self._parts.finish_round(state, total, self._parts.aggregator.server_noise(state.aggregator))

@@ -123,8 +123,8 @@ class Connection:
 
     @property
     def processors(self) -> int:
-        """Processors of the whole cluster."""
-        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+        """Processors of the machines that are alive."""
+        return int(self.ray.cluster_resources().get("CPU", 0))
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RESIDENT_BYTES = 2 * 2**30
 CHUNK_BYTES = 8 * 2**20
-KEPT_BYTES = 32 * 2**20
+KEPT_BYTES = 16 * 2**20
 MOST_PADDING = 4  # sizes that differ by more go into different chunks, and into rooms of different sizes
 _SMALLEST_ROOM = 64  # rows
 

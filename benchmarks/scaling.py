@@ -1,0 +1,165 @@
+"""Seconds per round and peak memory, from 4 to 4,000 hospitals and from 10 to 10 million parameters.
+
+    ./run benchmarks/scaling.py --json=FILE [--plot=FILE.png]
+
+Every point is a whole training run (3 rounds, each evaluated) in a child process of its own. Hospitals are made when
+they are needed, so that records pass through memory in chunks. The figure that matters is `memory_k4000_over_k40`: peak
+memory with 4,000 hospitals over that with 40, same model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import paired
+
+ROUNDS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run: hospitals, features of a record, and units of the hidden layer (none: logistic regression)."""
+
+    hospitals: int
+    features: int
+    hidden: int | None
+    classes: int = 10
+
+
+# MLP 784-200-10 over more and more hospitals; ten hospitals with larger and larger models.
+BY_HOSPITALS = tuple(Point(hospitals, 784, 200) for hospitals in (4, 40, 400, 4000))
+BY_PARAMETERS = (
+    Point(10, 9, None, 2),
+    Point(10, 100, 10, 2),
+    Point(10, 100, 100, 2),
+    Point(10, 100, 1000, 2),
+    Point(10, 1000, 1000, 2),
+    Point(10, 1000, 10_000, 2),
+)
+
+
+def run_point(point: Point) -> dict[str, Any]:
+    """Trains one point in this process; seconds are of the rounds after the first, which compiles."""
+    from tff_hospitals import quiet
+
+    quiet.be_quiet()
+    from tff_hospitals.hospitals import load_dataset
+    from tff_hospitals.plan import Plan
+    from tff_hospitals.training.loop import train
+
+    data = {"records_per_site": 50, "features": point.features, "num_classes": point.classes, "lazy": True}
+    dataset = load_dataset("synthetic", sites=point.hospitals, **data)
+    model = {"name": "logistic_regression"}
+    if point.hidden is not None:
+        model = {"name": "mlp", "options": {"hidden_units": [point.hidden]}}  # type: ignore[dict-item]
+    client = {"local_steps": None, "local_epochs": 1, "batch_size": 25, "learning_rate": 0.05}
+    plan = Plan(rounds=ROUNDS, evaluate_every=1).replace(model=model, client=client)
+    run = train(plan, dataset)
+    return {
+        **dataclasses.asdict(point),
+        "parameters": int(sum(weight.size for weight in run.weights)),
+        "seconds_per_round": run.summary["seconds_per_round"],
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def measure(point: Point, turns: int) -> dict[str, Any]:
+    """A point in child processes: the median of their seconds, and of their peak memory."""
+    command = [sys.executable, __file__, "--point", json.dumps(dataclasses.asdict(point))]
+    found = []
+    for _ in range(turns):
+        child = subprocess.run(command, capture_output=True, text=True)
+        if child.returncode:
+            raise RuntimeError(f"{point} ended with code {child.returncode}: {child.stderr[-400:]}")
+        found.append(json.loads(child.stdout.splitlines()[-1]))
+        print(f"{point}: {found[-1]['seconds_per_round']:.3g} s, {found[-1]['peak_mib']:.0f} MiB", file=sys.stderr)
+    middle = {name: statistics.median(one[name] for one in found) for name in ("seconds_per_round", "peak_mib")}
+    return {**found[0], **middle}
+
+
+def plot(path: str, figures: dict[str, Any]) -> None:
+    """Seconds and memory over hospitals and over parameters, on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), sharex="col", constrained_layout=True)
+    columns = (
+        ("by_hospitals", "hospitals", "hospitals (MLP 784-200-10)"),
+        ("by_parameters", "parameters", "parameters (10 hospitals)"),
+    )
+    rows = (("seconds_per_round", "seconds per round"), ("peak_mib", "peak memory of the process [MiB]"))
+    for column, (name, x, label) in enumerate(columns):
+        points = figures[name]
+        for row, (y, words) in enumerate(rows):
+            axis = axes[row][column]
+            values = [point[y] for point in points]
+            axis.plot([point[x] for point in points], values, marker="o", color="#1f5a8a")
+            axis.set_xscale("log")
+            axis.margins(x=0.12, y=0.12)
+            if y == "seconds_per_round":
+                axis.set_yscale("log")
+            else:
+                axis.set_ylim(0, 1.15 * max(values))
+            axis.grid(True, which="major", color="#dddddd", linewidth=0.8)
+            axis.spines[["top", "right"]].set_visible(False)
+            if column == 0:
+                axis.set_ylabel(words)
+            if row == 1:
+                axis.set_xlabel(label)
+            for point, value in zip(points, values):
+                text = f"{value:.3g}" if y == "seconds_per_round" else f"{value:.0f}"
+                place = {"textcoords": "offset points", "xytext": (0, 7), "ha": "center", "fontsize": 8}
+                axis.annotate(text, (point[x], value), **place)
+    figure.suptitle("Records are streamed: memory follows the model, not the number of hospitals")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--plot", help="picture to draw (default: beside the figures)")
+    parser.add_argument("--turns", type=int, default=1, help="runs of every point")
+    parser.add_argument("--most_hospitals", type=int, default=4000, help="leave larger points out")
+    parser.add_argument("--point", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.point:
+        print(json.dumps(run_point(Point(**json.loads(arguments.point)))))
+        return
+    chosen = [point for point in BY_HOSPITALS if point.hospitals <= arguments.most_hospitals]
+    figures: dict[str, Any] = {
+        "by_hospitals": [measure(point, arguments.turns) for point in chosen],
+        "by_parameters": [measure(point, arguments.turns) for point in BY_PARAMETERS],
+    }
+    peak = {point["hospitals"]: point["peak_mib"] for point in figures["by_hospitals"]}
+    if {40, 4000} <= set(peak):
+        figures["memory_k4000_over_k40"] = peak[4000] / peak[40]
+    print("| hospitals | parameters | s per round | peak MiB |\n|---|---|---|---|")
+    for point in (*figures["by_hospitals"], *figures["by_parameters"]):
+        measured = f"{point['seconds_per_round']:.3g} | {point['peak_mib']:.0f}"
+        print(f"| {point['hospitals']} | {point['parameters']} | {measured} |")
+    if "memory_k4000_over_k40" in figures:
+        print(f"\nmemory_k4000_over_k40 = {figures['memory_k4000_over_k40']:.3f}")
+    paired.write_json(arguments.json, figures)
+    picture = arguments.plot or (arguments.json and str(pathlib.Path(arguments.json).with_suffix(".png")))
+    if picture:
+        plot(picture, figures)
+
+
+if __name__ == "__main__":
+    main()
