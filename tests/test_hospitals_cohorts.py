@@ -86,3 +86,14 @@ def test_bad_settings_are_refused(settings, words):
 def test_doubled_hospitals_are_refused():
     with pytest.raises(InvalidInput, match="different ids"):
         Cohorts(("a", "a"))
+
+
+def test_a_cyclic_cohort_takes_every_hospital_in_turn():
+    ids = tuple(f"site_{number}" for number in range(7))
+    cyclic = Cohorts(ids, "cyclic", hospitals_per_round=3)
+    drawn = [cyclic(Streams.from_seed(1), number) for number in range(6)]
+    assert [len(one) for one in drawn] == [3, 3, 1, 3, 3, 1]
+    assert sorted(drawn[0] + drawn[1] + drawn[2]) == sorted(ids)  # nobody twice in a cycle
+    assert drawn[:3] == drawn[3:]
+    assert cyclic(Streams.from_seed(2), 0) != drawn[0]
+    assert cyclic.sampling == "none"

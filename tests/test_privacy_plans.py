@@ -130,6 +130,20 @@ def test_a_tree_that_restarts_is_several_trees(few, model):
     assert sorted(kept) == [(1, 2), (2, 0), (2, 1)]
 
 
+@pytest.mark.parametrize("name", ["fixed_clip", "tree", "skellam", "local_dp"])
+def test_hospitals_in_turn_pay_for_their_own_rounds(name, many, model):
+    """40 hospitals, 10 a round: each takes part in every fourth of 8 rounds, and needs less noise for it."""
+    plan = plan_of(name, rounds=8, cohort={"kind": "cyclic", "hospitals_per_round": 10})
+    run = train(plan, many, model=model)
+    rounds = [run.ledger.steps("hospital", one) for one in many.ids]
+    assert rounds == ([8] * 40 if name == "tree" else [2] * 40)  # the tree counts its rounds and knows the period
+    assert 7.5 < run.summary["epsilon"] <= 8.0 * (1 + 1e-9)
+    everyone = noise_plan.make(plan.replace(cohort={"kind": "all", "hospitals_per_round": None}), many)
+    assert noise_plan.make(plan, many).server_multiplier < everyone.server_multiplier
+    if name == "tree":
+        assert run.ledger.events("hospital")[0][0].period == 4
+
+
 def test_records_come_back_in_the_same_place_of_every_pass(few):
     """What the tree's accounting assumes of the batches of DP-FTRL."""
     from tff_hospitals.training.rounds import RoundDrawer
@@ -303,6 +317,14 @@ def test_adaptive_clipping_over_few_hospitals_names_the_largest_feasible_noise(f
     assert one.value > 0.3
     (both,) = plan_of("adaptive_clip_zeroing").problems(few)
     assert "must stay below 0.212132 " in both.bound
+
+
+def test_a_count_that_takes_most_of_the_privacy_is_warned_about(many):
+    plan = plan_of("adaptive_clip", privacy={"target_epsilon": None, "noise_multiplier": 3.8})  # the limit is 4
+    (said,) = [text for text in plan.warnings(many) if "takes most of the privacy" in text]
+    assert "updates get 3.2 times the noise" in said  # 1 / sqrt(1 - 0.95**2)
+    easy = plan.replace(privacy={"clipped_count_stddev": 6.1})
+    assert not any("takes most of the privacy" in text for text in easy.warnings(many))
 
 
 def test_an_overflowing_modulus_names_the_bits_that_suffice(few):

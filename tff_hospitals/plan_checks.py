@@ -112,9 +112,9 @@ def schedule_problem(schedule: str) -> Problem | None:
 
 def _cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
     cohort = plan.cohort
-    found = [one_of("cohort", cohort.kind, ("all", "fixed_size", "poisson"))]
+    found = [one_of("cohort", cohort.kind, ("all", "fixed_size", "cyclic", "poisson"))]
     hospitals = len(dataset.hospitals) if dataset is not None else None
-    if cohort.kind == "fixed_size":
+    if cohort.kind in ("fixed_size", "cyclic"):
         found.append(
             whole_number(
                 "hospitals_per_round",
@@ -125,7 +125,8 @@ def _cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]
             )
         )
     elif cohort.hospitals_per_round is not None:
-        found.append(privacy_checks.unused("hospitals_per_round", cohort.hospitals_per_round, "cohort=fixed_size"))
+        size = cohort.hospitals_per_round
+        found.append(privacy_checks.unused("hospitals_per_round", size, "cohort=fixed_size or cyclic"))
     if cohort.kind == "poisson":
         found.append(
             in_range(

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tff_hospitals import noise_plan
-from tff_hospitals.accounting import tree_squared_sensitivity
+from tff_hospitals.accounting import split_adaptive_noise, tree_squared_sensitivity
 from tff_hospitals.processes.discretisation import discretise
 from tff_hospitals.processes.plan_parts import DISTRIBUTED
 
@@ -79,22 +79,37 @@ def _of_few_hospitals(plan: Plan, dataset: HospitalDataset, part: NoisePlan) -> 
             "hospitals, and the update's own norm is at most 1: few hospitals cannot hide one of them. "
             "Record-level privacy (dp_sgd) protects patients here."
         )
+    if privacy.counts and multiplier > 0:
+        words += _of_counts(multiplier, privacy.joint_count_stddev(expected))
     if privacy.mechanism == "tree":
-        words += _of_tree(plan)
+        words += _of_tree(plan, len(dataset.hospitals))
     if privacy.mechanism in DISTRIBUTED:
         words.append(_of_grid(plan, dataset, multiplier))
     return words
 
 
-def _of_tree(plan: Plan) -> list[str]:
-    per_tree = min(plan.rounds, plan.privacy.hospital_level().restart_every or plan.rounds)
-    ratio = math.sqrt(tree_squared_sensitivity(per_tree, 1) / per_tree)
-    if ratio < 2:
+def _of_counts(multiplier: float, count_stddev: float) -> list[str]:
+    for_updates = split_adaptive_noise(multiplier, bit_noise_stddev=count_stddev)
+    if for_updates < 1.5 * multiplier:
         return []
     return [
-        f"tree noise is accounted as if every hospital took part in every round: over {per_tree} rounds a node needs "
+        "the noised count of unclipped hospitals takes most of the privacy: updates get "
+        f"{for_updates / multiplier:.2g} times the noise that fixed_clip would add. Remedy: --clipped_count_stddev of "
+        f"{1.6 * multiplier:.2g} or more, more hospitals, or fixed_clip."
+    ]
+
+
+def _of_tree(plan: Plan, hospitals: int) -> list[str]:
+    per_tree = min(plan.rounds, plan.privacy.hospital_level().restart_every or plan.rounds)
+    period = plan.cohort.period(hospitals)
+    often = -(-per_tree // period)
+    ratio = math.sqrt(tree_squared_sensitivity(per_tree, period) / often)
+    if ratio < 2 or often == 1:
+        return []
+    return [
+        f"tree noise: a hospital takes part in {often} of the {per_tree} rounds of a tree, so that a node needs "
         f"{ratio:.2g} times the noise that fixed_clip adds in a round. It pays where a hospital takes part rarely. "
-        "Remedy: --restart_every, or fixed_clip."
+        "Remedy: --cohort=cyclic, --restart_every, or fixed_clip."
     ]
 
 

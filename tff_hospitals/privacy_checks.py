@@ -131,8 +131,9 @@ def _mechanism_settings(plan: Plan) -> list[Problem | None]:
     level = privacy.hospital_level()
     found: list[Problem | None] = []
     if level.mechanism in DISTRIBUTED:
-        bits = {"low": SMALLEST_BITS, "high": LARGEST_BITS, "remedy": f"give {SMALLEST_BITS} to {LARGEST_BITS} bits"}
-        found.append(whole_number("modulus_bits", privacy.modulus_bits, **bits))
+        remedy = f"give {SMALLEST_BITS} to {LARGEST_BITS} bits"
+        bits = privacy.modulus_bits
+        found.append(whole_number("modulus_bits", bits, low=SMALLEST_BITS, high=LARGEST_BITS, remedy=remedy))
         if cohort.kind == "poisson":
             found.append(
                 Problem(

@@ -38,7 +38,7 @@ class Distributed(FixedClip):
     def __init__(self, specs: Sequence[tf.TensorSpec], privacy: PrivacyPlan, shares: int):
         super().__init__(specs, privacy, None)
         self.shares = shares
-        self.modulus_bits = privacy.modulus_bits
+        self.bits = self.modulus_bits = privacy.modulus_bits
         self.dimension = padded(parameter_count(specs))
         self._sample = SAMPLERS[privacy.mechanism]
 
@@ -98,7 +98,7 @@ class Distributed(FixedClip):
         """The hospital's whole numbers modulo 2**modulus_bits: without its noise nothing leaves."""
         noise = self.no_hospital_noise() if noise is None else noise
         rounded = self.rounded(parameters, delta, noise)
-        packed = tf.bitwise.bitwise_and(rounded + noise["share"], tf.constant(2**self.modulus_bits - 1, tf.int32))
+        packed = tf.bitwise.bitwise_and(rounded + noise["share"], tf.constant(2**self.bits - 1, tf.int32))
         return collections.OrderedDict(packed=packed, count=tf.constant(1, tf.int32))
 
     def rounded(self, parameters: Structure, delta: Tensors, noise: Structure) -> tf.Tensor:
@@ -121,7 +121,7 @@ class Distributed(FixedClip):
 
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:
         """The mean of the decoded sum."""
-        whole = tf.cast(centred(total["packed"], self.modulus_bits), tf.float32)
+        whole = tf.cast(centred(total["packed"], self.bits), tf.float32)
         flat = walsh_hadamard(whole / state["scale"]) * noise["signs"]
         count = tf.cast(tf.maximum(total["count"], 1), tf.float32)
         flat = flat[: parameter_count(self.specs)] / count

@@ -75,7 +75,11 @@ class ModelPlan:
 
 @dataclasses.dataclass(frozen=True)
 class CohortPlan:
-    """Who takes part in a round: `all`, `fixed_size` (hospitals_per_round) or `poisson` (sampling_probability)."""
+    """Who takes part: `all`, `fixed_size` or `cyclic` (hospitals_per_round), `poisson` (sampling_probability).
+
+    A cyclic cohort goes through the hospitals in groups, in an order that is drawn once: a hospital is back after
+    exactly as many rounds as there are groups.
+    """
 
     kind: str = "all"
     hospitals_per_round: int | None = None
@@ -83,11 +87,15 @@ class CohortPlan:
 
     def expected_size(self, hospitals: int) -> float:
         """Expected number of hospitals in a round, out of `hospitals`."""
-        if self.kind == "fixed_size":
+        if self.kind in ("fixed_size", "cyclic"):
             return float(self.hospitals_per_round or hospitals)
         if self.kind == "poisson":
             return hospitals * float(self.sampling_probability or 1.0)
         return float(hospitals)
+
+    def period(self, hospitals: int) -> int:
+        """A hospital takes part at most once in so many rounds in a row."""
+        return math.ceil(hospitals / (self.hospitals_per_round or hospitals)) if self.kind == "cyclic" else 1
 
 
 @dataclasses.dataclass(frozen=True)

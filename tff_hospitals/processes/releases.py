@@ -36,6 +36,7 @@ class Release:
       tree: "" or over the steps of a round ("steps") or over rounds ("rounds").
       rounds_per_tree: of a tree over rounds.
       shares: whether the noise comes in one share per hospital of the round.
+      every: a hospital takes part in one of so many rounds, in turn.
     """
 
     event: MechanismEvent
@@ -44,6 +45,7 @@ class Release:
     tree: str = ""
     rounds_per_tree: int = 1
     shares: bool = False
+    every: int = 1
 
     def in_round(self, round_number: int, steps: int, cohort: int) -> tuple[MechanismEvent, int]:
         """The event of a round and how often it happens there.
@@ -75,7 +77,7 @@ class Release:
             trees, rest = divmod(rounds, self.rounds_per_tree)
             whole = ((dataclasses.replace(self.event, steps=self.rounds_per_tree), trees),) if trees else ()
             return (*whole, (dataclasses.replace(self.event, steps=rest), 1)) if rest else whole
-        return ((self.event, rounds),)
+        return ((self.event, -(-rounds // self.every)),)
 
 
 ReleaseAt = Callable[[float], Release]
@@ -134,18 +136,19 @@ def hospital_release(
       rounds: of the whole run.
       parameters: of the model (distributed mechanisms only).
     """
-    expected = cohort.expected_size(hospitals)
+    expected, period = cohort.expected_size(hospitals), cohort.period(hospitals)
+    shared = period == 1  # in a cyclic cohort a round is nothing to those whose turn it is not
 
     def release(noise_multiplier: float) -> Release:
         if privacy.mechanism == "tree":
             per_tree = min(rounds, privacy.restart_every or rounds)
-            event = MechanismEvent("tree", noise_multiplier=noise_multiplier, steps=1, period=1)
+            event = MechanismEvent("tree", noise_multiplier=noise_multiplier, steps=1, period=period)
             return Release(event, shared=True, tree="rounds", rounds_per_tree=per_tree)
         if privacy.mechanism in DISTRIBUTED:
             event = _distributed(privacy, noise_multiplier, round(expected), parameters)
-            return Release(event, shared=True, shares=True)
+            return Release(event, shared=shared, shares=True, every=period)
         if privacy.mechanism == "local_dp":  # whoever sends an update shows that it takes part: nothing is amplified
-            return Release(MechanismEvent("gaussian", noise_multiplier=noise_multiplier))
+            return Release(MechanismEvent("gaussian", noise_multiplier=noise_multiplier), every=period)
         if cohort.kind == "poisson":
             event = MechanismEvent(
                 "poisson_gaussian", noise_multiplier=noise_multiplier, sampling_probability=cohort.sampling_probability
@@ -154,7 +157,7 @@ def hospital_release(
             event = MechanismEvent("gaussian", noise_multiplier=noise_multiplier)
         if privacy.counts and 0 < noise_multiplier < 2 * privacy.joint_count_stddev(expected):
             event = _with_counts(event, noise_multiplier, privacy.joint_count_stddev(expected))
-        return Release(event, shared=True)
+        return Release(event, shared=shared, every=period)
 
     return release
 
@@ -169,14 +172,13 @@ def _distributed(privacy: PrivacyPlan, noise_multiplier: float, shares: int, par
     )
     if grid is None:
         raise InvalidInput([overflow_problem(privacy, noise_multiplier, shares, parameters)])
-    fields = {"dimension": grid.dimension} if privacy.mechanism == "discrete_gaussian" else {}
     return MechanismEvent(
         privacy.mechanism,
         local_stddev=grid.local_stddev,
         shares=shares,
         l2_sensitivity=grid.l2_sensitivity,
         l1_sensitivity=grid.l1_sensitivity,
-        **fields,
+        dimension=grid.dimension if privacy.mechanism == "discrete_gaussian" else None,
     )
 
 
