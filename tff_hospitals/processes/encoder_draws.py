@@ -75,8 +75,8 @@ def draw(chain: Chain, lengths: Sequence[int], key: Any) -> Draws:
     found: Draws = collections.OrderedDict()
     if "signs" in shapes:
         found["signs"] = np.concatenate(list(rotation.block_signs(rotation.blocks(context.size), context)))
-    if "positions" in shapes:
-        sparsifier = chain.pipeline.sparsifier
+    sparsifier = chain.pipeline.sparsifier
+    if isinstance(sparsifier, RandomK):
         found["positions"] = sparsifier.positions(chain.pipeline.size(context), context).astype(np.int32)
     if "dither" in shapes:
         count = shapes["dither"][0][0]

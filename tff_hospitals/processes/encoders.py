@@ -30,7 +30,7 @@ class Groups(NamedTuple):
     """Which values share scales: the group of each value, in order, and the most groups there can be."""
 
     ids: tf.Tensor
-    count: int
+    most: int
 
 
 def transcode(chain: Chain, lengths: Sequence[int], flat: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -174,7 +174,7 @@ def _quantise(
     if isinstance(quantiser, Eden):
         return _codebook(quantiser, values, groups)
     if isinstance(quantiser, Float16):
-        largest = tf.math.unsorted_segment_max(tf.abs(values), groups.ids, groups.count)
+        largest = tf.math.unsorted_segment_max(tf.abs(values), groups.ids, groups.most)
         fits = largest >= 2.0**-100
         exponent = tf.where(fits, _exponent(tf.where(fits, largest, 1.0)) - 15, 0)
         scaled = values * tf.gather(_to_the_power(-exponent), groups.ids)
@@ -234,7 +234,7 @@ def _on_grid(values: tf.Tensor, groups: Groups, top: int, grid: Callable, dither
 
 def _dither(dither: tf.Tensor, groups: Groups, values: tf.Tensor) -> tf.Tensor:
     """Each value's random number: every group begins at a multiple of four draws."""
-    sizes = tf.math.unsorted_segment_sum(tf.ones_like(groups.ids), groups.ids, groups.count)
+    sizes = tf.math.unsorted_segment_sum(tf.ones_like(groups.ids), groups.ids, groups.most)
     first_value = tf.cumsum(sizes, exclusive=True)
     first_draw = tf.cumsum(-(-sizes // 4) * 4, exclusive=True)
     order = tf.range(tf.shape(values)[0])
