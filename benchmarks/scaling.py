@@ -60,11 +60,16 @@ def run_point(point: Point) -> dict[str, Any]:
     from tff_hospitals.plan import Plan
     from tff_hospitals.training.loop import train
 
-    data = {"records_per_site": 50, "features": point.features, "num_classes": point.classes, "lazy": True}
+    data: dict[str, Any] = {
+        "records_per_site": 50,
+        "features": point.features,
+        "num_classes": point.classes,
+        "lazy": True,
+    }
     dataset = load_dataset("synthetic", sites=point.hospitals, **data)
-    model = {"name": "logistic_regression"}
+    model: dict[str, Any] = {"name": "logistic_regression"}
     if point.hidden is not None:
-        model = {"name": "mlp", "options": {"hidden_units": [point.hidden]}}  # type: ignore[dict-item]
+        model = {"name": "mlp", "options": {"hidden_units": [point.hidden]}}
     client = {"local_steps": None, "local_epochs": 1, "batch_size": 25, "learning_rate": 0.05}
     plan = Plan(rounds=ROUNDS, evaluate_every=1).replace(model=model, client=client)
     run = train(plan, dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -199,6 +200,9 @@ def test_the_lock_of_the_cluster_adds_to_the_other_one(checkout: pathlib.Path):
     extra = names("requirements-cluster.lock")
     assert "ray" in extra
     assert extra & names("requirements.lock") == set()
+    text = (checkout / "requirements-cluster.lock").read_text()
+    assert "://" not in text
+    assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?=\S)", text.strip()))
 
 
 def test_a_silent_address_is_given_up_in_time():
