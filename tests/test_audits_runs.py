@@ -14,6 +14,8 @@ from tff_hospitals import noise_plan
 from tff_hospitals.audits import canary_runs, mechanism_checks, membership, shadows, statistics
 from tff_hospitals.audits.loading import load_run
 from tff_hospitals.audits.run_audit import AuditOptions, audit_run, sentences
+from tff_hospitals.experiments import comparison
+from tff_hospitals.experiments.reports import read_summary, write_report
 from tff_hospitals.hospitals import batches, load_dataset
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes import aggregators, local_training
@@ -231,6 +233,11 @@ def test_the_audit_of_a_run_fills_every_part_and_column(run_dirs):
     }
     errors = {row["defence"]: row["reconstruction_error"] for row in result["defences"]}
     assert errors["none"] < 1e-2 < 0.5 < errors["dp_sgd"]
+    page = write_report(run_dirs / "plain")[-1].read_text()
+    assert "What attacks got out of it" in page
+    assert "within" not in "".join(one["words"] for one in result["promise"]["verdicts"])  # there is no promise
+    assert (run_dirs / "plain" / "plots" / "audit_rebuilt.png").stat().st_size > 10_000
+    assert [one["attack"] for one in result["reconstruction"]["others"]] == ["gradient_matching"]
     example = result["reconstruction"]["examples"][0]
     assert example["errors"]["age"] < 0.1
     assert any("0.1 % FPR needs more records" in line for line in sentences(result))
@@ -282,3 +289,30 @@ def test_without_the_attack_suite_of_tensorflow_privacy_the_reason_is_said(monke
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InvalidInput, match=r"lacks its attack suite.*released without privacy_tests"):
         membership.suite(np.zeros(5), np.ones(4))
+
+
+def test_a_comparison_with_an_audit_has_its_columns_figure_and_pages(tmp_path):
+    asked = comparison.Comparison(
+        methods=("pooled", "weighted_mean", "dp_sgd"),
+        target_epsilons=(2.0,),
+        seeds=(1,),
+        given={"rounds": 2, "local_steps": 10},
+        baseline_epochs=2,
+        audit=True,
+        store_updates=1,
+    )
+    comparison.run(asked, tmp_path)
+    write_report(tmp_path)
+    pooled, plain, private = read_summary(tmp_path).rows
+    assert pooled.reconstruction_error is None
+    assert 0.3 < pooled.membership_auc < 0.8
+    assert plain.reconstruction_error < 1e-2 < private.reconstruction_error
+    assert private.epsilon_lower_bound <= private.epsilon
+    assert not [text for text in (*plain.warnings, *private.warnings) if "audit" in text]
+    assert (tmp_path / "plots" / "attacks_against_epsilon.png").is_file()
+    assert (tmp_path / "runs" / "dp_sgd-eps2-seed1" / "updates" / "round_000002.npz").is_file()
+    page = (tmp_path / "report.html").read_text()
+    assert "membership AUC" in page
+    assert "runs/dp_sgd-eps2-seed1/report.html" in page
+    # An audit changes nothing that was trained, so it may be asked for later.
+    comparison.run(dataclasses.replace(asked, audit=False, store_updates=None), tmp_path)

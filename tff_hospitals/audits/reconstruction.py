@@ -178,6 +178,36 @@ def rebuild(
     )
 
 
+def other_attacks(
+    plan: Plan, dataset: HospitalDataset, model: FunctionalModel, weights: Tensors, frozen: Tensors, *, batch: int = 16
+) -> list[dict[str, Any]]:
+    """What the other attacks reach under the same mechanism: gradient matching, and a malicious server's planted layer.
+
+    Args:
+      plan, dataset, model, weights, frozen: as for `rebuild`.
+      batch: records in the update that meets the planted layer.
+
+    Returns:
+      one dict per attack that applies: name, records, median error or share of records recovered exactly.
+    """
+    found: list[dict[str, Any]] = []
+    matched = rebuild(plan, dataset, model, weights, frozen, attack="gradient_matching", records=4, iterations=150)
+    found.append({"attack": "gradient_matching", "records": matched.records, "error": matched.error})
+    try:
+        part = max((hospital.train for hospital in dataset), key=lambda one: one.records)
+        others = np.concatenate([h.test.features for h in dataset if h.test.records] or [part.features])
+        planted = analytic.plant(model, weights, others)
+    except InvalidInput:
+        return found
+    probe = Probe(plan, dataset, model, weights, frozen, learning_rate=1.0)
+    count = min(batch, part.records)
+    seen = probe(part.features[:count], part.labels[:count], weights=planted)
+    candidates = analytic.recover_planted(model, seen.gradient)
+    share = analytic.share_recovered(candidates, part.features[:count])
+    found.append({"attack": "planted_layer", "records": count, "share_recovered": share})
+    return found
+
+
 def _compared(
     hospital_id: str,
     label: Any,

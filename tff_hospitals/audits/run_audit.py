@@ -268,7 +268,7 @@ def _some_feature(run: LoadedRun) -> str:
 
 def _reconstruction(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
     from tff_hospitals.audits import picture
-    from tff_hospitals.audits.reconstruction import choose_attack, rebuild
+    from tff_hospitals.audits.reconstruction import choose_attack, other_attacks, rebuild
 
     _is_federation(run)
     attack = choose_attack(run.model)
@@ -302,6 +302,7 @@ def _reconstruction(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
         "error": made.error,
         "label_accuracy": made.label_accuracy,
         "examples": examples,
+        "others": [] if slow else other_attacks(run.plan, run.dataset, run.model, run.weights, run.frozen),
     }
 
 
@@ -424,6 +425,14 @@ def sentences(result: dict[str, Any]) -> Sequence[str]:
             f"Reconstruction ({found['words']}): median error {found['error']:.3g} standard deviations"
             + (f", labels right {100 * found['label_accuracy']:.0f} %" if found["label_accuracy"] is not None else "")
         )
+        for one in found["others"]:
+            title = f"{ATTACKS[one['attack']].title} ({THREAT_MODELS[ATTACKS[one['attack']].assumes].title.lower()})"
+            if "error" in one:
+                lines.append(f"{title}: median error {one['error']:.3g} standard deviations")
+            else:
+                lines.append(
+                    f"{title}: {100 * one['share_recovered']:.0f} % of {one['records']} records recovered exactly"
+                )
     if "updates" in result:
         share = max((one["share_recovered"] for one in result["updates"]), default=0.0)
         lines.append(f"Stored updates: at most {100 * share:.1f} % of a hospital's records recovered exactly")

@@ -50,7 +50,7 @@ def audit_section(audit: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tables(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_membership(audit), _attributes(audit), _updates(audit), _checks(audit), _defences(audit)]
+    return [_membership(audit), _attributes(audit), _others(audit), _updates(audit), _checks(audit), _defences(audit)]
 
 
 def _title(audit: Mapping[str, Any], name: str) -> str:
@@ -100,6 +100,20 @@ def _attributes(audit: Mapping[str, Any]) -> dict[str, Any]:
     ]
     caption = "Attribute inference: share of training records guessed rightly, %. Only the gain is a leak"
     columns = ["hidden column", "hospital", "imputation alone", "with the attack", "gain", "interval"]
+    return {"caption": caption, "columns": columns, "rows": rows}
+
+
+def _others(audit: Mapping[str, Any]) -> dict[str, Any]:
+    found = audit.get("reconstruction") or {}
+    everything = ([found] if found else []) + list(found.get("others", []))
+    rows = []
+    for one in everything:
+        attack = audit["attacks"][one["attack"]]
+        share = percent(one["share_recovered"]) if "share_recovered" in one else "-"
+        error = significant(one.get("error"))
+        rows.append([attack["title"], _title(audit, attack["assumes"]), str(one["records"]), error, share])
+    caption = "Reconstruction under this run's own clipping and noise, one local step"
+    columns = ["attack", "attacker", "records", "median error, standard deviations", "recovered exactly, %"]
     return {"caption": caption, "columns": columns, "rows": rows}
 
 

@@ -72,7 +72,8 @@ def membership_picture(audit: Mapping[str, Any]) -> Picture | None:
         "audit_membership",
         "Membership inference",
         "The further a curve bends to the upper left, the better the attack. At the right the area under the curve, "
-        "with its interval, at each hospital and for the hardest records; an interval that reaches one half shows no leak.",
+        "with its interval, at each hospital and for the hardest records; an interval that reaches one half shows no "
+        "leak.",
         f"Membership inference, area under the ROC of all records: {words}.",
     )
 
@@ -122,10 +123,11 @@ def _images(audit: Mapping[str, Any], found: Mapping[str, Any], examples: list[M
         "What a server rebuilds from one record's update",
         "Above the record that a hospital trained on, below what the attack made of the update that it sent.",
         _footer(audit, found),
-        2 * cell + 0.95,
+        2 * cell + 0.75,
     )
     for at, one in enumerate(examples):
         left = 1.1 + at * (cell + 0.15)
+        quality = "exact" if one["psnr"] is None or one["psnr"] > 99 else f"{one['psnr']:.1f} dB"
         for line, name in enumerate(("record", "rebuilt")):
             top = sheet.height - 0.05 - line * (cell + 0.12)
             axes = sheet.axes(left, left + cell, top - cell, top)
@@ -137,9 +139,8 @@ def _images(audit: Mapping[str, Any], found: Mapping[str, Any], examples: list[M
             axes.set_aspect("equal")
             if at == 0:
                 axes.set_ylabel("original" if name == "record" else "rebuilt", size=TEXT_SIZE)
-        quality = "exact" if one["psnr"] is None or one["psnr"] > 99 else f"{one['psnr']:.1f} dB"
-        similar = f"SSIM {one['ssim']:.2f}"
-        axes.set_xlabel(f"{quality}\n{similar}", size=SMALL_SIZE)
+            if name == "rebuilt":
+                axes.set_xlabel(f"{quality}\nSSIM {one['ssim']:.2f}", size=SMALL_SIZE)
     known = [one["psnr"] for one in examples if one["psnr"] is not None]
     words = ", ".join("exact" if value > 99 else f"{value:.0f} dB" for value in known)
     return sheet.finish(
