@@ -14,7 +14,7 @@ from tff_hospitals import noise_plan
 from tff_hospitals.audits import canary_runs, mechanism_checks, membership, shadows, statistics
 from tff_hospitals.audits.loading import load_run
 from tff_hospitals.audits.run_audit import AuditOptions, audit_run, sentences
-from tff_hospitals.experiments import comparison
+from tff_hospitals.experiments import audit_rows, comparison
 from tff_hospitals.experiments.reports import read_summary, write_report
 from tff_hospitals.hospitals import batches, load_dataset
 from tff_hospitals.plan import Plan
@@ -291,7 +291,9 @@ def test_without_the_attack_suite_of_tensorflow_privacy_the_reason_is_said(monke
         membership.suite(np.zeros(5), np.ones(4))
 
 
-def test_a_comparison_with_an_audit_has_its_columns_figure_and_pages(tmp_path):
+def test_a_comparison_with_an_audit_has_its_columns_figure_and_pages(tmp_path, monkeypatch):
+    quick = {**audit_rows.OPTIONS, "shadow_models": 4, "rebuilt_records": 6, "audit_runs": 10}
+    monkeypatch.setattr(audit_rows, "OPTIONS", quick)
     asked = comparison.Comparison(
         methods=("pooled", "weighted_mean", "dp_sgd"),
         target_epsilons=(2.0,),

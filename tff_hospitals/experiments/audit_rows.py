@@ -11,7 +11,13 @@ from tff_hospitals.validation import InvalidInput
 if TYPE_CHECKING:
     from tff_hospitals.experiments.runner import MethodRunner
 
-_LEFT_OUT = ("attribute", "updates", "defences")  # scripts/audit.py runs them for a run of interest
+# What is left out, scripts/audit.py does for a run of interest.
+OPTIONS: dict[str, Any] = {
+    "leave_out": ("attribute", "updates", "defences"),
+    "shadow_models": 16,
+    "rebuilt_records": 16,
+    "audit_runs": 100,
+}
 
 
 def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
@@ -26,7 +32,7 @@ def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
     from tff_hospitals.audits.run_audit import AuditOptions, audit_run
     from tff_hospitals.experiments.reports import write_report
 
-    options = AuditOptions(leave_out=_LEFT_OUT, shadow_models=16, rebuilt_records=16, audit_runs=100)
+    options = AuditOptions(**OPTIONS)
     local = runner.method.kind == "local"
     names = [runner.name(seed, one) for one in runner.dataset.ids] if local else [runner.name(seed)]
     results, warnings = [], []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,15 @@ def audit_section(audit: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tables(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_membership(audit), _attributes(audit), _others(audit), _updates(audit), _checks(audit), _defences(audit)]
+    return [
+        _membership(audit),
+        _attributes(audit),
+        _others(audit),
+        _columns(audit),
+        _updates(audit),
+        _checks(audit),
+        _defences(audit),
+    ]
 
 
 def _title(audit: Mapping[str, Any], name: str) -> str:
@@ -115,6 +124,19 @@ def _others(audit: Mapping[str, Any]) -> dict[str, Any]:
     caption = "Reconstruction under this run's own clipping and noise, one local step"
     columns = ["attack", "attacker", "records", "median error, standard deviations", "recovered exactly, %"]
     return {"caption": caption, "columns": columns, "rows": rows}
+
+
+def _columns(audit: Mapping[str, Any]) -> dict[str, Any]:
+    examples = [one for one in (audit.get("reconstruction") or {}).get("examples", []) if "errors" in one]
+    rows = []
+    for name in examples[0]["errors"] if examples else ():
+        errors = [one["errors"][name] for one in examples]
+        numeric = isinstance(examples[0]["original"][name], float)
+        middle = significant(statistics.median(errors)) if numeric else "-"
+        wrong = "-" if numeric else f"{sum(errors):.0f} of {len(errors)}"
+        rows.append([name, middle, wrong])
+    caption = f"Rebuilt columns of {len(examples)} records, in their own units"
+    return {"caption": caption, "columns": ["column", "median error", "wrong category"], "rows": rows}
 
 
 def _updates(audit: Mapping[str, Any]) -> dict[str, Any]:
