@@ -11,14 +11,15 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tff_hospitals import records as records_lib
-from tff_hospitals.accounting import MechanismEvent, calibrate_event, epsilon_of, parts
+from tff_hospitals.accounting import MechanismEvent
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes import releases
+from tff_hospitals.processes.calibrating import Calibration, Spent, calibrated, calibrated_grid
 from tff_hospitals.processes.plan_parts import DISTRIBUTED, PrivacyPlan
-from tff_hospitals.processes.releases import Events, Release, ReleaseAt
+from tff_hospitals.processes.releases import Release
 from tff_hospitals.validation import InvalidInput, Problem
 
 if TYPE_CHECKING:
@@ -91,57 +92,6 @@ def delta_of(plan: Plan, dataset: HospitalDataset) -> float:
     return default_delta(dataset) if plan.privacy.delta is None else plan.privacy.delta
 
 
-Spent = tuple[tuple[MechanismEvent, int], ...]
-Calibration = tuple[float, float, str, str, Spent, float]  # target, delta, adjacency, conversion, spent, mean runs
-
-
-@functools.lru_cache(maxsize=4096)
-def _calibrated(whole_run: Events, calibration: Calibration) -> float:
-    """The noise multiplier for a whole run that is given at multiplier 1."""
-    target, delta, adjacency, conversion, spent, mean_runs = calibration
-    options: dict[str, Any] = {"adjacency": adjacency, "conversion": conversion, "spent": spent}
-    if mean_runs > 1:
-        sweep = MechanismEvent("selection", mean_runs=mean_runs, shape=1.0, base=whole_run)
-        base = calibrate_event(sweep, target, delta, **options).base or whole_run
-        return _relative_noise(base[0][0], whole_run[0][0])
-    if len(whole_run) == 1:
-        event, count = whole_run[0]
-        return _relative_noise(calibrate_event(event, target, delta, count=count, **options), event)
-    # Trees of several sizes: all Gaussian, so that they add up to one.
-    ((together, _),) = parts.compose(whole_run, adjacency)
-    mu_squared = together.mu_squared  # type: ignore[union-attr]
-    reach = math.sqrt(parts.parts_of(_ONE_GAUSSIAN, adjacency)[0].mu_squared)  # type: ignore[union-attr]
-    found = calibrate_event(_ONE_GAUSSIAN, target, delta, **options).noise_multiplier or 0.0
-    return found * math.sqrt(mu_squared) / reach
-
-
-_ONE_GAUSSIAN = MechanismEvent("gaussian", noise_multiplier=1.0)
-
-
-def _relative_noise(event: MechanismEvent, at_one: MechanismEvent) -> float:
-    if event.local_stddev is not None:
-        return event.local_stddev / (at_one.local_stddev or 1.0)
-    return (event.noise_multiplier or 0.0) / (at_one.noise_multiplier or 1.0)
-
-
-def _calibrated_grid(release_at: ReleaseAt, rounds: int, calibration: Calibration) -> float:
-    """The noise multiplier of a distributed mechanism, whose grid depends on its noise: a few steps to a fixed point.
-
-    What is returned has been accounted for and keeps the target.
-    """
-    target, delta, adjacency, conversion, spent, _ = calibration
-    multiplier = 1.0
-    for _ in range(4):
-        whole_run = release_at(multiplier).whole_run(rounds, 1)
-        multiplier *= _calibrated(whole_run, calibration)
-    for _ in range(100):
-        pairs = [*spent, *release_at(multiplier).whole_run(rounds, 1)]
-        if calibration[-1] > 1 or epsilon_of(pairs, delta, adjacency=adjacency, conversion=conversion) <= target:
-            break
-        multiplier *= 1.0005
-    return multiplier
-
-
 def preprocessing_events(dataset: HospitalDataset, unit: str) -> dict[str | None, Spent]:
     """What the preprocessing released under noise, by hospital id (None: every hospital); it comes out of the same
     budget.
@@ -207,7 +157,7 @@ def _record_part(
                 steps=steps,
             )
             calibration = _calibration(privacy, delta, adjacency, spent)
-            multipliers[hospital] = _calibrated(plain(1.0).whole_run(plan.rounds, steps), calibration)
+            multipliers[hospital] = calibrated(plain(1.0).whole_run(plan.rounds, steps), calibration)
         _check_count(privacy, multipliers[hospital], hospital)
         made[hospital] = release_at(multipliers[hospital])
     return NoisePlan("record", delta, multipliers, made, adjacency, second)
@@ -231,13 +181,13 @@ def _hospital_part(
         spent = preprocessing_events(dataset, "hospital").get(None, ())
         calibration = _calibration(privacy, delta, adjacency, spent)
         if privacy.mechanism in DISTRIBUTED:
-            multiplier = _calibrated_grid(release_at, plan.rounds, calibration)
+            multiplier = calibrated_grid(release_at, plan.rounds, calibration)
         else:
             simple = dataclasses.replace(privacy, zeroing="none")
             if privacy.mechanism == "adaptive_clip":  # values and counts together cost one Gaussian
                 simple = dataclasses.replace(simple, mechanism="fixed_clip")
             plain = releases.hospital_release(simple, plan.cohort, len(sizes), **options)
-            multiplier = _calibrated(plain(1.0).whole_run(plan.rounds, 1), calibration)
+            multiplier = calibrated(plain(1.0).whole_run(plan.rounds, 1), calibration)
     _check_counts(plan, privacy, dataset, multiplier)
     made = release_at(multiplier)
     return NoisePlan("hospital", delta, dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made), adjacency)

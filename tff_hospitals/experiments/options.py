@@ -71,8 +71,8 @@ OPTIONS = (
     Option("sites", "data", "sites", "integer", "number of simulated hospitals"),
     Option("data_seed", "data", "seed", "integer", "seed of partition and split"),
     Option("model", "model", "name", "string", "logistic_regression, mlp, cnn, or package.module:function"),
-    Option("cohort", "cohort", "kind", "string", "who takes part in a round: all, fixed_size, cyclic (in turn) or poisson"),
-    Option("hospitals_per_round", "cohort", "hospitals_per_round", "integer", "size of a cohort (fixed_size or cyclic)"),
+    Option("cohort", "cohort", "kind", "string", "who takes part in a round: all, fixed_size, cyclic or poisson"),
+    Option("hospitals_per_round", "cohort", "hospitals_per_round", "integer", "size of a fixed-size or cyclic cohort"),
     Option(
         "hospital_sampling_probability",
         "cohort",
