@@ -1,7 +1,8 @@
 """Timing several programs against each other on a noisy machine.
 
-Every program is a child process that warms up and then runs one measurement whenever it is told to. The parent tells them in
-turn, A B C A B C ..., so that a slow moment of the machine meets all of them, and ratios are medians over the turns.
+Every program is a child process that warms up and then runs one measurement whenever it is told to. The parent tells
+them in turn, A B C A B C ..., so that a slow moment of the machine meets all of them, and ratios are medians over the
+turns.
 """
 
 from __future__ import annotations

@@ -44,7 +44,10 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1) -> Me
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
     drawer = RoundDrawer(plan, dataset, noise)
     executor = build_runtime(runtime, parts, dataset, frozen)
-    kept: dict[str, Any] = {"state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier), "round": 0}
+    kept: dict[str, Any] = {
+        "state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier),
+        "round": 0,
+    }
 
     def measure() -> float:
         started = time.perf_counter()
@@ -132,7 +135,9 @@ def mlp_jax(sites: int) -> Measure:
 
 
 def mlp_tutorial(sites: int) -> Measure:
-    """TFF as its tutorial writes it: tf.data batches, `build_weighted_fed_avg`, the local executor (through our worker)."""
+    """TFF as its tutorial writes it: tf.data batches, `build_weighted_fed_avg`, the local executor (through our
+    worker).
+    """
     quiet.allow_deep_protocol_buffers()
     import tensorflow as tf
     import tensorflow_federated as tff
@@ -141,7 +146,9 @@ def mlp_tutorial(sites: int) -> Measure:
 
     dataset = _images(sites)
     data = [
-        tf.data.Dataset.from_tensor_slices((h.train.features, h.train.labels.reshape(-1, 1))).shuffle(RECORDS).batch(BATCH)
+        tf.data.Dataset.from_tensor_slices((h.train.features, h.train.labels.reshape(-1, 1)))
+        .shuffle(RECORDS)
+        .batch(BATCH)
         for h in dataset.hospitals
     ]
 
@@ -251,7 +258,9 @@ def _heart(runtime: str, rounds_per_call: int) -> Measure:
 
 
 def heart_compiled(sites: int) -> Measure:
-    """Heart disease, logistic regression, 100 local steps of 4, four hospitals; as many rounds per call as between evaluations."""
+    """Heart disease, logistic regression, 100 local steps of 4, four hospitals; as many rounds per call as between
+    evaluations.
+    """
     return _heart("compiled", 16)
 
 

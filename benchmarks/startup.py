@@ -2,8 +2,8 @@
 
     ./run benchmarks/startup.py --json=FILE
 
-Whole processes, wall seconds, medians. `first_round_s` is from the start of scripts/train.py to its first finished round,
-split into import, build and the first round (which compiles); `main_job_s` is the main job without flags.
+Whole processes, wall seconds, medians. `first_round_s` is from the start of scripts/train.py to its first finished
+round, split into import, build and the first round (which compiles); `main_job_s` is the main job without flags.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import tempfile
 import time
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import paired
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 ACCOUNT = ["--sampling_probability=256/60000", "--noise_multiplier=1.1", "--steps=14062", "--delta=1e-5", "--json"]
 SPLIT = """

@@ -4,15 +4,17 @@ Three ways of running a round, all calling the composition's own functions:
 
 * *fused*: whole rounds as one XLA program that scans over rounds, hospitals and steps; best where a step is too small
   to pay for leaving the program (logistic regression).
-* *scanned*: chunks of the cohort, each scanned by one XLA program, several chunks at once; best for larger dense models.
-* *side by side*: one TensorFlow function per hospital without XLA, as many at once as there are cores; for convolutions,
-  where XLA on the CPU loses to oneDNN, and for models that draw random numbers, whose bits XLA would change.
+* *scanned*: chunks of the cohort, each scanned by one XLA program, several chunks at once; best for larger dense
+  models.
+* *side by side*: one TensorFlow function per hospital without XLA, as many at once as there are cores; for
+  convolutions, where XLA on the CPU loses to oneDNN, and for models that draw random numbers, whose bits XLA would change.
 
-Sums are taken in the cohort's order and do not depend on the number of cores. In the last two, memory does not grow with
-the cohort. With `TF_NUM_INTRAOP_THREADS=1` (the scripts set it) an operation stays on one core and hospitals or chunks
-share the cores between them, which is faster than the other way round.
+Sums are taken in the cohort's order and do not depend on the number of cores. In the last two, memory does not grow
+with the cohort. With `TF_NUM_INTRAOP_THREADS=1` (the scripts set it) an operation stays on one core and hospitals or
+chunks share the cores between them, which is faster than the other way round.
 
-A plan that encodes what it sends runs with the codec between the halves (see `encoded`), whatever strategy is asked for.
+A plan that encodes what it sends runs with the codec between the halves (see `encoded`), whatever strategy is asked
+for.
 
 Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. The runtime starts no
 process and opens no port.

@@ -1,8 +1,9 @@
 """Chunks of the cohort, each scanned by one XLA program, several chunks at once.
 
-Within a chunk one hospital follows the other, so that matrix products run at one core's full speed; chunks run on as many
-cores as there are. Contributions are added within the chunk and then chunk by chunk, in the cohort's order: the result
-does not depend on the number of cores. Memory holds the noise and schedules of a few chunks, whatever the cohort's size.
+Within a chunk one hospital follows the other, so that matrix products run at one core's full speed; chunks run on as
+many cores as there are. Contributions are added within the chunk and then chunk by chunk, in the cohort's order: the
+result does not depend on the number of cores. Memory holds the noise and schedules of a few chunks, whatever the
+cohort's size.
 """
 
 from __future__ import annotations
