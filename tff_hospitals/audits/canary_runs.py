@@ -25,7 +25,7 @@ from tff_hospitals.audits import canaries
 from tff_hospitals.audits.per_record import RecordGradients
 from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
 from tff_hospitals.random_streams import Streams
-from tff_hospitals.runtimes.base import HospitalRound, RoundInput
+from tff_hospitals.runtimes.base import HospitalRound
 from tff_hospitals.training.rounds import RoundDrawer
 from tff_hospitals.training.updates import Replay
 from tff_hospitals.validation import raise_if, whole_number
@@ -74,8 +74,8 @@ def one_run(
     """Trains once with canaries and bounds epsilon by the guesses of a curious server.
 
     The attacker knows every record, and that an update is about the sum of the gradients of those that took part. It
-    solves
-    for the coins by ridge regression over all rounds, with gradients taken half way between broadcast and update.
+    solves for the coins by ridge regression over all rounds, with gradients taken half way between broadcast and
+    update.
 
     Args:
       plan: of the run to audit, noise and all.
@@ -98,11 +98,13 @@ def one_run(
         for number in range(plan.rounds):
             drawn = drawer.draw(number)
             left_out = {one: chosen[one] & ~coins[one] for one in changed.ids}
-            altered = RoundInput(number, tuple(without(h, left_out[h.hospital.hospital_id]) for h in drawn.cohort))
+            cohort = tuple(without(h, left_out[h.hospital.hospital_id]) for h in drawn.cohort)
+            altered = dataclasses.replace(drawn, cohort=cohort)
+            received = parts.at_hospitals(state, drawn.broadcast_key)
             for h in altered.cohort:
                 one, part = h.hospital.hospital_id, h.hospital.train
-                update = replay(state.weights, number, h)
-                half = tuple(weight - part / 2 for weight, part in zip(state.weights, update))
+                update = replay(received, number, h)
+                half = tuple(weight - part / 2 for weight, part in zip(received, update))
                 rows = gradients.matrix(half, part.features, part.labels)
                 solvers[one].add(rows, chosen[one], np.concatenate([p.ravel() for p in update]), _Local(plan, h, noise))
             state, _ = runtime.run_rounds(state, [altered])
@@ -239,8 +241,10 @@ def repeated_record(
         privacy={"target_epsilon": None, "noise_multiplier": float(noise_multiplier), "delta": delta},
         broadcast="",
         upload="",
+        error_feedback=False,
+        skip_below=None,
     )
-    simple = simple.replace(privacy={"outer": "none"}) if hasattr(simple.privacy, "outer") else simple
+    simple = simple.replace(privacy={"outer": "none", "outer_noise_multiplier": None, "outer_target_epsilon": None})
     model = models.build_model("logistic_regression", blank, init="zeros")
     parts = learning_process.compose(simple, blank, model)
     noise = noise_plan.make(simple, blank)
@@ -256,7 +260,9 @@ def repeated_record(
             drawer = RoundDrawer(simple.replace(seed=_seed(root.child(run))), blank, noise)
             inputs = [drawer.draw(number) for number in range(simple.rounds)]
             if not present:
-                inputs = [RoundInput(one.number, tuple(without(h, canary) for h in one.cohort)) for one in inputs]
+                inputs = [
+                    dataclasses.replace(one, cohort=tuple(without(h, canary) for h in one.cohort)) for one in inputs
+                ]
             state = parts.initial_state(weights, root.child(run), 0.0)
             state, _ = runtime.run_rounds(state, inputs)
             scores[present].append(float(np.asarray(state.weights[0])[0, 0]))  # the canary's own feature
@@ -353,6 +359,4 @@ def repeated_hospital(
 
 def plan_clip_norm(plan: Plan) -> float:
     """The clip norm of a plan's hospital-level mechanism."""
-    privacy = plan.privacy
-    level = privacy.hospital_level() if hasattr(privacy, "hospital_level") else privacy
-    return float(level.clip_norm)
+    return float(plan.privacy.hospital_level().clip_norm)

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
 
-_PLAIN = {"mechanism": "none", "noise_multiplier": None, "target_epsilon": None}
+# The plan without any mechanism of its own; adaptive clipping of records is one too.
+_PLAIN = {
+    "mechanism": "none",
+    "noise_multiplier": None,
+    "target_epsilon": None,
+    "outer": "none",
+    "outer_noise_multiplier": None,
+    "outer_target_epsilon": None,
+    "zeroing": "none",
+    "clip_style": "flat",
+    "secure_sum": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +76,7 @@ class DefenceRow:
 
 def variants(plan: Plan, epsilon: float = 8.0) -> list[Variant]:
     """The defences, each put around the same plan without its own mechanism."""
-    plain = plan.replace(privacy=_PLAIN, upload="", broadcast="")
+    plain = plan.replace(privacy=_PLAIN, upload="", broadcast="", error_feedback=False, skip_below=None)
     noisy = plain.replace(privacy={"mechanism": "dp_sgd", "target_epsilon": epsilon})
     strict = plain.replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 1.0})
     silent = plain.replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 1e-6})

@@ -202,7 +202,7 @@ def check_record_clipping(plan: Plan, dataset: HospitalDataset, model: Functiona
     from tff_hospitals.audits.probe import Probe
 
     weights, frozen = model.initial_weights(np.array([plan.seed, 1], np.int64))
-    plain = plan.replace(privacy={"outer": "none"}) if hasattr(plan.privacy, "outer") else plan
+    plain = plan.replace(privacy={"outer": "none", "outer_noise_multiplier": None, "outer_target_epsilon": None})
     probe = Probe(plain, dataset, model, weights, frozen, learning_rate=1.0)
     norms = []
     for number in range(most):
@@ -232,7 +232,7 @@ def check_server(plan: Plan, dataset: HospitalDataset, model: FunctionalModel, l
     state: Any = tf.nest.map_structure(tf.constant, aggregator.initial_state(key, noise.server_multiplier))
     far = tuple(tf.fill(spec.shape, 100.0) for spec in model.trainable_specs)
     clip_norm = plan_clip_norm(plan)
-    level = plan.privacy.hospital_level() if hasattr(plan.privacy, "hospital_level") else plan.privacy
+    level = plan.privacy.hospital_level()
     found = []
     if level.mechanism in ("fixed_clip", "adaptive_clip", "tree"):
         sent = aggregator.prepare(aggregator.parameters(state), far, tf.constant(1.0))["delta"]
