@@ -147,9 +147,7 @@ def forecast(
         }
     names = [str(index) for index in range(len(links))]
     for name, down, up in (("encoded", bytes_of["down"], bytes_of["up"]), ("float32", dense, dense)):
-        _, seconds = bandwidth.slowest(
-            dict(zip(names, links)), dict.fromkeys(names, down), dict.fromkeys(names, up)
-        )
+        _, seconds = bandwidth.slowest(dict(zip(names, links)), dict.fromkeys(names, down), dict.fromkeys(names, up))
         result[name] = {
             "run_bytes": bandwidth.classic_bytes(down, up, hospitals, fraction_selected, rounds),
             "round_seconds": seconds,

@@ -29,7 +29,7 @@ def _kept_by(values: np.ndarray, bound: np.float32) -> np.ndarray:
 class Threshold(stage.Sparsifier):
     """`threshold:t`: skips every value whose magnitude is below `t`. Biased; what is skipped is at most `t` per value.
 
-    >>> Threshold(0.5).encode(np.array([.1, -.5, .9], np.float32), stage.Context((3,)))[1].tolist()
+    >>> Threshold(0.5).encode(np.array([0.1, -0.5, 0.9], np.float32), stage.Context((3,)))[1].tolist()
     [1, 2]
     """
 

@@ -114,9 +114,7 @@ def text(found: dict[str, Any]) -> str:
     lines += ["", f"{'':<9}{'bytes of the run':>20}{'seconds a round':>18}{'seconds of the run':>20}"]
     for name in ("encoded", "float32"):
         row = found[name]
-        lines.append(
-            f"{name:<9}{row['run_bytes']:>20,.0f}{row['round_seconds']:>18.3f}{row['run_seconds']:>20.1f}"
-        )
+        lines.append(f"{name:<9}{row['run_bytes']:>20,.0f}{row['round_seconds']:>18.3f}{row['run_seconds']:>20.1f}")
     lines.append(
         "bytes of the run = (bytes down + bytes up) x hospitals x share x rounds; seconds are those on the wire of the "
         "slowest link;\nerror = ||decoded - values||^2 / ||values||^2 of one payload"

@@ -7,7 +7,8 @@ Three ways of running a round, all calling the composition's own functions:
 * *scanned*: chunks of the cohort, each scanned by one XLA program, several chunks at once; best for larger dense
   models.
 * *side by side*: one TensorFlow function per hospital without XLA, as many at once as there are cores; for
-  convolutions, where XLA on the CPU loses to oneDNN, and for models that draw random numbers, whose bits XLA would change.
+  convolutions, where XLA on the CPU loses to oneDNN, and for models that draw random numbers, whose bits XLA would
+  change.
 
 Sums are taken in the cohort's order and do not depend on the number of cores. In the last two, memory does not grow
 with the cohort. With `TF_NUM_INTRAOP_THREADS=1` (the scripts set it) an operation stays on one core and hospitals or

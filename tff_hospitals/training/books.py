@@ -127,11 +127,10 @@ class Books:
     def epsilon_of(self, unit: str, hospital: str, conversion: str) -> float | None:
         """Epsilon so far for one of the run's units; None where the conversion has no analysis of what was released."""
         ledger = self.released()
-        if conversion != "rdp" and conversion not in ledger.conversions(unit):
+        of = hospital if hospital in ledger.hospital_ids(unit) else None  # None: the worst of all
+        if conversion != "rdp" and conversion not in ledger.conversions(unit, of):
             return None
-        if hospital == POOLED or hospital not in ledger.hospital_ids(unit):
-            return ledger.worst_epsilon(unit, conversion)[0]
-        return ledger.epsilon(unit, hospital, conversion)
+        return ledger.epsilon(unit, of, conversion)
 
     def enter_metrics(
         self, one: RoundInput, output: RoundOutput, evaluation: Mapping[str, Mapping[str, float]], rate: float
