@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -17,6 +18,7 @@ from tff_hospitals.processes import tree_noise
 from tff_hospitals.processes.plan_parts import DISTRIBUTED, MECHANISMS
 from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.signal_to_noise import ratio
+from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 
@@ -325,6 +327,21 @@ def test_a_count_that_takes_most_of_the_privacy_is_warned_about(many):
     assert "updates get 3.2 times the noise" in said  # 1 / sqrt(1 - 0.95**2)
     easy = plan.replace(privacy={"clipped_count_stddev": 6.1})
     assert not any("takes most of the privacy" in text for text in easy.warnings(many))
+
+
+def test_a_model_of_another_size_is_refused_where_the_sensitivity_depends_on_it(few):
+    larger = build_model(BASE.replace(model={"name": "mlp"}), few)
+    with pytest.raises(InvalidInput, match="sensitivity of rounded updates"):
+        train(plan_of("skellam"), few, model=larger)
+
+
+def test_a_winner_with_noised_preprocessing_has_no_calibration(few):
+    released = {"kind": "gaussian", "noise_multiplier": 5.0, "unit": "record", "count": 1}
+    preprocessing = dataclasses.replace(few.preprocessing, events=(released,))
+    noised = dataclasses.replace(few, preprocessing=preprocessing)
+    (one,) = plan_of("dp_sgd", privacy={"selected_from": 5.0}).problems(noised)
+    assert one.name == "selected_from"
+    assert plan_of("dp_sgd").problems(noised) == []
 
 
 def test_an_overflowing_modulus_names_the_bits_that_suffice(few):

@@ -185,6 +185,8 @@ def compose(
         output that does not fit the target).
     """
     raise_if([*plan.problems(dataset), *model.problems(under_dp=plan.privacy.mechanism != "none")])
+    trained = sum(spec.shape.num_elements() for spec in model.trainable_specs)
+    raise_if([noise_plan.size_problem(plan, dataset, trained)])
     hospitals = len(dataset.hospitals)
     steps = max_local_steps(plan, dataset)
     specs = model.trainable_specs

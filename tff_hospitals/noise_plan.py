@@ -112,6 +112,10 @@ def make(plan: Plan, dataset: HospitalDataset) -> NoisePlan:
       validation.InvalidInput: when no noise reaches the target, or the mechanism does not allow it here.
     """
     privacy = plan.privacy
+    if privacy.selected_from > 1 and privacy.target_epsilon is not None and dataset.preprocessing.events:
+        bound = "has no calibration together with noised preprocessing, whose releases belong to every run of the sweep"
+        remedy = "give --noise_multiplier and read epsilon from the ledger, or take --scaling=fixed_bounds"
+        raise InvalidInput([Problem("selected_from", privacy.selected_from, bound, remedy)])
     delta = delta_of(plan, dataset)
     sizes = dataset.records()
     if privacy.unit == "none":
@@ -197,6 +201,17 @@ def parameters(plan: Plan, dataset: HospitalDataset) -> int:
     """How many parameters travel; the sensitivity of rounded updates depends on it (builds the model once)."""
     options = json.dumps(records_lib.plain(dict(plan.model.options)), sort_keys=True)
     return _counted(plan.model.name, options, tuple(dataset.feature_shape), dataset.num_classes, dataset.task)
+
+
+def size_problem(plan: Plan, dataset: HospitalDataset, trained: int) -> Problem | None:
+    """A model of another size than the plan's: rounded updates would be more sensitive than the ledger says."""
+    if plan.privacy.hospital_level().mechanism not in DISTRIBUTED:
+        return None
+    planned = parameters(plan, dataset)
+    if planned == trained:
+        return None
+    bound = f"must be {planned:,}, those of the plan's model: the sensitivity of rounded updates depends on them"
+    return Problem("parameters of the model", trained, bound, "name the model that is trained in the plan")
 
 
 @functools.lru_cache(maxsize=64)
