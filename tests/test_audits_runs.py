@@ -18,7 +18,7 @@ from tff_hospitals.experiments import audit_rows, comparison
 from tff_hospitals.experiments.reports import read_summary, write_report
 from tff_hospitals.hospitals import batches, load_dataset
 from tff_hospitals.plan import Plan
-from tff_hospitals.processes import aggregators, local_training
+from tff_hospitals.processes import noise
 from tff_hospitals.records import RecordError
 from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.rounds import RoundDrawer
@@ -106,8 +106,8 @@ def test_local_noise_of_a_third_is_caught(heart, monkeypatch):
     )
     assert honest.lower_bound <= ledger.epsilon("record", "switzerland")
 
-    sound = local_training.unit_normals
-    monkeypatch.setattr(local_training, "unit_normals", lambda key, shape: sound(key, shape) / 3.0)
+    sound = noise.unit_normals
+    monkeypatch.setattr(noise, "unit_normals", lambda *args, **names: sound(*args, **names) / 3.0)
     checks = mechanism_checks.check_mechanism(PRIVATE, heart, model, ledger)
     failed = [check for check in checks if not check.passed]
     assert [check.name for check in failed] == ["noise of the hospitals is as loud as declared"]
@@ -122,8 +122,8 @@ def test_noise_of_a_third_at_the_server_is_caught_by_repeated_runs(heart, monkey
     assert 0.0 < honest.lower_bound <= epsilon
     assert all(check.passed for check in mechanism_checks.check_mechanism(SERVER, heart, model, ledger))
 
-    sound = aggregators.unit_normals
-    monkeypatch.setattr(aggregators, "unit_normals", lambda key, shape: sound(key, shape) / 3.0)
+    sound = noise.unit_normals
+    monkeypatch.setattr(noise, "unit_normals", lambda *args, **names: sound(*args, **names) / 3.0)
     broken = canary_runs.repeated_hospital(SERVER, heart, model, runs=900, delta=ledger.delta)
     assert broken.lower_bound > epsilon
     failed = [

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tff_hospitals.processes import aggregators, discrete_noise, distributed, noise, secure_sum, tree_noise
+from tff_hospitals.processes import (
+    aggregators,
+    discrete_noise,
+    distributed,
+    noise,
+    noise_sources,
+    secure_sum,
+    tree_noise,
+)
 from tff_hospitals.processes.discretisation import discretise
 from tff_hospitals.processes.local_training import LocalTraining
 from tff_hospitals.processes.plan_parts import DISTRIBUTED, MECHANISMS, ClientPlan, CohortPlan, PrivacyPlan
@@ -365,12 +373,13 @@ def test_the_tree_at_the_server_is_the_matrix_of_the_tree():
         np.testing.assert_allclose(residuals[5 * tree : 5 * tree + 5], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("source", [noise_sources.Source(), noise_sources.SystemSource()])
 @pytest.mark.parametrize("stddev", [0.5, 3.0, 200.0])
-def test_discrete_samplers_follow_their_distributions(stddev):
+def test_discrete_samplers_follow_their_distributions(stddev, source):
     """Chi-square against the exact probabilities, and against TensorFlow Privacy's sampler by its moments."""
     key, size = hospital_key(5), 40_000
     for name, exact in (("discrete_gaussian", None), ("skellam", stats.skellam(stddev**2 / 2, stddev**2 / 2))):
-        draws = distributed.SAMPLERS[name](key, [size], tf.constant(stddev)).numpy()
+        draws = getattr(source, name)(key, [size], tf.constant(stddev)).numpy()
         reach = int(6 * stddev) + 3
         support = np.arange(-reach, reach + 1)
         weights = np.exp(-(support**2) / (2 * stddev**2)) if exact is None else exact.pmf(support)
@@ -438,6 +447,8 @@ def test_zeroing_drops_what_is_huge_or_no_number_and_its_bound_follows():
 def test_every_noise_key_is_used_once():
     """The streams of record noise, model noise and shares under one hospital key are different."""
     drawn = [
-        noise.unit_normals(noise.fold(KEY, *path), [4]).numpy().tolist() for path in ((0, 0), (1, 0), (2,), (3,), (4,))
+        noise.unit_normals(KEY, [4], stream=stream, position=position).numpy().tolist()
+        for stream in range(3)
+        for position in range(3)
     ]
-    assert len({tuple(one) for one in drawn}) == 5
+    assert len({tuple(one) for one in drawn}) == 9

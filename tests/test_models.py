@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tff_hospitals.models import FunctionalModel, ModelSignature, build_model, list_models, model_problems
-from tff_hospitals.models.randomness import Rows, compiled_normal, normal, uniform
+from tff_hospitals.models.randomness import Rows, normal, uniform
 from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
@@ -227,13 +227,6 @@ def test_own_normal_draws_are_the_inverse_distribution_of_their_bits(monkeypatch
     near = expected < 5.4
     assert np.abs(values - expected)[near].max() < 2e-6
     assert np.abs(values - expected).max() < 3e-3
-
-
-def test_compiled_normal_draws_are_the_same_numbers():
-    expected = normal([1001], KEY)
-    np.testing.assert_allclose(compiled_normal(1001, KEY), expected, rtol=2e-6, atol=2e-7)
-    inside = tf.function(lambda key: compiled_normal(1001, key))(tf.constant(KEY))
-    np.testing.assert_array_equal(inside, compiled_normal(1001, KEY))
 
 
 def test_own_normal_draws_have_the_asked_shape_also_when_it_is_a_tensor():

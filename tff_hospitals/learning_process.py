@@ -201,7 +201,6 @@ def compose(
         outer_target_epsilon=None,
         records_per_patient=1,
         selected_from=1.0,
-        secure_noise=False,
     )
     rounds = plan.rounds if privacy.hospital_level().mechanism == "tree" else 1
     largest_weight = float(max(dataset.records().values())) if plan.weighting == "records" else 1.0

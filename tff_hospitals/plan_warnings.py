@@ -41,9 +41,14 @@ def privacy_warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
         words += _of_few_hospitals(plan, dataset, noise.hospital_level)
     if privacy.secure_noise:
         words.append(
-            "batches and noise come from keys of the operating system's cryptographic source (--secure_noise): this "
-            "run cannot be reproduced, and a resumed run goes on with new keys"
+            "batches and noise come from the operating system's cryptographic source (--secure_noise): this run cannot "
+            "be reproduced, and a resumed run goes on with new numbers"
         )
+        if dataset.preprocessing.kind == "dp_moments":
+            words.append(
+                "the noise of the scaling (dp_moments) still follows from the seed: for a real release give it "
+                "Streams.from_operating_system()"
+            )
     if privacy.selected_from > 1:
         words.append(
             f"epsilon covers the choice of this setting among {privacy.selected_from:g} runs on average, if their "

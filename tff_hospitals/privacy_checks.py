@@ -95,6 +95,20 @@ def privacy_problems(plan: Plan, dataset: HospitalDataset | None) -> list[Proble
     return found
 
 
+def secure_noise_problems(plan: Plan, runtime: str, store_updates: int | None) -> list[Problem]:
+    """What cannot be done with noise that nobody can draw again."""
+    if not plan.privacy.secure_noise:
+        return []
+    found = []
+    if runtime == "native":
+        bound = "cannot take its noise from the operating system: TFF's worker process draws from keys alone"
+        found.append(Problem("runtime", runtime, bound, "use --runtime=compiled or --runtime=cluster, or drop it"))
+    if store_updates is not None:
+        bound = "computes updates a second time, which noise that nobody can repeat does not allow (--secure_noise)"
+        found.append(Problem("store_updates", store_updates, bound, "store updates of a run without --secure_noise"))
+    return found
+
+
 def _shared_settings(plan: Plan) -> list[Problem | None]:
     """Settings that also mean something without a mechanism."""
     privacy = plan.privacy

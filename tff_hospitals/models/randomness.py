@@ -14,8 +14,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_hospitals.models.tracing import plain_python
-
 # Named rather than left to TensorFlow's choice, which may depend on the device.
 _ALGORITHM = "philox"
 
@@ -57,16 +55,6 @@ def normal(shape: Any, key: Any) -> tf.Tensor:
     return tf.where(whole < 0, -size, size)
 
 
-@plain_python
-def compiled_normal(count: int, key: Any) -> tf.Tensor:
-    """`normal([count], key)` compiled by XLA also when the caller's graph is not: for the noise of a whole model.
-
-    It takes about half the time of `tf.random.stateless_normal`; in plain operations, with more passes over memory, the
-    same formula takes more than that.
-    """
-    return _compiled_normal(int(count), tf.cast(key, tf.int64))
-
-
 def _horner(coefficients: Sequence[float], values: tf.Tensor) -> tf.Tensor:
     total: Any = coefficients[0]
     for coefficient in coefficients[1:]:
@@ -83,7 +71,6 @@ _TAIL = (
     -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
     -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
 )  # fmt: skip
-_compiled_normal = tf.function(lambda count, key: normal([count], key), jit_compile=True, autograph=False)
 
 
 def _bits(shape: Any, key: Any) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tff_hospitals.accounting import split_adaptive_noise
 from tff_hospitals.processes.aggregators import FixedClip, Structure, clip_by_global_norm, with_changes
-from tff_hospitals.processes.noise import Tensors, fold, unit_normals
+from tff_hospitals.processes.noise import Tensors
 from tff_hospitals.processes.plan_parts import PrivacyPlan
 
 
@@ -53,7 +53,7 @@ class AdaptiveClip(FixedClip):
     def server_noise(self, state: Structure) -> Structure:
         """Unit normals for the sum and one for the count."""
         noise = super().server_noise(state)
-        noise["below"] = unit_normals(fold(state["key"], 1, state["round"]), [])
+        noise["below"] = self.source.normals(state["key"], [], stream=1, position=state["round"])
         return noise
 
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:

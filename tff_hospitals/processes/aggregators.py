@@ -4,10 +4,10 @@ All of them are *linear*: every hospital prepares a contribution, contributions 
 sum. So the same aggregator runs over one machine, in chunks, as a tree over many machines, or under a secure sum.
 
     parameters(state)                  server -> hospitals, beside the model
-    hospital_noise(parameters, key)    noise that the hospital adds itself, drawn outside XLA from its own key
+    hospital_noise(parameters, key)    noise that the hospital adds itself, from its own key
     prepare(parameters, delta, weight, noise)
                                        at the hospital; a structure of tensors to be added up
-    server_noise(state)                unit normals for this round, drawn outside XLA
+    server_noise(state)                unit normals for this round
     finish(state, total, noise)        at the server: the update, the next state, measurements
 
 Why not TFF's `gaussian_fixed`, `gaussian_adaptive` and TensorFlow Privacy's queries themselves: their noise cannot be
@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten, unit_normals
+from tff_hospitals.processes.noise import Tensors, global_norm, parameter_count, unflatten
+from tff_hospitals.processes.noise_sources import source_of
 from tff_hospitals.processes.plan_parts import DISTRIBUTED, CohortPlan, PrivacyPlan
 
 Structure = collections.OrderedDict
@@ -35,11 +36,13 @@ class Aggregator(abc.ABC):
     """The contract of an aggregator; `specs` are the specs of the trainable weights.
 
     Attributes:
+      draws_together: noise of many keys, or of many rounds of one state, comes from one call with a leading axis.
       modulus_bits: contributions are whole numbers, added up modulo 2**modulus_bits under a secure sum; None: real
         numbers in the clear.
     """
 
     modulus_bits: int | None = None
+    draws_together = True
     bounded = True  # whether every contribution lies within `resolutions` by itself
 
     def __init__(self, specs: Sequence[tf.TensorSpec]):
@@ -161,6 +164,7 @@ class FixedClip(Aggregator):
         super().__init__(specs)
         self.privacy = privacy
         self.expected_cohort = expected_cohort
+        self.source = source_of(privacy)
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
         """Key and round of the noise, clip norm and noise multiplier."""
@@ -193,7 +197,7 @@ class FixedClip(Aggregator):
 
     def server_noise(self, state: Structure) -> Structure:
         """One unit normal per parameter."""
-        draws = unit_normals(fold(state["key"], 0, state["round"]), [parameter_count(self.specs)])
+        draws = self.source.normals(state["key"], [parameter_count(self.specs)], position=state["round"])
         return collections.OrderedDict(delta=draws)
 
     def divisor(self, count: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ such statement (Mironov 2012, "On significance of the least significant bits for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -32,11 +32,24 @@ def skellam(key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -> tf.Tenso
     return tf.cast(first - second, tf.int32)
 
 
-def discrete_gaussian(key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -> tf.Tensor:
+def keyed_uniforms(key: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """float64 in [0, 1) from a key."""
+    return tf.random.stateless_uniform(shape, seed=key, dtype=tf.float64, alg="philox")
+
+
+def discrete_gaussian(
+    key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor, *, uniforms: Callable[..., tf.Tensor] = keyed_uniforms
+) -> tf.Tensor:
     """int32 discrete Gaussian noise: probability proportional to exp(-x**2 / (2 stddev**2)) on the whole numbers.
 
     Rejection from a discrete Laplace distribution (Canonne, Kamath and Steinke 2020, arXiv:2004.00010, algorithm 3),
     the coordinates take what is accepted from pools of candidates, in order. `stddev` 0 gives zeros.
+
+    Args:
+      key: int64 [2].
+      shape: of the result.
+      stddev: scalar.
+      uniforms: how float64 numbers in [0, 1) of a shape are drawn from a key.
 
     >>> import numpy as np
     >>> draws = discrete_gaussian(np.array([1, 2], np.int64), [10_000], tf.constant(3.0)).numpy()
@@ -50,13 +63,13 @@ def discrete_gaussian(key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -
     pool = int(_CANDIDATES * size) + 128
 
     def draw(attempt: tf.Tensor, found: tf.Tensor, count: tf.Tensor) -> tuple:
-        uniforms = tf.random.stateless_uniform([2, pool], seed=fold(key, attempt), dtype=tf.float64, alg="philox")
-        halves = 2.0 * uniforms[0]  # one bit for the sign, the rest for the size
+        drawn = uniforms(fold(key, attempt), [2, pool])
+        halves = 2.0 * drawn[0]  # one bit for the sign, the rest for the size
         negative = tf.greater_equal(halves, 1.0)
         magnitude = tf.floor(-scale * tf.math.log1p(-(halves - tf.floor(halves))))  # P(m) ~ exp(-m / scale)
         twice_zero = tf.logical_and(negative, tf.equal(magnitude, 0.0))  # else zero would count double
         odds = tf.exp(-((magnitude - variance / scale) ** 2) / (2.0 * variance))
-        accepted = tf.logical_and(tf.less(uniforms[1], odds), tf.logical_not(twice_zero))
+        accepted = tf.logical_and(tf.less(drawn[1], odds), tf.logical_not(twice_zero))
         taken = tf.boolean_mask(tf.where(negative, -magnitude, magnitude), accepted)
         together = tf.concat([found[:count], taken], axis=0)[:size]
         count = tf.shape(together)[0]

@@ -16,18 +16,15 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.processes import discrete_noise
 from tff_hospitals.processes.aggregators import FixedClip, Structure, clip_by_global_norm, with_changes
 from tff_hospitals.processes.discretisation import Grid, discretise, padded
 from tff_hospitals.processes.noise import Tensors, fold, parameter_count, unflatten
 from tff_hospitals.processes.plan_parts import PrivacyPlan
 from tff_hospitals.validation import InvalidInput, Problem
 
-SAMPLERS = {"discrete_gaussian": discrete_noise.discrete_gaussian, "skellam": discrete_noise.skellam}
-
 
 class Distributed(FixedClip):
-    """Distributed discrete Gaussian or Skellam noise.
+    """Distributed discrete Gaussian or Skellam noise, drawn outside XLA (which draws other floats of the same key).
 
     Args:
       specs: specs of the trainable weights.
@@ -35,12 +32,16 @@ class Distributed(FixedClip):
       shares: hospitals in a round.
     """
 
+    draws_together = False
+
     def __init__(self, specs: Sequence[tf.TensorSpec], privacy: PrivacyPlan, shares: int):
         super().__init__(specs, privacy, None)
         self.shares = shares
         self.bits = self.modulus_bits = privacy.modulus_bits
         self.dimension = padded(parameter_count(specs))
-        self._sample = SAMPLERS[privacy.mechanism]
+        self._sample = {"discrete_gaussian": self.source.discrete_gaussian, "skellam": self.source.skellam}[
+            privacy.mechanism
+        ]
 
     def grid(self, noise_multiplier: float) -> Grid:
         """The whole numbers in use.
@@ -79,7 +80,7 @@ class Distributed(FixedClip):
         shape = [self.dimension]
         return collections.OrderedDict(
             share=self._sample(fold(key, 2), shape, parameters["local_stddev"]),
-            rounding=tf.random.stateless_uniform(shape, seed=fold(key, 3), alg="philox"),
+            rounding=self.source.uniforms(fold(key, 3), shape),
             signs=self._signs(parameters["key"]),
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.aggregators import FixedClip, Structure, clip_by_global_norm, with_changes
-from tff_hospitals.processes.noise import Tensors, fold, parameter_count, unflatten, unit_normals
+from tff_hospitals.processes.noise import Tensors, parameter_count, unflatten
 
 
 class LocalNoise(FixedClip):
@@ -24,7 +24,7 @@ class LocalNoise(FixedClip):
 
     def hospital_noise(self, parameters: Structure, key: tf.Tensor) -> Structure:
         """One unit normal per parameter, from the hospital's own key."""
-        return collections.OrderedDict(delta=unit_normals(fold(key, 2), [parameter_count(self.specs)]))
+        return collections.OrderedDict(delta=self.source.normals(key, [parameter_count(self.specs)], stream=2))
 
     def no_hospital_noise(self) -> Structure:
         """Zeros in its structure."""

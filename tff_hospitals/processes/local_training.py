@@ -6,7 +6,7 @@ in the ledger is the number of rows that the loop really ran.
 
 DP-SGD (Abadi et al. 2016, arXiv:1607.00133): the gradient of each record is clipped, unit noise is scaled by
 noise_multiplier * clip_norm and added to the sum in every step, and the sum is divided by the *expected* batch size.
-Noise is drawn in blocks of steps outside the compiled loop.
+Noise is drawn in blocks of steps before the compiled loop.
 
 DP-FTRL (Kairouz et al. 2021, arXiv:2103.00039) takes the same steps with the residual noise of a binary tree over the
 steps of the round, and needs no random batches: a record comes back after a fixed number of steps. Each round begins a
@@ -31,7 +31,8 @@ import tensorflow as tf
 
 from tff_hospitals.models import FunctionalModel
 from tff_hospitals.processes import client_optimizers, tree_noise
-from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten, unit_normals
+from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten
+from tff_hospitals.processes.noise_sources import source_of
 from tff_hospitals.processes.plan_parts import ClientPlan, PrivacyPlan
 
 METRICS = ("loss_sum", "records", "steps", "update_norm")
@@ -78,6 +79,7 @@ class LocalTraining:
         self.record_level = privacy.unit == "record"
         self.adaptive = self.record_level and privacy.clip_style == "adaptive"
         self.optimizer = client_optimizers.client_optimizer(client)
+        self.source = source_of(privacy)
         self.scalars = parameter_count(model.trainable_specs)
         self.noise_width = self.scalars + int(self.adaptive)  # the last one is for the count of unclipped records
         self.block = max(1, min(max_local_steps, _NOISE_BLOCK_SCALARS // max(1, self.noise_width)))
@@ -129,11 +131,20 @@ class LocalTraining:
         return ClientOutput(delta, element["weight"], metrics)
 
     def noise_block(self, key: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
-        """Unit noise of one block of steps, float32 [self.block, self.noise_width]."""
+        """Unit noise of one block of steps, float32 [..., self.block, self.noise_width].
+
+        Args:
+          key: int64 [..., 2] of a hospital in a round.
+          block: whole numbers [...], which block.
+        """
         if self._tree is None:
-            return unit_normals(fold(key, 0, block), [self.block, self.noise_width])
-        nodes = unit_normals(fold(key, 0, block), [self._tree.shape[1], self.noise_width])
-        return tf.linalg.matmul(tf.constant(self._tree), nodes)
+            return self.source.normals(key, [self.block, self.noise_width], position=block)
+        nodes = self.source.normals(key, [self._tree.shape[1], self.noise_width], position=block)
+        shape = [self.block, self.noise_width]
+        tree = tf.constant(self._tree)
+        # One product for each tree: a batched product adds up in another order, and noise must not depend on that.
+        trees = tf.map_fn(lambda one: tf.linalg.matmul(tree, one), tf.reshape(nodes, [-1, *nodes.shape[-2:]]))
+        return tf.reshape(trees, [*nodes.shape[:-2], *shape])
 
     def run(
         self, weights: Tensors, round_number: tf.Tensor, element: Element, noise_for: Callable | None

@@ -1,15 +1,20 @@
-"""Gaussian noise from named keys.
+"""Noise from named keys, and small helpers on tensors.
 
-All noise of a run is drawn as *unit* normals, outside XLA, from a key that names root seed, round and hospital; the
-mechanism scales it. So every runtime sees the same bits, no noise repeats from round to round, and who knows one
-hospital's key knows nothing of another's.
+All Gaussian noise of a run is drawn as *unit* normals from a key that names root seed, round and hospital; the
+mechanism scales it. Every runtime sees the same bits (`exact_normals`), no noise repeats from round to round, and who knows one
+hospital's key knows nothing of another's. Mechanisms ask a `noise_sources.Source`, so that the same code takes its
+noise from the operating system instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from tff_hospitals.processes.exact_normals import exact_normals
 
 Tensors = tuple[tf.Tensor, ...]
 
@@ -21,15 +26,24 @@ def fold(key: tf.Tensor, *numbers: tf.Tensor | int) -> tf.Tensor:
     return key
 
 
-def unit_normals(key: tf.Tensor, shape: Sequence[int] | tf.Tensor) -> tf.Tensor:
-    """Float32 normals of mean 0 and deviation 1; Philox is named so that the bits are the same on every device kind.
+def unit_normals(key: Any, shape: Sequence[int], *, stream: Any = 0, position: Any = 0) -> tf.Tensor:
+    """Float32 normals of mean 0 and deviation 1, the same bits with XLA and without.
 
-    >>> import numpy as np
-    >>> draws = unit_normals(np.array([1, 2], np.int64), [3, 2])
-    >>> draws.shape, bool(tf.reduce_all(draws == unit_normals(np.array([1, 2], np.int64), [3, 2])))
+    Args:
+      key: int64 [..., 2]; leading axes ask for as many draws at once.
+      shape: of one draw.
+      stream, position: whole numbers [...] below 2**31 that belong to the key: what the noise is for, and which one.
+
+    >>> draws = unit_normals(np.array([1, 2], np.int64), [3, 2], stream=1)
+    >>> draws.shape, bool(tf.reduce_all(draws == unit_normals(np.array([1, 2], np.int64), [3, 2], stream=1)))
     (TensorShape([3, 2]), True)
     """
-    return tf.random.stateless_normal(shape, seed=key, dtype=tf.float32, alg="philox")
+    stream, position = tf.cast(stream, tf.int32), tf.cast(position, tf.int32)
+    key = tf.convert_to_tensor(key, tf.int64)
+    together = tf.broadcast_static_shape(key.shape[:-1], tf.broadcast_static_shape(stream.shape, position.shape))
+    key = tf.broadcast_to(key, [*together, 2])
+    draws = exact_normals(key, stream, position, int(np.prod(shape, dtype=np.int64)))
+    return tf.reshape(draws, [*together, *shape])
 
 
 def unflatten(flat: tf.Tensor, specs: Sequence[tf.TensorSpec]) -> Tensors:

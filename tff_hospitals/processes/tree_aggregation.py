@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tff_hospitals.processes import tree_noise
 from tff_hospitals.processes.aggregators import FixedClip, Structure, with_changes
-from tff_hospitals.processes.noise import Tensors, fold, parameter_count, unit_normals
+from tff_hospitals.processes.noise import Tensors, parameter_count
 from tff_hospitals.processes.plan_parts import PrivacyPlan
 
 
@@ -47,7 +47,8 @@ class TreeAggregation(FixedClip):
 
     def server_noise(self, state: Structure) -> Structure:
         """Unit normals for the nodes that this round may complete, one row per level."""
-        draws = unit_normals(fold(state["key"], 0, state["round"]), [self.levels, parameter_count(self.specs)])
+        shape = [self.levels, parameter_count(self.specs)]
+        draws = self.source.normals(state["key"], shape, position=state["round"])
         return collections.OrderedDict(nodes=draws)
 
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tff_hospitals.accounting import split_adaptive_noise
 from tff_hospitals.processes.aggregators import Aggregator, Structure, with_changes
-from tff_hospitals.processes.noise import Tensors, fold, unit_normals
+from tff_hospitals.processes.noise import Tensors
+from tff_hospitals.processes.noise_sources import source_of
 from tff_hospitals.processes.plan_parts import PrivacyPlan
 
 # As in TFF: the bound is twice the 98 % quantile plus one, and the quantile moves by a factor of up to ten per round.
@@ -37,6 +38,7 @@ class Zeroing(Aggregator):
         self.first_norm = privacy.zeroing_norm
         self.expected_cohort = expected_cohort
         self.count_stddev = count_stddev
+        self.source = source_of(privacy)
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
         """The inner aggregator's, whose noise is what the zeroing count leaves of the whole."""
@@ -85,7 +87,7 @@ class Zeroing(Aggregator):
         """The inner aggregator's, and one unit normal for the count."""
         noise = self.inner.server_noise(state)
         if self.follows:
-            noise["below_zeroing"] = unit_normals(fold(state["key"], 2, state["round"]), [])
+            noise["below_zeroing"] = self.source.normals(state["key"], [], stream=2, position=state["round"])
         return noise
 
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:

@@ -98,9 +98,7 @@ class FusedProgram:
     def _draw_and_run(
         self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
     ) -> tuple:
-        """Draws all noise outside XLA (bits are then the same as in any other runtime), then runs the compiled
-        rounds.
-        """
+        """Draws all noise at once, with the same bits as any other runtime, then runs the compiled rounds."""
         shares = self._noise_shares(state, inputs)
         noise = self._hospital_noise(inputs)
         return self._rounds(state, features, labels, frozen, inputs, noise, shares, self._server_noise(state, inputs))
@@ -114,10 +112,7 @@ class FusedProgram:
         blocks = -(-s // work.block)
         keys = tf.repeat(tf.reshape(inputs["key"], [r * c, 2]), blocks, axis=0)
         numbers = tf.tile(tf.range(blocks), [r * c])
-        draws = tf.map_fn(
-            lambda pair: work.noise_block(pair[0], pair[1]), (keys, numbers), fn_output_signature=tf.float32
-        )
-        return tf.reshape(draws, [r, c, blocks, work.block, work.noise_width])
+        return tf.reshape(work.noise_block(keys, numbers), [r, c, blocks, work.block, work.noise_width])
 
     def _noise_shares(self, state: ServerState, inputs: Any) -> Any:
         """What hospitals add to their contributions, stacked [rounds, cohort, ...]; empty where they add nothing."""
@@ -127,11 +122,11 @@ class FusedProgram:
             return collections.OrderedDict()
         parameters = aggregator.parameters(state.aggregator)
         r, c, _ = inputs["key"].shape
-        draws = tf.map_fn(
-            lambda key: aggregator.hospital_noise(parameters, key),
-            tf.reshape(inputs["key"], [r * c, 2]),
-            fn_output_signature=like,
-        )
+        keys = tf.reshape(inputs["key"], [r * c, 2])
+        if aggregator.draws_together:
+            draws = aggregator.hospital_noise(parameters, keys)
+        else:
+            draws = tf.map_fn(lambda key: aggregator.hospital_noise(parameters, key), keys, fn_output_signature=like)
         return tf.nest.map_structure(lambda draw: tf.reshape(draw, [r, c, *draw.shape[1:]]), draws)
 
     def _server_noise(self, state: ServerState, inputs: Any) -> Any:
@@ -140,13 +135,16 @@ class FusedProgram:
         if not aggregator.server_noise(state.aggregator):
             return collections.OrderedDict()
         first = state.aggregator["round"]
+        rounds = tf.range(inputs["indices"].shape[0])
+        if aggregator.draws_together:
+            return aggregator.server_noise(collections.OrderedDict(state.aggregator, round=first + rounds))
         like = tf.nest.map_structure(lambda draw: tf.float32, aggregator.server_noise(state.aggregator))
 
         def draw(offset: tf.Tensor) -> Any:
             at = collections.OrderedDict(state.aggregator, round=first + offset)
             return aggregator.server_noise(at)
 
-        return tf.map_fn(draw, tf.range(inputs["indices"].shape[0]), fn_output_signature=like)
+        return tf.map_fn(draw, rounds, fn_output_signature=like)
 
     def scan_hospitals(
         self,

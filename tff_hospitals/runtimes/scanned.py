@@ -104,7 +104,7 @@ class ScannedProgram(fused.FusedProgram):
     def _draw_and_scan(
         self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
     ) -> tuple[Any, tf.Tensor]:
-        """Draws the chunk's noise outside XLA, then scans its hospitals."""
+        """Draws the chunk's noise, then scans its hospitals."""
         shares = tf.nest.map_structure(lambda draws: draws[0], self._noise_shares(state, inputs))
         noise = self._hospital_noise(inputs)[0]
         return self._scan(state, features, labels, frozen, inputs, noise, shares)

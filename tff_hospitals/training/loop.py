@@ -14,6 +14,7 @@ import numpy as np
 from tff_hospitals import learning_process, models, noise_plan, records
 from tff_hospitals.accounting import Budget, Ledger
 from tff_hospitals.plan import Plan
+from tff_hospitals.privacy_checks import secure_noise_problems
 from tff_hospitals.random_streams import Streams
 from tff_hospitals.runtimes import build_runtime
 from tff_hospitals.training import run_directory, stopping
@@ -22,6 +23,7 @@ from tff_hospitals.training.checkpoints import Checkpoint
 from tff_hospitals.training.evaluation import POOLED, Evaluator
 from tff_hospitals.training.rounds import RoundDrawer
 from tff_hospitals.training.updates import UpdateStore
+from tff_hospitals.validation import raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.accounting import Decision
@@ -148,6 +150,7 @@ class _Session:
         server_held: Part | None,
         store_updates: int | None = None,
     ):
+        raise_if(secure_noise_problems(plan, runtime, store_updates))
         self.plan, self.dataset, self.runtime_name = plan, dataset, runtime
         self.model = model if model is not None else build_model(plan, dataset)
         self.composition = learning_process.compose(plan, dataset, self.model, compile_steps=False)

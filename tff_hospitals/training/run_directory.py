@@ -213,7 +213,7 @@ def _guarantee(
         words += f" A patient with up to {k} records: {strength} for all of them together."
     if plan.privacy.secure_noise:
         words += (
-            " Noise: keys from the operating system's cryptographic source, new for this run; nobody can repeat it."
+            " Noise: fresh bytes of the operating system's cryptographic source for every number; nobody can repeat it."
         )
     else:
         words += " Noise: from the root seed of the run (research mode): whoever knows the seed can take it away again."
