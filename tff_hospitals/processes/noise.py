@@ -1,9 +1,9 @@
 """Noise from named keys, and small helpers on tensors.
 
 All Gaussian noise of a run is drawn as *unit* normals from a key that names root seed, round and hospital; the
-mechanism scales it. Every runtime sees the same bits (`exact_normals`), no noise repeats from round to round, and who knows one
-hospital's key knows nothing of another's. Mechanisms ask a `noise_sources.Source`, so that the same code takes its
-noise from the operating system instead.
+mechanism scales it. Every runtime sees the same bits (`exact_normals`), no noise repeats from round to round, and who
+knows one hospital's key knows nothing of another's. Mechanisms ask a `noise_sources.Source`, so that the same code
+takes its noise from the operating system instead.
 """
 
 from __future__ import annotations
