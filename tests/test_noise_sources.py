@@ -51,11 +51,16 @@ def test_draws_are_bit_equal_compiled_in_a_graph_and_one_operation_at_a_time():
 def test_draws_are_those_of_the_formula_in_double_precision():
     rows = np.random.default_rng(0).integers(0, 2**32, (2, 1_000_000), dtype=np.uint32)
     rows[0, :6] = [0, 1, 2**32 - 1, 2**32 - 2, 2**31, 2**31 - 1]  # both ends of the radius, and its middle
-    drawn = exact_normals.normals_of_words(words(*rows), ZERO).numpy()
+    first, second = (one.numpy() for one in exact_normals.normals_of_words(words(*rows), ZERO))
     depth, turn = ((row >> 1).astype(np.float64) + 0.5 for row in rows)
-    expected = np.sqrt(-2 * np.log(depth / 2**31)) * np.cos(np.pi * turn / 2**31)
-    assert np.max(np.abs(drawn - expected) / np.maximum(1.0, np.abs(expected))) < 4e-7
-    assert np.isfinite(drawn).all()
+    radius = np.sqrt(-2 * np.log(depth / 2**31))
+    side = np.where(rows[1] & 1, -1.0, 1.0)
+    for drawn, expected in (
+        (first, radius * np.cos(np.pi * turn / 2**31)),
+        (second, side * radius * np.sin(np.pi * turn / 2**31)),
+    ):
+        assert np.isfinite(drawn).all()
+        assert np.max(np.abs(drawn - expected) / np.maximum(1.0, radius)) < 3e-7
 
 
 def test_draws_are_standard_normal_and_no_others():
@@ -72,6 +77,8 @@ def test_draws_are_standard_normal_and_no_others():
         for tail in (drawn > bound, drawn < -bound):
             assert stats.binomtest(int(tail.sum()), count, stats.norm.sf(bound)).pvalue > 1e-4
     following = np.corrcoef(drawn[:-1], drawn[1:])[0, 1]
+    pairs = np.corrcoef(drawn[::2] ** 2, drawn[1::2] ** 2)[0, 1]
+    assert abs(pairs) < 5 / np.sqrt(count / 2)
     halves = np.corrcoef(drawn[: count // 2], drawn[count // 2 :])[0, 1]
     assert abs(following) < 5 / np.sqrt(count)
     assert abs(halves) < 5 / np.sqrt(count / 2)
@@ -102,6 +109,7 @@ def test_neighbouring_keys_streams_and_positions_are_uncorrelated():
 
 def test_a_scalar_draw_and_an_empty_one():
     assert noise.unit_normals(KEY, []).shape == ()
+    np.testing.assert_array_equal(noise.unit_normals(KEY, [3]), noise.unit_normals(KEY, [4])[:3])
     assert noise.unit_normals(KEY, [0]).shape == (0,)
     assert noise_sources.SystemSource().normals(KEY, [0]).shape == (0,)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from typing import Any, Union
+from typing import Any, Union, cast
 
 import numpy as np
 
@@ -97,10 +97,10 @@ class Streams:
             secret = hashlib.sha256(_DOMAIN + secret + part).digest()
         return Streams(secret, live=self._live)
 
-    def generator(self) -> Generator:
+    def generator(self) -> np.random.Generator:
         """A numpy generator (Philox, counter-based) at the start of this stream, or the operating system's."""
         if self._live:
-            return SystemGenerator()
+            return cast(np.random.Generator, SystemGenerator())  # those of its methods that private runs need
         words = np.frombuffer(self._secret, dtype="<u8")
         return np.random.Generator(np.random.Philox(key=words[:2], counter=np.array([0, 0, *words[2:]], np.uint64)))
 
@@ -110,6 +110,3 @@ class Streams:
 
     def __repr__(self) -> str:  # the secret itself must never reach a log
         return f"Streams(fingerprint={hashlib.sha256(b'fingerprint' + self._secret).hexdigest()[:12]})"
-
-
-Generator = Union[np.random.Generator, SystemGenerator]
