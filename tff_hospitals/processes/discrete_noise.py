@@ -1,6 +1,6 @@
 """Whole-number noise from named keys: discrete Gaussian and Skellam.
 
-Drawn outside XLA, which draws other floats from the same key. A share is exact up to the 52 bits of its float64 uniforms:
+Drawn outside XLA, which draws other floats from one key. A share is exact up to the 52 bits of its float64 uniforms:
 its distribution differs from the stated one by less than 2**-45 in total variation per coordinate. Floating-point noise
 on real numbers has no such statement (Mironov 2012, "On significance of the least significant bits for differential
 privacy").
