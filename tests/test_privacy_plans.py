@@ -114,7 +114,52 @@ def test_a_budget_ends_every_mechanism_in_time(name, few, model):
     plan = plan_of(name).replace(rounds=12, stopping={"max_epsilon": 4.0})  # the noise is that of epsilon 8
     run = train(plan, few, model=model)
     assert 0 < run.summary["epsilon"] <= 4.0
+    assert (run.summary["second_epsilon"] or 0.0) <= 4.0
     assert run.summary["rounds"] < 12 or any("left the cohort" in text for text in run.summary["warnings"])
+
+
+def test_an_outer_budget_ends_the_run_and_is_named(few, model):
+    plan = plan_of("dp_sgd_fixed_clip").replace(rounds=12, stopping={"outer_max_epsilon": 3.0})
+    summary = train(plan, few, model=model).summary
+    assert summary["stop_reason"].startswith("privacy budget spent: every hospital would reach epsilon 3.")
+    assert "per hospital" in summary["stop_reason"]
+    assert summary["stop_reason"].endswith("its budget is 3 (outer_max_epsilon)")
+    assert 0 < summary["second_epsilon"] <= 3.0
+    assert summary["rounds"] < 12
+
+
+def test_shares_that_a_leaving_hospital_takes_along_are_missed_before_the_round(model):
+    """site_2 leaves for its records' sake; the two that stay bring less noise, and the limit outside still holds."""
+    dataset = toy.hospitals(sizes=(200, 100, 8))
+    plan = plan_of("dp_sgd").replace(
+        rounds=12,
+        weighting="equal",
+        privacy={"target_epsilon": None, "noise_multiplier": 1.0, "outer": "skellam", "outer_noise_multiplier": 3.0},
+        stopping={"max_epsilon": 3.0, "outer_max_epsilon": 4.0},
+    )
+    run = train(plan, dataset)
+    shares = [event.shares for event, _ in run.ledger.events("hospital")]
+    assert shares[:2] == [3, 2]
+    assert any(text.startswith("site_2 left the cohort before round") for text in run.summary["warnings"])
+    assert 0 < run.summary["epsilon"] <= 3.0
+    assert 0 < run.summary["second_epsilon"] <= 4.0
+
+
+@pytest.mark.parametrize("runtime", ["compiled", "native"])
+def test_a_round_whose_whole_cohort_has_spent_its_budget_leaves_the_model_alone(runtime):
+    dataset = toy.hospitals(sizes=(200, 8))
+    plan = plan_of("dp_sgd").replace(
+        rounds=12,
+        cohort={"kind": "cyclic", "hospitals_per_round": 1},
+        privacy={"target_epsilon": None, "noise_multiplier": 1.0},
+        stopping={"max_epsilon": 2.0},
+    )
+    run = train(plan, dataset, runtime=runtime)
+    assert run.summary["rounds"] == 12
+    steps = {one: run.ledger.steps("record", one) for one in dataset.ids}
+    assert steps["site_0"] == 6 * 50
+    assert steps["site_1"] < 6 * 2
+    assert run.summary["epsilon"] <= 2.0
 
 
 def test_a_hospital_that_leaves_takes_its_share_of_noise_with_it(few):

@@ -38,6 +38,7 @@ class NoisePlan:
       multipliers: noise standard deviation over clip norm, by hospital id (the same for all when the server adds it).
       releases: what steps or rounds release, by hospital id.
       adjacency: under which everything in this run is accounted.
+      conversion: in which this unit's target, limit and epsilon are meant.
       second: the hospital-level mechanism around a record-level one, if any.
     """
 
@@ -47,6 +48,7 @@ class NoisePlan:
     releases: Mapping[str, Release]
     adjacency: str = ADJACENCY["record"]
     second: NoisePlan | None = None
+    conversion: str = "rdp"
 
     @property
     def parts(self) -> tuple[NoisePlan, ...]:
@@ -164,7 +166,7 @@ def _record_part(
             multipliers[hospital] = calibrated(plain(1.0).whole_run(plan.rounds, steps), calibration)
         _check_count(privacy, multipliers[hospital], hospital)
         made[hospital] = release_at(multipliers[hospital])
-    return NoisePlan("record", delta, multipliers, made, adjacency, second)
+    return NoisePlan("record", delta, multipliers, made, adjacency, second, privacy.conversion)
 
 
 def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent) -> Calibration:
@@ -194,7 +196,8 @@ def _hospital_part(
             multiplier = calibrated(plain(1.0).whole_run(plan.rounds, 1), calibration)
     _check_counts(plan, privacy, dataset, multiplier)
     made = release_at(multiplier)
-    return NoisePlan("hospital", delta, dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made), adjacency)
+    multipliers, made_for = dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made)
+    return NoisePlan("hospital", delta, multipliers, made_for, adjacency, conversion=privacy.conversion)
 
 
 def parameters(plan: Plan, dataset: HospitalDataset) -> int:

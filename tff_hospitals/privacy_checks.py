@@ -182,15 +182,12 @@ def _mechanism_settings(plan: Plan) -> list[Problem | None]:
                 "set --conversion=rdp",
             )
         )
-    if privacy.selected_from > 1 and plan.stopping.max_epsilon is not None:
-        found.append(
-            Problem(
-                "max_epsilon",
-                plan.stopping.max_epsilon,
-                "a budget cannot be kept for the winner of a sweep: the loser's rounds count too",
-                "drop --max_epsilon or --selected_from; --target_epsilon covers the selection",
-            )
-        )
+    for name in ("max_epsilon", "outer_max_epsilon"):
+        limit = getattr(plan.stopping, name)
+        if privacy.selected_from > 1 and limit is not None:
+            bound = "a budget cannot be kept for the winner of a sweep: the loser's rounds count too"
+            remedy = f"drop --{name} or --selected_from; --target_epsilon covers the selection"
+            found.append(Problem(name, limit, bound, remedy))
     if level.mechanism != "none" and privacy.outer != "none":
         found.append(
             in_range(

@@ -128,6 +128,10 @@ class Ledger:
         """The hospitals with entries of their own, in the order in which they came."""
         return tuple(hospital_id for of, hospital_id in self._entries if of == unit and hospital_id is not None)
 
+    def knows(self, unit: str, hospital_id: str | None) -> bool:
+        """Whether a hospital (None: what touches every hospital alike) has entries of its own, or was announced."""
+        return (unit, hospital_id) in self._entries
+
     def events(
         self, unit: str, hospital_id: str | None = None, through_round: int | None = None
     ) -> tuple[tuple[MechanismEvent, int], ...]:

@@ -252,9 +252,16 @@ class LinkPlan:
 
 @dataclasses.dataclass(frozen=True)
 class StoppingPlan:
-    """When a run ends before its last round: a plateau of a metric, or a privacy budget about to be exceeded."""
+    """When a run ends before its last round: a plateau of a metric, or a privacy budget about to be exceeded.
+
+    Attributes:
+      metric, patience, threshold: of the plateau.
+      max_epsilon: the most that any hospital may spend, in every unit of privacy of the run.
+      outer_max_epsilon: another limit for the outer mechanism's unit, the hospital as a whole.
+    """
 
     metric: str = "loss"
     patience: int | None = None
     threshold: float = 1e-4
     max_epsilon: float | None = None
+    outer_max_epsilon: float | None = None

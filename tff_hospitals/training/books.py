@@ -80,10 +80,6 @@ class Books:
                     self.ledger.record(part.unit, hospital, 0, event, count)
         self.signal = SignalToNoise(plan, dataset, noise, dense_bytes[0] // 4)
 
-    def planned(self, one: str, steps: int, round_number: int, cohort: int) -> list[tuple[Any, int]]:
-        """The events that a round (0-based) with so many hospitals would add for one of them."""
-        return [self._noise.releases[one].in_round(round_number, steps, cohort)]
-
     def released(self) -> Ledger:
         """The ledger of what becomes public: where this run was chosen among several, their choice included."""
         if self._plan.privacy.selected_from <= 1:
