@@ -162,6 +162,22 @@ def test_a_round_whose_whole_cohort_has_spent_its_budget_leaves_the_model_alone(
     assert run.summary["epsilon"] <= 2.0
 
 
+@pytest.mark.parametrize("name", ["dp_sgd", "fixed_clip"])
+def test_tiny_noise_has_no_loss_distribution_and_the_run_says_why(name, few, model):
+    plan = plan_of(name, rounds=2, privacy={"target_epsilon": None, "noise_multiplier": 1e-6})
+    summary = train(plan, few, model=model).summary
+    assert math.isfinite(summary["epsilon"])
+    certificate, key = summary["certificate"], "site_0" if name == "dp_sgd" else ""
+    assert certificate["pld"][key] is None
+    assert "cells" in certificate["left_out"]["pld"][key]
+    if name == "fixed_clip":  # Gaussian noise without sampling has a closed form
+        assert summary["epsilon_pld"] < summary["epsilon"]
+        assert summary["epsilon_pld_missing"] is None
+    else:
+        assert summary["epsilon_pld"] is None
+        assert summary["epsilon_pld_missing"].startswith("would need a loss distribution of ")
+
+
 def test_a_hospital_that_leaves_takes_its_share_of_noise_with_it(few):
     """Three shares were planned; a round of two holds less noise, and the ledger says so."""
     release = next(iter(noise_plan.make(plan_of("skellam"), few).releases.values()))

@@ -12,8 +12,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from tff_hospitals.accounting import epsilon as epsilon_lib
+from tff_hospitals.accounting import parts, privacy_loss
 from tff_hospitals.accounting.dp_events import compose_dp_event
-from tff_hospitals.accounting.events import MechanismEvent
+from tff_hospitals.accounting.events import REPLACE_ONE, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
 from tff_hospitals.validation import InvalidInput
 
@@ -21,6 +25,9 @@ TOLERANCE = {"rdp": 2e-2, "pld": 2e-3}
 """By how much ours may be smaller, relative. dp_accounting bounds fractional Renyi orders loosely where noise is small
 (we use the convexity between whole orders); its loss distributions are taken on a coarse grid here, for speed."""
 _GRID = 5e-4
+MOST_CELLS_OF_A_STEP, MOST_CELLS = 1 << 20, 1 << 23
+"""The largest loss distributions that dp_accounting is asked for: about 1,000 and 100 bytes a cell at its peak."""
+_ORDERS = np.arange(1, 21)  # times one over the length of a list: where dp_accounting bounds the tails of a sum
 Events = tuple[tuple[MechanismEvent, int], ...]
 
 
@@ -36,8 +43,10 @@ def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
       unit: "record" or "hospital".
 
     Returns:
-      {"library": "dp_accounting 0.6.0", "rdp": {hospital: epsilon}, "pld": {hospital: epsilon}}; a hospital is missing
-      where dp_accounting has no analysis of its mechanism. The key "" stands for all hospitals alike.
+      {"library": "dp_accounting 0.6.0", "rdp": {hospital: epsilon}, "pld": {hospital: epsilon}, "left_out":
+      {conversion: {hospital: reason}}}; a hospital is missing where dp_accounting has no analysis of its mechanism,
+      and has None with a reason where its loss distribution would not fit into memory. The key "" stands for all
+      hospitals alike.
 
     Raises:
       CertificateError: when an epsilon of the ledger is smaller than dp_accounting's by more than `TOLERANCE`, or a
@@ -54,10 +63,16 @@ def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
         "library": f"dp_accounting {importlib.metadata.version('dp-accounting')}",
         "rdp": {},
         "pld": {},
+        "left_out": {},
     }
     for hospital in ledger.hospital_ids(unit) or (None,):
         released = ledger.events(unit, hospital)
         for conversion in ("rdp", "pld"):
+            reason = _too_large(released, ledger.delta, ledger.adjacency) if conversion == "pld" else None
+            if reason is not None:
+                found[conversion][hospital or ""] = None
+                found["left_out"].setdefault(conversion, {})[hospital or ""] = reason
+                continue
             second = _second_opinion(released, ledger.delta, ledger.adjacency, conversion)
             if second is None or conversion not in ledger.conversions(unit, hospital):
                 continue
@@ -80,6 +95,55 @@ def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=512)
+def _too_large(released: Events, delta: float, adjacency: str) -> str | None:
+    """Why nobody is asked for a loss distribution: it would not fit into memory. None when it would."""
+    if adjacency == REPLACE_ONE or not released:
+        return None
+    composition = parts.compose(released, adjacency)
+    problem = epsilon_lib.conversion_problem(composition, "pld", delta)
+    if problem is not None:
+        return problem.bound if epsilon_lib.size_problem(composition) is not None else None
+    one, all_together = cells_of(released, adjacency)
+    for cells, most, what in ((one, MOST_CELLS_OF_A_STEP, "of one step"), (all_together, MOST_CELLS, "of all steps")):
+        if cells > most:
+            return f"dp_accounting would need {cells:.1e} cells for the loss distribution {what}, more than {most:,}"
+    return None
+
+
+def cells_of(released: Events, adjacency: str, interval: float = _GRID) -> tuple[float, float]:
+    """Upper bounds on the cells of dp_accounting's loss distributions: of the widest step, and of all together.
+
+    Args:
+      released: (event, count) pairs, of kinds that have a loss distribution.
+      adjacency: of the ledger.
+      interval: width of a cell.
+
+    One step takes the range of its loss, a list of length l (Gaussian steps are merged into one before). n steps take
+    at most n times that, and at most what is left when tails of 1e-15 are cut off by Chernoff bounds at orders k / l: a
+    loss that is never farther than l from its mean has there a moment of at most 1 + variance / l^2 (exp(k) - 1 - k).
+
+    Source: Bennett 1962 (moments of bounded variables).
+
+    >>> step = MechanismEvent("gaussian", noise_multiplier=1e-3)
+    >>> one, together = cells_of(((step, 1),), "add_or_remove_one")
+    >>> f"{one:.1e}"
+    '2.0e+09'
+    """
+    widest = total = 0.0
+    for event, count in parts.settled(released):
+        for part in parts.parts_of(event, adjacency):
+            if isinstance(part, parts.GaussianPart):
+                part, count = parts.GaussianPart(count * part.mu_squared), 1
+            variance, width = privacy_loss.spread(part)
+            length = width / interval + 2
+            share = variance / (interval * length) ** 2
+            tails = (count * np.log1p(share * (np.exp(_ORDERS) - 1 - _ORDERS)) + math.log(2e15)) / _ORDERS
+            widest = max(widest, length)
+            total += length * min(float(count), 2 * float(np.min(tails)) + 1)
+    return widest, total
+
+
+@functools.lru_cache(maxsize=512)
 def _second_opinion(released: Events, delta: float, adjacency: str, conversion: str) -> float | None:
     """dp_accounting's epsilon, None where it has no analysis."""
     import dp_accounting
@@ -92,7 +156,7 @@ def _second_opinion(released: Events, delta: float, adjacency: str, conversion: 
         "replace_one": dp_accounting.NeighboringRelation.REPLACE_ONE,
         "replace_special": dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
     }
-    if conversion == "pld" and adjacency == "replace_one":
+    if conversion == "pld" and adjacency == REPLACE_ONE:
         return None  # its events would have to be scaled differently for the two accountants
     try:
         event = compose_dp_event(released, adjacency)

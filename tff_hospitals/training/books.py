@@ -123,10 +123,18 @@ class Books:
     def epsilon_of(self, unit: str, hospital: str, conversion: str) -> float | None:
         """Epsilon so far for one of the run's units; None where the conversion has no analysis of what was released."""
         ledger = self.released()
-        of = hospital if hospital in ledger.hospital_ids(unit) else None  # None: the worst of all
+        of = hospital if ledger.knows(unit, hospital) else None  # None: the worst of all
         if conversion != "rdp" and conversion not in ledger.conversions(unit, of):
             return None
         return ledger.epsilon(unit, of, conversion)
+
+    def why_no_epsilon(self, conversion: str) -> str | None:
+        """Why a conversion has no epsilon for the run's (inner) unit; None when it has, or there is no guarantee."""
+        unit = self._noise.unit
+        if unit == "none" or not math.isfinite(self.epsilon_of(unit, POOLED, "rdp") or 0.0):
+            return None
+        problem = self.released().conversion_problem(unit, None, conversion)
+        return None if problem is None else problem.bound
 
     def enter_metrics(
         self, one: RoundInput, output: RoundOutput, evaluation: Mapping[str, Mapping[str, float]], rate: float

@@ -150,6 +150,7 @@ def summary_row(
         "target_epsilon": plan.privacy.target_epsilon,
         "epsilon": epsilon,
         "epsilon_pld": books.epsilon(POOLED, "pld"),
+        "epsilon_pld_missing": books.why_no_epsilon("pld"),
         "epsilon_per_hospital": epsilons,
         "worst_hospital": worst,
         "delta": noise.delta if private else None,

@@ -201,6 +201,8 @@ def promise_figures(row: Row) -> str:
     likely = f", at most {significant(growth)} times as likely" if growth is not None else ""
     worst = f", the worst hospital being {worst_hospital(row)}" if worst_hospital(row) else ""
     pld = f" By PLD: {epsilon_text(row.epsilon_pld)}." if row.epsilon_pld is not None else ""
+    if row.epsilon_pld is None and row.extra.get("epsilon_pld_missing"):
+        pld = f" By PLD: none; it {row.extra['epsilon_pld_missing']}."
     return f"epsilon {epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{likely}{worst}.{pld}"
 
 
