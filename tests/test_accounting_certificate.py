@@ -86,3 +86,40 @@ def test_the_size_of_a_loss_distribution_is_bounded_from_above_and_not_by_far(re
     real = max(theirs._pld._pmf_remove.size, theirs._pld._pmf_add.size)
     _, together = cells_of(tuple(released), "add_or_remove_one", grid)
     assert real <= together <= 12 * real
+
+
+def _exact_ledger(noise_multiplier):
+    found = Ledger(delta=1e-3)
+    event = MechanismEvent("gaussian", noise_multiplier=noise_multiplier)
+    found.record("hospital", "va", 1, event, 3)
+    found.record("hospital", "va", 2, MechanismEvent("gaussian", noise_multiplier=2 * noise_multiplier))
+    return found
+
+
+@pytest.mark.skipif(certificate.exact_gaussian() is None, reason="this dp_accounting has no exact Gaussian")
+def test_an_exact_epsilon_is_certified_exactly(monkeypatch):
+    found = _exact_ledger(4.0)
+    second = certify(found, "hospital", "gaussian_exact")
+    assert second["conversion"] == "gaussian_exact"
+    assert second["gaussian_exact"]["va"] == pytest.approx(found.epsilon("hospital", "va", "gaussian_exact"), rel=1e-9)
+    assert "gaussian_exact" not in certify(found, "hospital")
+    honest = Ledger.epsilon
+    slightly = {"rdp": 1.0, "pld": 1.0, "gaussian_exact": 0.999}
+    monkeypatch.setattr(Ledger, "epsilon", lambda self, unit, of, name: slightly[name] * honest(self, unit, of, name))
+    with pytest.raises(CertificateError, match="epsilon by gaussian_exact"):
+        certify(found, "hospital", "gaussian_exact")
+
+
+def test_an_older_dp_accounting_certifies_an_exact_epsilon_by_loss_distributions(monkeypatch):
+    monkeypatch.setattr(certificate, "exact_gaussian", lambda: None)
+    found = _exact_ledger(4.0)
+    second = certify(found, "hospital", "gaussian_exact")
+    assert second["gaussian_exact"] == {"va": None}
+    assert "no exact Gaussian" in second["left_out"]["gaussian_exact"]["va"]
+    assert second["pld"]["va"] == pytest.approx(found.epsilon("hospital", "va", "gaussian_exact"), rel=2e-3)
+
+
+@pytest.mark.parametrize("noise_multiplier", [1e-6, 1e-3, 1e3])
+def test_extreme_noise_does_not_break_the_certificate_of_an_exact_epsilon(noise_multiplier):
+    second = certify(_exact_ledger(noise_multiplier), "hospital", "gaussian_exact")
+    assert second["rdp"]["va"] > 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tff_hospitals import records as records_lib
 from tff_hospitals.accounting import MechanismEvent
+from tff_hospitals.accounting.epsilon import conversions_of
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes import releases
 from tff_hospitals.processes.calibrating import Calibration, Spent, calibrated, calibrated_grid
@@ -147,6 +148,7 @@ def _record_part(
 ) -> NoisePlan:
     privacy, multipliers, made = plan.privacy, {}, {}
     released = preprocessing_events(dataset, "record")
+    conversion = _conversion(privacy, released, adjacency)
     for hospital, records in dataset.records().items():
         steps, chance = steps_per_round(plan, records), sampling_probability(plan, records)
         release_at = releases.record_release(
@@ -162,16 +164,25 @@ def _record_part(
                 steps_per_epoch=round(1 / chance),
                 steps=steps,
             )
-            calibration = _calibration(privacy, delta, adjacency, spent)
+            calibration = _calibration(privacy, delta, adjacency, spent, conversion)
             multipliers[hospital] = calibrated(plain(1.0).whole_run(plan.rounds, steps), calibration)
         _check_count(privacy, multipliers[hospital], hospital)
         made[hospital] = release_at(multipliers[hospital])
-    return NoisePlan("record", delta, multipliers, made, adjacency, second, privacy.conversion)
+    return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion)
 
 
-def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent) -> Calibration:
+def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent, conversion: str) -> Calibration:
     target = float(privacy.target_epsilon or 0.0)
-    return target, delta, adjacency, privacy.conversion, spent, float(privacy.selected_from)
+    return target, delta, adjacency, conversion, spent, float(privacy.selected_from)
+
+
+def _conversion(privacy: PrivacyPlan, released: Mapping[str | None, Spent], adjacency: str) -> str:
+    """The conversion that was named, or the mechanism's own where everything else that was released allows it."""
+    own = privacy.meant_in
+    if privacy.conversion is not None:
+        return own
+    fits = all(own in conversions_of(spent, adjacency=adjacency) for spent in released.values())
+    return own if fits else "rdp"
 
 
 def _hospital_part(
@@ -181,11 +192,12 @@ def _hospital_part(
     size = parameters(plan, dataset) if privacy.mechanism in DISTRIBUTED else 1
     options = {"rounds": plan.rounds, "parameters": size}
     release_at = releases.hospital_release(privacy, plan.cohort, len(sizes), **options)
+    released = preprocessing_events(dataset, "hospital")
+    conversion = _conversion(privacy, released, adjacency)
     if privacy.noise_multiplier is not None:
         multiplier = float(privacy.noise_multiplier)
     else:
-        spent = preprocessing_events(dataset, "hospital").get(None, ())
-        calibration = _calibration(privacy, delta, adjacency, spent)
+        calibration = _calibration(privacy, delta, adjacency, released.get(None, ()), conversion)
         if privacy.mechanism in DISTRIBUTED:
             multiplier = calibrated_grid(release_at, plan.rounds, calibration)
         else:
@@ -197,7 +209,7 @@ def _hospital_part(
     _check_counts(plan, privacy, dataset, multiplier)
     made = release_at(multiplier)
     multipliers, made_for = dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made)
-    return NoisePlan("hospital", delta, multipliers, made_for, adjacency, conversion=privacy.conversion)
+    return NoisePlan("hospital", delta, multipliers, made_for, adjacency, conversion=conversion)
 
 
 def parameters(plan: Plan, dataset: HospitalDataset) -> int:

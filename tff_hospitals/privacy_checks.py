@@ -51,7 +51,7 @@ def privacy_problems(plan: Plan, dataset: HospitalDataset | None) -> list[Proble
     found = [
         known_name("mechanism", privacy.mechanism, MECHANISMS),
         one_of("clip_style", privacy.clip_style, CLIP_STYLES),
-        one_of("conversion", privacy.conversion, ("rdp", "pld", "gaussian_exact")),
+        one_of("conversion", privacy.meant_in, ("rdp", "pld", "gaussian_exact")),
         *_shared_settings(plan),
     ]
     if privacy.delta is not None:

@@ -90,6 +90,8 @@ class Budget:
         known = hospital_id is not None and ledger.knows(unit, hospital_id)
         taken = ledger.events(unit, hospital_id) if known else ledger.shared_events(unit)
         composition = parts.compose([*taken, *planned], ledger.adjacency)
+        if self.conversion == "pld" and epsilon_lib.size_problem(composition) is not None:
+            return math.inf  # more than any limit: its loss is too wide for memory
         return epsilon_lib.composed_epsilon(composition, ledger.delta, self.conversion)
 
     def can_afford(self, ledger: Ledger, unit: str, hospital_id: str | None, planned: Planned) -> bool:

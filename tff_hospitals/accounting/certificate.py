@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from tff_hospitals.accounting.events import REPLACE_ONE, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
 from tff_hospitals.validation import InvalidInput
 
-TOLERANCE = {"rdp": 2e-2, "pld": 2e-3}
+TOLERANCE = {"rdp": 2e-2, "pld": 2e-3, "gaussian_exact": 1e-6}
 """By how much ours may be smaller, relative. dp_accounting bounds fractional Renyi orders loosely where noise is small
 (we use the convexity between whole orders); its loss distributions are taken on a coarse grid here, for speed."""
 _GRID = 5e-4
@@ -35,18 +35,19 @@ class CertificateError(RuntimeError):
     """Two accountants disagree about one ledger; the message names hospital, conversion and both figures."""
 
 
-def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
+def certify(ledger: Ledger, unit: str, conversion: str = "rdp") -> dict[str, Any]:
     """dp_accounting's epsilon of every hospital, checked against the ledger's own.
 
     Args:
       ledger: of a finished run.
       unit: "record" or "hospital".
+      conversion: that the run states its epsilon in; RDP and PLD are checked in any case.
 
     Returns:
-      {"library": "dp_accounting 0.6.0", "rdp": {hospital: epsilon}, "pld": {hospital: epsilon}, "left_out":
-      {conversion: {hospital: reason}}}; a hospital is missing where dp_accounting has no analysis of its mechanism,
-      and has None with a reason where its loss distribution would not fit into memory. The key "" stands for all
-      hospitals alike.
+      {"library": "dp_accounting 0.6.0", "conversion": "rdp", "rdp": {hospital: epsilon}, "pld": {hospital: epsilon},
+      "left_out": {conversion: {hospital: reason}}}, and "gaussian_exact" where epsilon is stated so. A hospital is
+      missing where dp_accounting has no analysis of its mechanism, and has None with a reason where its loss
+      distribution would not fit into memory. The key "" stands for all hospitals alike.
 
     Raises:
       CertificateError: when an epsilon of the ledger is smaller than dp_accounting's by more than `TOLERANCE`, or a
@@ -59,38 +60,56 @@ def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
     """
     import importlib.metadata
 
+    checked = ("rdp", "pld", "gaussian_exact") if conversion == "gaussian_exact" else ("rdp", "pld")
     found: dict[str, Any] = {
         "library": f"dp_accounting {importlib.metadata.version('dp-accounting')}",
-        "rdp": {},
-        "pld": {},
+        "conversion": conversion,
+        **{name: {} for name in checked},
         "left_out": {},
     }
     for hospital in ledger.hospital_ids(unit) or (None,):
         released = ledger.events(unit, hospital)
-        for conversion in ("rdp", "pld"):
-            reason = _too_large(released, ledger.delta, ledger.adjacency) if conversion == "pld" else None
+        for name in checked:
+            reason = _why_not(name, released, ledger.delta, ledger.adjacency)
             if reason is not None:
-                found[conversion][hospital or ""] = None
-                found["left_out"].setdefault(conversion, {})[hospital or ""] = reason
+                found[name][hospital or ""] = None
+                found["left_out"].setdefault(name, {})[hospital or ""] = reason
                 continue
-            second = _second_opinion(released, ledger.delta, ledger.adjacency, conversion)
-            if second is None or conversion not in ledger.conversions(unit, hospital):
+            second = _second_opinion(released, ledger.delta, ledger.adjacency, name)
+            if second is None or name not in ledger.conversions(unit, hospital):
                 continue
-            own = ledger.epsilon(unit, hospital, conversion)
-            if own < second * (1 - TOLERANCE[conversion]) - 1e-6:
+            own = ledger.epsilon(unit, hospital, name)
+            if own < second * (1 - TOLERANCE[name]) - 1e-6:
                 raise CertificateError(
-                    f"{hospital or 'all hospitals'}: epsilon by {conversion} is {own:.6g} by this package and "
+                    f"{hospital or 'all hospitals'}: epsilon by {name} is {own:.6g} by this package and "
                     f"{second:.6g} "
                     "by dp_accounting, from the same ledger. Remedy: do not publish this epsilon; report the "
                     "ledger.json."
                 )
-            found[conversion][hospital or ""] = second
-            if conversion == "pld" and ledger.epsilon(unit, hospital, "rdp") < second * (1 - TOLERANCE["pld"]) - 1e-6:
+            found[name][hospital or ""] = second
+            if name == "pld" and ledger.epsilon(unit, hospital, "rdp") < second * (1 - TOLERANCE["pld"]) - 1e-6:
                 raise CertificateError(
                     f"{hospital or 'all hospitals'}: the Renyi epsilon {ledger.epsilon(unit, hospital, 'rdp'):.6g} "
                     "is below "
                     f"the tight one, {second:.6g}. Remedy: do not publish this epsilon; report the ledger.json."
                 )
+    return found
+
+
+def _why_not(conversion: str, released: Events, delta: float, adjacency: str) -> str | None:
+    """Why dp_accounting is not asked, although it has an analysis; None when it is."""
+    if conversion == "pld":
+        return _too_large(released, delta, adjacency)
+    if conversion == "gaussian_exact" and exact_gaussian() is None:
+        return "this version of dp_accounting has no exact Gaussian; its loss distributions are compared instead"
+    return None
+
+
+def exact_gaussian() -> Callable[[float, float], float] | None:
+    """dp_accounting's exact epsilon of Gaussian noise, by (noise, delta); None in versions before it had one."""
+    import dp_accounting
+
+    found: Callable[[float, float], float] | None = getattr(dp_accounting, "get_epsilon_gaussian", None)
     return found
 
 
@@ -160,6 +179,8 @@ def _second_opinion(released: Events, delta: float, adjacency: str, conversion: 
         return None  # its events would have to be scaled differently for the two accountants
     try:
         event = compose_dp_event(released, adjacency)
+        if conversion == "gaussian_exact":
+            return _exactly(event, delta)
         if conversion == "rdp":
             accountant: Any = rdp.RdpAccountant(neighboring_relation=relations[adjacency])
         else:
@@ -170,3 +191,14 @@ def _second_opinion(released: Events, delta: float, adjacency: str, conversion: 
     except (InvalidInput, dp_accounting.privacy_accountant.UnsupportedEventError):
         return None
     return epsilon if math.isfinite(epsilon) else None
+
+
+def _exactly(event: Any, delta: float) -> float | None:
+    """dp_accounting's exact epsilon of a composition of Gaussian releases; None when there is anything else in it."""
+    precision = 0.0
+    for one in event.events:
+        if type(one.event).__name__ != "GaussianDpEvent":
+            return None
+        precision += one.count / one.event.noise_multiplier**2
+    exact = exact_gaussian()
+    return None if exact is None else float(exact(precision**-0.5, delta))

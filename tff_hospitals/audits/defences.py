@@ -26,6 +26,7 @@ _PLAIN = {
     "mechanism": "none",
     "noise_multiplier": None,
     "target_epsilon": None,
+    "conversion": None,
     "outer": "none",
     "outer_noise_multiplier": None,
     "outer_target_epsilon": None,

@@ -166,7 +166,8 @@ OPTIONS = (
         "privacy",
         "conversion",
         "string",
-        "which epsilon the noise is calibrated for: rdp, pld, or gaussian_exact where nothing is sampled",
+        "which epsilon is meant: rdp, pld, or gaussian_exact where nothing is sampled (default: gaussian_exact for "
+        "local_dp, rdp for all else)",
         _private,
         "a private method",
     ),

@@ -115,10 +115,19 @@ class Books:
             event, count = part.releases[name].in_round(one.number, steps, cohort)
             self.ledger.record(part.unit, name, number, event, count)
 
-    def epsilon(self, hospital: str, conversion: str) -> float | None:
-        """Epsilon so far of a hospital (`pooled`: the worst one); None without a guarantee."""
+    def epsilon(self, hospital: str, conversion: str | None = None) -> float | None:
+        """Epsilon so far of a hospital (`pooled`: the worst one), by default as the plan means it; None without a
+        guarantee.
+        """
         unit = self._noise.unit
-        return None if unit == "none" else self.epsilon_of(unit, hospital, conversion)
+        return None if unit == "none" else self.epsilon_of(unit, hospital, conversion or self.stated_in(self._noise))
+
+    def stated_in(self, part: noise_plan.NoisePlan) -> str:
+        """The conversion that a unit's epsilon is stated in: the plan's, or RDP where that one has no figure."""
+        if part.unit == "none" or part.conversion == "rdp":
+            return "rdp"
+        problem = self.released().conversion_problem(part.unit, None, part.conversion)
+        return part.conversion if problem is None else "rdp"
 
     def epsilon_of(self, unit: str, hospital: str, conversion: str) -> float | None:
         """Epsilon so far for one of the run's units; None where the conversion has no analysis of what was released."""

@@ -305,7 +305,7 @@ class _Session:
             rounds=self.plan.rounds,
             loss=pooled.get("loss"),
             accuracy=pooled.get("accuracy"),
-            epsilon=self.books.epsilon(POOLED, self.plan.privacy.conversion),
+            epsilon=self.books.epsilon(POOLED),
             unit=self.noise.unit,
             bytes=sum(self.books.bytes_down.values()) + sum(self.books.bytes_up.values()),
         )
