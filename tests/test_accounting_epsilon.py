@@ -11,12 +11,14 @@ from tff_hospitals import validation
 from tff_hospitals.accounting import (
     CONVERSIONS,
     MechanismEvent,
+    calibrate_noise,
     delta_of,
     epsilon_of,
     join_adaptive_noise,
     privacy_loss,
     split_adaptive_noise,
 )
+from tff_hospitals.accounting.epsilon import conversions_of
 from tff_hospitals.accounting.parts import GaussianPart, LaplacePart, PoissonPart, parts_of
 
 # q, sigma, steps, delta; classical conversion, dp_accounting's Renyi accountant, its loss distribution accountant.
@@ -267,3 +269,37 @@ def test_a_full_sample_is_no_sample():
     whole = MechanismEvent("fixed_size_gaussian", noise_multiplier=2.0, records=9, batch=9)
     assert parts_of(whole, "replace_one") == (GaussianPart(1.0),)
     assert parts_of(poisson(0.5, 2.0), "add_or_remove_one") == (PoissonPart(0.5, 2.0),)
+
+
+@pytest.mark.parametrize(
+    "released",
+    [
+        (poisson(0.02, 1e-6), 1500),
+        (poisson(0.02, 1e-3), 10**7),
+        (poisson(1e-6, 1e-3), 10**9),
+        (MechanismEvent("laplace", noise_multiplier=1e-9), 10**6),
+    ],
+)
+def test_a_loss_distribution_too_large_for_memory_is_refused_by_its_size(released, monkeypatch):
+    """Noise so small over so many steps asks for 10^12 cells and more; nothing may be computed before the refusal."""
+    monkeypatch.setattr(privacy_loss, "_steps", lambda *given: pytest.fail("computed"))
+    assert "pld" not in conversions_of([released], 1e-3)
+    assert "rdp" in conversions_of([released], 1e-3)
+    with pytest.raises(validation.InvalidInput, match=r"would need a loss distribution of .* more than 4,194,304"):
+        epsilon_of([released], 1e-3, conversion="pld")
+    with pytest.raises(validation.InvalidInput, match="would need a loss distribution"):
+        delta_of([released], 1.0, conversion="pld")
+    assert math.isfinite(epsilon_of([released], 1e-3))
+
+
+def test_calibration_by_loss_distributions_does_not_ask_for_too_large_ones(monkeypatch):
+    """The search passes noise whose loss distribution is out of reach, and goes back."""
+
+    def cells(composition):
+        ((part, _),) = composition
+        return privacy_loss.LARGEST_GRID + (part.sigma < 0.3)
+
+    monkeypatch.setattr(privacy_loss, "grid_cells", cells)
+    noise = calibrate_noise(1e4, 1e-3, 300, 0.0213, conversion="pld")
+    assert 0.3 <= noise < 0.3 * (1 + 1e-6)  # less would keep the target, were it possible to show
+    assert epsilon_of(poisson(0.0213, 0.2), 1e-3, count=300) < 1e4

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tff_hospitals import validation
 from tff_hospitals.accounting import Ledger, MechanismEvent, epsilon_of
+from tff_hospitals.accounting import epsilon as epsilon_lib
 
 STEP = MechanismEvent("poisson_gaussian", noise_multiplier=2.4, sampling_probability=0.02)
 OTHER = MechanismEvent("gaussian", noise_multiplier=20.0)
@@ -239,3 +240,61 @@ def test_a_killed_run_goes_on_where_it_was():
             resumed.record("record", hospital_id, round_number, event, 100)
     assert resumed == whole
     assert resumed.to_json() == whole.to_json()
+
+
+class _Counted(dict):
+    """A dictionary that counts how many keys were walked over."""
+
+    walked = 0
+
+    def __iter__(self):
+        for key in super().__iter__():
+            type(self).walked += 1
+            yield key
+
+    def items(self):
+        return [(key, self[key]) for key in self]
+
+
+def _pooled_work(hospitals, monkeypatch):
+    """Keys walked over and epsilons computed by pooled queries, and by one query for every hospital."""
+    ledger = Ledger(1e-3)
+    for number in range(hospitals):
+        event = MechanismEvent("poisson_gaussian", noise_multiplier=2.0 + number % 3, sampling_probability=0.02)
+        ledger.record("record", f"site_{number}", 1, event, 100)
+    _Counted.walked, computed = 0, []
+    honest = epsilon_lib.composed_epsilon
+    monkeypatch.setattr(epsilon_lib, "composed_epsilon", lambda *given: computed.append(given) or honest(*given))
+    ledger._entries = _Counted(ledger._entries)
+    worst = ledger.worst_epsilon("record")
+    ledger.conversions("record")
+    ledger.units()
+    pooled = len(computed)
+    for one in ledger.hospital_ids("record"):
+        ledger.events("record", one)
+    monkeypatch.undo()
+    return worst, pooled, _Counted.walked
+
+
+def test_pooled_queries_over_many_hospitals_do_not_grow_with_their_square(monkeypatch):
+    """Entries are looked up, never searched, and hospitals that did the same share one epsilon."""
+    for hospitals in (30, 3000):
+        worst, computed, walked = _pooled_work(hospitals, monkeypatch)
+        assert worst[1] == "site_0"  # the first of those with the least noise
+        assert computed == 3
+        assert walked == 0
+
+
+def test_the_ids_of_a_ledger_keep_their_order_through_a_checkpoint():
+    ledger = Ledger(1e-3)
+    ledger.expect("record", ["b", "a"])
+    ledger.record("record", None, 1, MechanismEvent("gaussian", noise_multiplier=9.0))
+    ledger.record("record", "c", 1, MechanismEvent("gaussian", noise_multiplier=4.0))
+    ledger.record("record", "a", 2, MechanismEvent("gaussian", noise_multiplier=5.0))
+    for one in (ledger, Ledger.from_json(ledger.to_json())):
+        assert one.hospital_ids("record") == ("b", "a", "c")
+        assert one.units() == ("record",)
+        assert one.worst_epsilon("record")[1] == "c"
+        assert one.knows("record", "b")
+        assert one.knows("record", None)
+        assert not one.knows("hospital", "b")

@@ -72,6 +72,39 @@ def test_unknown_methods_are_all_named_with_the_nearest():
     assert "'weighted_mean'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["mf", "banded_mf", "banded-mf", "matrix_factorization", "dp_matrix_factorisation", "Banded"]
+)
+def test_matrix_factorisation_is_refused_with_the_reason_and_a_remedy(name):
+    with pytest.raises(InvalidInput) as caught:
+        find_methods(("dp_sgd", name))
+    plan = Plan().replace(weighting="equal", privacy={"mechanism": name, "noise_multiplier": 1.0})
+    outer = METHODS["dp_sgd_fixed_clip"].plan(Plan(), 5.0).replace(privacy={"outer": name})
+    (method,) = caught.value.problems
+    (mechanism,) = [one for one in plan.problems() if one.name == "mechanism"]
+    (around,) = [one for one in outer.problems() if one.name == "outer"]
+    for problem in (method, mechanism, around):
+        assert problem.value == name
+        assert "fixed_clip" in problem.bound
+        assert "banded matrix factorisation is not offered, because no well-kept library" in problem.bound
+        assert problem.remedy.startswith("take tree: the noise of a binary tree")
+    assert "tree" in METHODS
+
+
+def test_a_misspelt_mechanism_is_still_told_the_nearest():
+    (problem,) = [one for one in Plan().replace(privacy={"mechanism": "tre"}).problems() if one.name == "mechanism"]
+    assert "not offered" not in problem.bound
+    assert "'tree'" in problem.remedy
+
+
+def test_matrix_factorisation_is_refused_on_the_command_line(checkout, tmp_path):
+    found = script(checkout, "train.py", "--aggregator=matrix_factorization", f"--run_dir={tmp_path / 'run'}")
+    assert found.returncode != 0
+    assert "aggregator='matrix_factorization'" in found.stderr
+    assert "Remedy: take tree" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_a_comparison_names_its_problems_at_once():
     comparison = Comparison(("mean", "mean"), (0.0,), (1, 1), runtime="nativ")
     assert [problem.name for problem in comparison.problems()] == ["target_epsilon", "runtime", "seeds", "aggregators"]

@@ -260,6 +260,27 @@ def test_jobs_name_the_run_and_the_time_left():
     ]
 
 
+def test_a_conversion_that_only_some_methods_have_is_named_with_them():
+    source = report_samples.sample_summary()
+    text = table.terminal_table(summary_from_json(source))
+    assert "; RDP. none = no guarantee." in text
+    (row,) = [row for row in source["rows"] if row["unit"] == "hospital" and row["target_epsilon"] == 1.0][:1]
+    row.update(conversion="gaussian_exact", label="local DP", epsilon_rdp=1.2)
+    summary = summary_from_json(source)
+    joined = " ".join(table.terminal_table(summary).split())
+    assert "; RDP; of local DP: GAUSSIAN EXACT. none = no guarantee." in joined
+    words = wording.accounting_words(summary.conversion, summary.rows)
+    assert words.endswith(
+        "; that of local DP by the exact analysis of the Gaussian mechanism over the steps that the run took."
+    )
+    (local,) = [one for one in summary.rows if one.label == "local DP"]
+    assert "(GAUSSIAN EXACT)" in wording.promise_figures(local)
+    assert "By RDP: 1.20." in wording.promise_figures(local)
+    block = " ".join(progress.run_summary(local).split())
+    assert "at delta 1e-3 by GAUSSIAN EXACT, hospital level" in block
+    assert "1.20 by RDP, the same ledger" in block
+
+
 def test_run_summary_without_guarantee_and_many_hospitals():
     accuracies = {f"h{k}": 0.5 + 0.01 * k for k in range(12)}
     text = progress.run_summary(Row("fedavg", accuracy_mean=0.6, accuracy_per_hospital=accuracies, warnings=("w",)))

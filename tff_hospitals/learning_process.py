@@ -196,7 +196,7 @@ def compose(
         noise_multiplier=None,
         target_epsilon=None,
         delta=None,
-        conversion="rdp",
+        conversion=None,
         outer_noise_multiplier=None,
         outer_target_epsilon=None,
         records_per_patient=1,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tff_hospitals import records as records_lib
 from tff_hospitals.accounting import MechanismEvent
+from tff_hospitals.accounting.epsilon import conversions_of
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes import releases
 from tff_hospitals.processes.calibrating import Calibration, Spent, calibrated, calibrated_grid
@@ -38,6 +39,7 @@ class NoisePlan:
       multipliers: noise standard deviation over clip norm, by hospital id (the same for all when the server adds it).
       releases: what steps or rounds release, by hospital id.
       adjacency: under which everything in this run is accounted.
+      conversion: in which this unit's target, limit and epsilon are meant.
       second: the hospital-level mechanism around a record-level one, if any.
     """
 
@@ -47,6 +49,7 @@ class NoisePlan:
     releases: Mapping[str, Release]
     adjacency: str = ADJACENCY["record"]
     second: NoisePlan | None = None
+    conversion: str = "rdp"
 
     @property
     def parts(self) -> tuple[NoisePlan, ...]:
@@ -145,6 +148,7 @@ def _record_part(
 ) -> NoisePlan:
     privacy, multipliers, made = plan.privacy, {}, {}
     released = preprocessing_events(dataset, "record")
+    conversion = _conversion(privacy, released, adjacency)
     for hospital, records in dataset.records().items():
         steps, chance = steps_per_round(plan, records), sampling_probability(plan, records)
         release_at = releases.record_release(
@@ -160,16 +164,25 @@ def _record_part(
                 steps_per_epoch=round(1 / chance),
                 steps=steps,
             )
-            calibration = _calibration(privacy, delta, adjacency, spent)
+            calibration = _calibration(privacy, delta, adjacency, spent, conversion)
             multipliers[hospital] = calibrated(plain(1.0).whole_run(plan.rounds, steps), calibration)
         _check_count(privacy, multipliers[hospital], hospital)
         made[hospital] = release_at(multipliers[hospital])
-    return NoisePlan("record", delta, multipliers, made, adjacency, second)
+    return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion)
 
 
-def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent) -> Calibration:
+def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent, conversion: str) -> Calibration:
     target = float(privacy.target_epsilon or 0.0)
-    return target, delta, adjacency, privacy.conversion, spent, float(privacy.selected_from)
+    return target, delta, adjacency, conversion, spent, float(privacy.selected_from)
+
+
+def _conversion(privacy: PrivacyPlan, released: Mapping[str | None, Spent], adjacency: str) -> str:
+    """The conversion that was named, or the mechanism's own where everything else that was released allows it."""
+    own = privacy.meant_in
+    if privacy.conversion is not None:
+        return own
+    fits = all(own in conversions_of(spent, adjacency=adjacency) for spent in released.values())
+    return own if fits else "rdp"
 
 
 def _hospital_part(
@@ -179,11 +192,12 @@ def _hospital_part(
     size = parameters(plan, dataset) if privacy.mechanism in DISTRIBUTED else 1
     options = {"rounds": plan.rounds, "parameters": size}
     release_at = releases.hospital_release(privacy, plan.cohort, len(sizes), **options)
+    released = preprocessing_events(dataset, "hospital")
+    conversion = _conversion(privacy, released, adjacency)
     if privacy.noise_multiplier is not None:
         multiplier = float(privacy.noise_multiplier)
     else:
-        spent = preprocessing_events(dataset, "hospital").get(None, ())
-        calibration = _calibration(privacy, delta, adjacency, spent)
+        calibration = _calibration(privacy, delta, adjacency, released.get(None, ()), conversion)
         if privacy.mechanism in DISTRIBUTED:
             multiplier = calibrated_grid(release_at, plan.rounds, calibration)
         else:
@@ -194,7 +208,8 @@ def _hospital_part(
             multiplier = calibrated(plain(1.0).whole_run(plan.rounds, 1), calibration)
     _check_counts(plan, privacy, dataset, multiplier)
     made = release_at(multiplier)
-    return NoisePlan("hospital", delta, dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made), adjacency)
+    multipliers, made_for = dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made)
+    return NoisePlan("hospital", delta, multipliers, made_for, adjacency, conversion=conversion)
 
 
 def parameters(plan: Plan, dataset: HospitalDataset) -> int:

@@ -36,20 +36,24 @@ def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
     ]
     if plan.stopping.patience is not None:
         found.append(whole_number("patience", plan.stopping.patience, low=1, remedy="wait for 1 or more evaluations"))
-    if plan.stopping.max_epsilon is not None:
-        found.append(
-            in_range("max_epsilon", plan.stopping.max_epsilon, low=0.0, low_open=True, remedy="give a positive budget")
-        )
-        if plan.privacy.mechanism == "none":
-            found.append(
-                Problem(
-                    "max_epsilon",
-                    plan.stopping.max_epsilon,
-                    "needs a private mechanism: without noise epsilon is infinite from the first round",
-                    "choose a mechanism such as dp_sgd, or drop --max_epsilon",
-                )
-            )
-    return [problem for problem in found if problem is not None]
+    return [problem for problem in [*found, *_limits(plan)] if problem is not None]
+
+
+def _limits(plan: Plan) -> list[Problem | None]:
+    """The privacy budgets of a run."""
+    limit, outer = plan.stopping.max_epsilon, plan.stopping.outer_max_epsilon
+    found = [
+        in_range(name, value, low=0.0, low_open=True, remedy="give a positive budget")
+        for name, value in (("max_epsilon", limit), ("outer_max_epsilon", outer))
+        if value is not None
+    ]
+    if limit is not None and plan.privacy.mechanism == "none":
+        bound = "needs a private mechanism: without noise epsilon is infinite from the first round"
+        remedy = "choose a mechanism such as dp_sgd, or drop --max_epsilon"
+        found.append(Problem("max_epsilon", limit, bound, remedy))
+    if outer is not None and plan.privacy.outer == "none":
+        found.append(privacy_checks.unused("outer_max_epsilon", outer, "an outer mechanism such as outer=fixed_clip"))
+    return found
 
 
 def _client(plan: Plan) -> list[Problem | None]:

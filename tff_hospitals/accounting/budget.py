@@ -87,14 +87,34 @@ class Budget:
 
     def epsilon_after(self, ledger: Ledger, unit: str, hospital_id: str | None, planned: Planned) -> float:
         """The epsilon that the ledger would state for one hospital after the planned events."""
-        known = hospital_id if hospital_id in ledger.hospital_ids(unit) else None
-        taken = ledger.shared_events(unit) if known is None else ledger.events(unit, known)
+        known = hospital_id is not None and ledger.knows(unit, hospital_id)
+        taken = ledger.events(unit, hospital_id) if known else ledger.shared_events(unit)
         composition = parts.compose([*taken, *planned], ledger.adjacency)
+        if self.conversion == "pld" and epsilon_lib.size_problem(composition) is not None:
+            return math.inf  # more than any limit: its loss is too wide for memory
         return epsilon_lib.composed_epsilon(composition, ledger.delta, self.conversion)
 
     def can_afford(self, ledger: Ledger, unit: str, hospital_id: str | None, planned: Planned) -> bool:
         """Whether the planned events keep the limit."""
         return self.epsilon_after(ledger, unit, hospital_id, planned) <= self.target(unit, hospital_id)
+
+    def shortfall(self, ledger: Ledger, unit: str, hospital_id: str | None, planned: Planned) -> str | None:
+        """Why the planned events would break the limit, in words; None when they keep it.
+
+        Args:
+          ledger, unit, planned: as in `epsilon_after`.
+          hospital_id: who is charged; None: all hospitals alike, so that the worst of them decides.
+        """
+        everyone = hospital_id is None
+        for one in (None, *ledger.hospital_ids(unit)) if everyone else (hospital_id,):
+            after, target = self.epsilon_after(ledger, unit, one, planned), self.target(unit, one)
+            if after > target:
+                who = "every hospital" if one is None else one
+                return (
+                    f"{who} would reach epsilon {after:.4g} per {unit} at delta {ledger.delta:g} "
+                    f"({self.conversion}); its budget is {target:g}"
+                )
+        return None
 
     def affordable_steps(
         self, ledger: Ledger, unit: str, hospital_id: str | None, event: MechanismEvent, at_most: int = 10**9
@@ -123,14 +143,11 @@ class Budget:
         """
         may_train, reasons = [], {}
         for hospital_id, events in planned.items():
-            after, target = self.epsilon_after(ledger, unit, hospital_id, events), self.target(unit, hospital_id)
-            if after <= target:
+            words = self.shortfall(ledger, unit, hospital_id, events)
+            if words is None:
                 may_train.append(hospital_id)
             else:
-                reasons[hospital_id] = (
-                    f"{hospital_id} would reach epsilon {after:.4g} per {unit} at delta {ledger.delta:g} "
-                    f"({self.conversion}); its budget is {target:g}"
-                )
+                reasons[hospital_id] = words
         return Decision(tuple(may_train), tuple(reasons), reasons)
 
     def exceeded(self, ledger: Ledger, unit: str) -> tuple[str, ...]:

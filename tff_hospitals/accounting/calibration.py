@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from tff_hospitals import validation
 from tff_hospitals.accounting import epsilon as epsilon_lib
-from tff_hospitals.accounting import gaussian
+from tff_hospitals.accounting import gaussian, parts
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, MechanismEvent
 from tff_hospitals.accounting.sampling import adjacency_of, sampled_events, sampling_probability_of, sampling_problems
 from tff_hospitals.validation import InvalidInput, Problem
@@ -120,6 +120,8 @@ def calibrate_event(
 
     def epsilon_at(scale: float) -> float:
         pairs = [*spent, (with_noise(template, scale), count)]
+        if conversion == "pld" and epsilon_lib.size_problem(parts.compose(pairs, adjacency)) is not None:
+            return math.inf  # a loss too wide for memory is beyond every target
         return epsilon_lib.epsilon_of(pairs, delta, adjacency=adjacency, conversion=conversion)
 
     least = epsilon_at(LARGEST_NOISE)

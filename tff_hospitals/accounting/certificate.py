@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from tff_hospitals.accounting import epsilon as epsilon_lib
+from tff_hospitals.accounting import parts, privacy_loss
 from tff_hospitals.accounting.dp_events import compose_dp_event
-from tff_hospitals.accounting.events import MechanismEvent
+from tff_hospitals.accounting.events import REPLACE_ONE, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
 from tff_hospitals.validation import InvalidInput
 
-TOLERANCE = {"rdp": 2e-2, "pld": 2e-3}
+TOLERANCE = {"rdp": 2e-2, "pld": 2e-3, "gaussian_exact": 1e-6}
 """By how much ours may be smaller, relative. dp_accounting bounds fractional Renyi orders loosely where noise is small
 (we use the convexity between whole orders); its loss distributions are taken on a coarse grid here, for speed."""
 _GRID = 5e-4
+MOST_CELLS_OF_A_STEP, MOST_CELLS = 1 << 20, 1 << 23
+"""The largest loss distributions that dp_accounting is asked for: about 1,000 and 100 bytes a cell at its peak."""
+_ORDERS = np.arange(1, 21)  # times one over the length of a list: where dp_accounting bounds the tails of a sum
 Events = tuple[tuple[MechanismEvent, int], ...]
 
 
@@ -28,16 +35,19 @@ class CertificateError(RuntimeError):
     """Two accountants disagree about one ledger; the message names hospital, conversion and both figures."""
 
 
-def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
+def certify(ledger: Ledger, unit: str, conversion: str = "rdp") -> dict[str, Any]:
     """dp_accounting's epsilon of every hospital, checked against the ledger's own.
 
     Args:
       ledger: of a finished run.
       unit: "record" or "hospital".
+      conversion: that the run states its epsilon in; RDP and PLD are checked in any case.
 
     Returns:
-      {"library": "dp_accounting 0.6.0", "rdp": {hospital: epsilon}, "pld": {hospital: epsilon}}; a hospital is missing
-      where dp_accounting has no analysis of its mechanism. The key "" stands for all hospitals alike.
+      {"library": "dp_accounting 0.6.0", "conversion": "rdp", "rdp": {hospital: epsilon}, "pld": {hospital: epsilon},
+      "left_out": {conversion: {hospital: reason}}}, and "gaussian_exact" where epsilon is stated so. A hospital is
+      missing where dp_accounting has no analysis of its mechanism, and has None with a reason where its loss
+      distribution would not fit into memory. The key "" stands for all hospitals alike.
 
     Raises:
       CertificateError: when an epsilon of the ledger is smaller than dp_accounting's by more than `TOLERANCE`, or a
@@ -50,33 +60,106 @@ def certify(ledger: Ledger, unit: str) -> dict[str, Any]:
     """
     import importlib.metadata
 
+    checked = ("rdp", "pld", "gaussian_exact") if conversion == "gaussian_exact" else ("rdp", "pld")
     found: dict[str, Any] = {
         "library": f"dp_accounting {importlib.metadata.version('dp-accounting')}",
-        "rdp": {},
-        "pld": {},
+        "conversion": conversion,
+        **{name: {} for name in checked},
+        "left_out": {},
     }
     for hospital in ledger.hospital_ids(unit) or (None,):
         released = ledger.events(unit, hospital)
-        for conversion in ("rdp", "pld"):
-            second = _second_opinion(released, ledger.delta, ledger.adjacency, conversion)
-            if second is None or conversion not in ledger.conversions(unit, hospital):
+        for name in checked:
+            reason = _why_not(name, released, ledger.delta, ledger.adjacency)
+            if reason is not None:
+                found[name][hospital or ""] = None
+                found["left_out"].setdefault(name, {})[hospital or ""] = reason
                 continue
-            own = ledger.epsilon(unit, hospital, conversion)
-            if own < second * (1 - TOLERANCE[conversion]) - 1e-6:
+            second = _second_opinion(released, ledger.delta, ledger.adjacency, name)
+            if second is None or name not in ledger.conversions(unit, hospital):
+                continue
+            own = ledger.epsilon(unit, hospital, name)
+            if own < second * (1 - TOLERANCE[name]) - 1e-6:
                 raise CertificateError(
-                    f"{hospital or 'all hospitals'}: epsilon by {conversion} is {own:.6g} by this package and "
+                    f"{hospital or 'all hospitals'}: epsilon by {name} is {own:.6g} by this package and "
                     f"{second:.6g} "
                     "by dp_accounting, from the same ledger. Remedy: do not publish this epsilon; report the "
                     "ledger.json."
                 )
-            found[conversion][hospital or ""] = second
-            if conversion == "pld" and ledger.epsilon(unit, hospital, "rdp") < second * (1 - TOLERANCE["pld"]) - 1e-6:
+            found[name][hospital or ""] = second
+            if name == "pld" and ledger.epsilon(unit, hospital, "rdp") < second * (1 - TOLERANCE["pld"]) - 1e-6:
                 raise CertificateError(
                     f"{hospital or 'all hospitals'}: the Renyi epsilon {ledger.epsilon(unit, hospital, 'rdp'):.6g} "
                     "is below "
                     f"the tight one, {second:.6g}. Remedy: do not publish this epsilon; report the ledger.json."
                 )
     return found
+
+
+def _why_not(conversion: str, released: Events, delta: float, adjacency: str) -> str | None:
+    """Why dp_accounting is not asked, although it has an analysis; None when it is."""
+    if conversion == "pld":
+        return _too_large(released, delta, adjacency)
+    if conversion == "gaussian_exact" and exact_gaussian() is None:
+        return "this version of dp_accounting has no exact Gaussian; its loss distributions are compared instead"
+    return None
+
+
+def exact_gaussian() -> Callable[[float, float], float] | None:
+    """dp_accounting's exact epsilon of Gaussian noise, by (noise, delta); None in versions before it had one."""
+    import dp_accounting
+
+    found: Callable[[float, float], float] | None = getattr(dp_accounting, "get_epsilon_gaussian", None)
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _too_large(released: Events, delta: float, adjacency: str) -> str | None:
+    """Why nobody is asked for a loss distribution: it would not fit into memory. None when it would."""
+    if adjacency == REPLACE_ONE or not released:
+        return None
+    composition = parts.compose(released, adjacency)
+    problem = epsilon_lib.conversion_problem(composition, "pld", delta)
+    if problem is not None:
+        return problem.bound if epsilon_lib.size_problem(composition) is not None else None
+    one, all_together = cells_of(released, adjacency)
+    for cells, most, what in ((one, MOST_CELLS_OF_A_STEP, "of one step"), (all_together, MOST_CELLS, "of all steps")):
+        if cells > most:
+            return f"dp_accounting would need {cells:.1e} cells for the loss distribution {what}, more than {most:,}"
+    return None
+
+
+def cells_of(released: Events, adjacency: str, interval: float = _GRID) -> tuple[float, float]:
+    """Upper bounds on the cells of dp_accounting's loss distributions: of the widest step, and of all together.
+
+    Args:
+      released: (event, count) pairs, of kinds that have a loss distribution.
+      adjacency: of the ledger.
+      interval: width of a cell.
+
+    One step takes the range of its loss, a list of length l (Gaussian steps are merged into one before). n steps take
+    at most n times that, and at most what is left when tails of 1e-15 are cut off by Chernoff bounds at orders k / l: a
+    loss that is never farther than l from its mean has there a moment of at most 1 + variance / l^2 (exp(k) - 1 - k).
+
+    Source: Bennett 1962 (moments of bounded variables).
+
+    >>> step = MechanismEvent("gaussian", noise_multiplier=1e-3)
+    >>> one, together = cells_of(((step, 1),), "add_or_remove_one")
+    >>> f"{one:.1e}"
+    '2.0e+09'
+    """
+    widest = total = 0.0
+    for event, count in parts.settled(released):
+        for part in parts.parts_of(event, adjacency):
+            if isinstance(part, parts.GaussianPart):
+                part, count = parts.GaussianPart(count * part.mu_squared), 1
+            variance, width = privacy_loss.spread(part)
+            length = width / interval + 2
+            share = variance / (interval * length) ** 2
+            tails = (count * np.log1p(share * (np.exp(_ORDERS) - 1 - _ORDERS)) + math.log(2e15)) / _ORDERS
+            widest = max(widest, length)
+            total += length * min(float(count), 2 * float(np.min(tails)) + 1)
+    return widest, total
 
 
 @functools.lru_cache(maxsize=512)
@@ -92,10 +175,12 @@ def _second_opinion(released: Events, delta: float, adjacency: str, conversion: 
         "replace_one": dp_accounting.NeighboringRelation.REPLACE_ONE,
         "replace_special": dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
     }
-    if conversion == "pld" and adjacency == "replace_one":
+    if conversion == "pld" and adjacency == REPLACE_ONE:
         return None  # its events would have to be scaled differently for the two accountants
     try:
         event = compose_dp_event(released, adjacency)
+        if conversion == "gaussian_exact":
+            return _exactly(event, delta)
         if conversion == "rdp":
             accountant: Any = rdp.RdpAccountant(neighboring_relation=relations[adjacency])
         else:
@@ -106,3 +191,14 @@ def _second_opinion(released: Events, delta: float, adjacency: str, conversion: 
     except (InvalidInput, dp_accounting.privacy_accountant.UnsupportedEventError):
         return None
     return epsilon if math.isfinite(epsilon) else None
+
+
+def _exactly(event: Any, delta: float) -> float | None:
+    """dp_accounting's exact epsilon of a composition of Gaussian releases; None when there is anything else in it."""
+    precision = 0.0
+    for one in event.events:
+        if type(one.event).__name__ != "GaussianDpEvent":
+            return None
+        precision += one.count / one.event.noise_multiplier**2
+    exact = exact_gaussian()
+    return None if exact is None else float(exact(precision**-0.5, delta))

@@ -148,7 +148,23 @@ def conversion_problem(composition: Composition, conversion: str, delta: float =
     if conversion == "pld" and delta < SMALLEST_PLD_DELTA and not all(_is_gaussian(part) for part, _ in composition):
         bound = f"is exact to a delta of about {SMALLEST_PLD_DELTA:g}, and delta={delta:g}"
         return Problem("conversion", conversion, bound, "use conversion='rdp' for so small a delta")
-    return None
+    return size_problem(composition) if conversion == "pld" else None
+
+
+def size_problem(composition: Composition) -> Problem | None:
+    """A loss distribution that memory is too small for; asked before it is computed."""
+    from tff_hospitals.accounting import privacy_loss
+
+    if not all(isinstance(part, _SUPPORTED["pld"]) for part, _ in composition):
+        return None
+    cells = privacy_loss.grid_cells(composition)
+    if cells <= privacy_loss.LARGEST_GRID:
+        return None
+    bound = (
+        f"would need a loss distribution of {cells:.1e} cells, more than {privacy_loss.LARGEST_GRID:,}: the noise is "
+        "too small for so many steps"
+    )
+    return Problem("conversion", "pld", bound, "use conversion='rdp', or more noise")
 
 
 def conversions_for(composition: Composition, delta: float = 0.5) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ class Ledger:
         self.delta = float(delta)
         self.adjacency = adjacency
         self._entries: dict[tuple[str, str | None], dict[MechanismEvent, _Entry]] = {}
+        self._ids: dict[str, dict[str, None]] = {}  # by unit, in the order in which they came; kept by `_of_hospital`
 
     # --------------------------------------------------------------------------------------------------------- writing
 
@@ -108,7 +109,7 @@ class Ledger:
                 parts.adjacency_problem(event, self.adjacency),
             ]
         )
-        of_hospital = self._entries.setdefault((unit, hospital_id), {})
+        of_hospital = self._of_hospital(unit, hospital_id)
         if count:
             of_hospital.setdefault(event, _Entry()).add(int(round_number), int(count))
 
@@ -116,17 +117,28 @@ class Ledger:
         """Announces hospitals whose epsilon is 0 until they release something; others are unknown, not private."""
         validation.raise_if([_unit_problem(unit)])
         for hospital_id in hospital_ids:
-            self._entries.setdefault((unit, hospital_id), {})
+            self._of_hospital(unit, hospital_id)
+
+    def _of_hospital(self, unit: str, hospital_id: str | None) -> dict[MechanismEvent, _Entry]:
+        """The entries of one hospital, made when it is new."""
+        ids = self._ids.setdefault(unit, {})
+        if hospital_id is not None:
+            ids[hospital_id] = None
+        return self._entries.setdefault((unit, hospital_id), {})
 
     # --------------------------------------------------------------------------------------------------------- reading
 
     def units(self) -> tuple[str, ...]:
         """The units of privacy that occur, in the order of `events.UNITS`."""
-        return tuple(unit for unit in UNITS if any(of == unit for of, _ in self._entries))
+        return tuple(unit for unit in UNITS if unit in self._ids)
 
     def hospital_ids(self, unit: str) -> tuple[str, ...]:
         """The hospitals with entries of their own, in the order in which they came."""
-        return tuple(hospital_id for of, hospital_id in self._entries if of == unit and hospital_id is not None)
+        return tuple(self._ids.get(unit, ()))
+
+    def knows(self, unit: str, hospital_id: str | None) -> bool:
+        """Whether a hospital (None: what touches every hospital alike) has entries of its own, or was announced."""
+        return (unit, hospital_id) in self._entries
 
     def events(
         self, unit: str, hospital_id: str | None = None, through_round: int | None = None
@@ -173,9 +185,9 @@ class Ledger:
           InvalidInput: for an unknown unit, hospital or conversion, or releases that the conversion cannot handle.
         """
         validation.raise_if([_unit_problem(unit), validation.one_of("conversion", conversion, epsilon_lib.CONVERSIONS)])
-        if hospital_id is None and self.hospital_ids(unit):
+        if hospital_id is None and self._ids.get(unit):
             return self.worst_epsilon(unit, conversion, through_round)[0]
-        if not any(of == unit for of, _ in self._entries):
+        if unit not in self._ids:
             return math.inf
         composition = parts.compose(self.events(unit, hospital_id, through_round), self.adjacency)
         return epsilon_lib.composed_epsilon(composition, self.delta, conversion)
@@ -184,10 +196,30 @@ class Ledger:
         self, unit: str, conversion: str = "rdp", through_round: int | None = None
     ) -> tuple[float, str | None]:
         """The largest epsilon of any hospital, and whose it is (None: the same for all)."""
-        ids = self.hospital_ids(unit)
-        if not ids:
+        if not self._ids.get(unit):
             return self.epsilon(unit, None, conversion, through_round), None
-        return max(((self.epsilon(unit, of, conversion, through_round), of) for of in ids), key=lambda pair: pair[0])
+        validation.raise_if([validation.one_of("conversion", conversion, epsilon_lib.CONVERSIONS)])
+        found = (
+            (epsilon_lib.composed_epsilon(composition, self.delta, conversion), of)
+            for composition, of in self._compositions(unit, None, through_round).items()
+        )
+        return max(found, key=lambda pair: pair[0])
+
+    def _compositions(
+        self, unit: str, hospital_id: str | None, through_round: int | None = None
+    ) -> dict[parts.Composition, str | None]:
+        """What is charged to one hospital, or to each of them (None), and whose it first is: of thousands of hospitals
+        most have done the same.
+        """
+        ids = self._ids.get(unit) if hospital_id is None else None
+        found: dict[parts.Composition, str | None] = {}
+        seen: set[tuple[tuple[MechanismEvent, int], ...]] = set()
+        for of in ids or (hospital_id,):
+            events = self.events(unit, of, through_round)
+            if events not in seen:
+                seen.add(events)
+                found.setdefault(parts.compose(events, self.adjacency), of)
+        return found
 
     def epsilon_by_round(self, unit: str, hospital_id: str | None = None, conversion: str = "rdp") -> dict[int, float]:
         """Epsilon after each round from 0 to the last."""
@@ -196,11 +228,14 @@ class Ledger:
 
     def conversions(self, unit: str, hospital_id: str | None = None) -> tuple[str, ...]:
         """The conversions that can handle everything recorded for this unit (and hospital, or every hospital)."""
-        ids = (hospital_id,) if hospital_id is not None or not self.hospital_ids(unit) else self.hospital_ids(unit)
-        able = [
-            epsilon_lib.conversions_for(parts.compose(self.events(unit, of), self.adjacency), self.delta) for of in ids
-        ]
+        able = [epsilon_lib.conversions_for(one, self.delta) for one in self._compositions(unit, hospital_id)]
         return tuple(name for name in epsilon_lib.CONVERSIONS if all(name in names for names in able))
+
+    def conversion_problem(self, unit: str, hospital_id: str | None, conversion: str) -> Problem | None:
+        """Why a conversion cannot handle what was recorded for this unit (and hospital, or any hospital)."""
+        compositions = self._compositions(unit, hospital_id)
+        found = (epsilon_lib.conversion_problem(one, conversion, self.delta) for one in compositions)
+        return next((problem for problem in found if problem is not None), None)
 
     # ------------------------------------------------------------------------------------------------------ keeping it
 
@@ -241,7 +276,7 @@ class Ledger:
             events = [MechanismEvent.from_json(fields) for fields in content["events"]]
             for entries in content["entries"]:
                 ledger.expect(entries["unit"], [entries["hospital"]])
-                of_hospital = ledger._entries[entries["unit"], entries["hospital"]]
+                of_hospital = ledger._of_hospital(entries["unit"], entries["hospital"])
                 for number, first, last, count in entries["rows"]:
                     ledger.record(entries["unit"], entries["hospital"], first, events[number], 0)
                     remedy = "restore the file from a checkpoint"
@@ -281,10 +316,10 @@ class Ledger:
     def _hospital_problem(self, unit: str, hospital_id: str | None) -> Problem | None:
         """An id that never occurred is a mistake, unless entries touch every hospital."""
         problem = _unit_problem(unit)
-        known = self.hospital_ids(unit)
-        if problem is not None or hospital_id is None or not known or (unit, None) in self._entries:
+        if problem is not None or hospital_id is None or self.knows(unit, hospital_id) or self.knows(unit, None):
             return problem
-        return validation.one_of("hospital_id", hospital_id, known)
+        known = self.hospital_ids(unit)
+        return validation.one_of("hospital_id", hospital_id, known) if known else None
 
 
 def _unit_problem(unit: str) -> Problem | None:

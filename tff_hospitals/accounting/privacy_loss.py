@@ -32,6 +32,8 @@ PRECISION = 1e-4
 _TAIL = 1e-14
 _REACH = 9.8  # standard deviations of noise that one step looks at; the rest, below 1e-22, counts as infinite loss
 _CELLS_FOR_ONE, _MOST_CELLS = 1 << 15, 1 << 20
+LARGEST_GRID = 1 << 22
+"""Cells of a composed loss (about 60 bytes each): nothing with a useful epsilon needs more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,22 @@ class _Step:
     infinite: float
 
 
+def grid_cells(composition: Composition) -> int:
+    """How many cells the composed loss of supported parts takes: more than `LARGEST_GRID` are not to be asked for.
+
+    The smaller the noise and the more the steps, the wider the loss: noise of 1e-6 over 1,500 steps would take 10^12.
+    """
+    if all(isinstance(part, GaussianPart) for part, _ in composition):
+        return 0  # a closed form
+    _, first, last = _grid(composition)
+    return last - first + 1
+
+
 def epsilon(composition: Composition, delta: float) -> float:
-    """Epsilon of a composition of supported parts, at a delta of at least `epsilon.SMALLEST_PLD_DELTA`."""
+    """Epsilon of a composition of supported parts, at a delta of at least `epsilon.SMALLEST_PLD_DELTA`.
+
+    Its `grid_cells` must not exceed `LARGEST_GRID`.
+    """
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         return gaussian.exact_epsilon(gaussian.total_mu(composition), delta)
     return max(_epsilon_one_way(composed, delta) for composed in _composed(composition))
@@ -157,8 +173,11 @@ def _laplace_step(scale: float, step: float) -> _Step:
 
 
 @functools.lru_cache(maxsize=1024)
-def _spread(part: Part) -> tuple[float, float]:
-    """Variance of one step's loss (the larger of both directions) and the width of the range of losses."""
+def spread(part: Part) -> tuple[float, float]:
+    """Variance of one step's loss (the larger of both directions) and the width of the range of losses.
+
+    The variance counts where the range is at most some thousands: it is summed up over 4,001 outputs.
+    """
     if isinstance(part, GaussianPart):
         return part.mu_squared, 2 * _REACH * math.sqrt(part.mu_squared) + part.mu_squared
     if isinstance(part, LaplacePart):
@@ -189,20 +208,26 @@ class _Composed:
     infinite: float
 
 
-@functools.lru_cache(maxsize=4)
-def _composed(composition: Composition) -> tuple[_Composed, _Composed]:
-    """The composed loss in both directions."""
+@functools.lru_cache(maxsize=64)
+def _grid(composition: Composition) -> tuple[float, int, int]:
+    """Width of a cell, and the first and the last cell of the composed loss."""
     steps = sum(count for _, count in composition)
-    variance = sum(count * _spread(part)[0] for part, count in composition)
-    widest = max(_spread(part)[1] for part, _ in composition)
+    variance = sum(count * spread(part)[0] for part, count in composition)
+    widest = max(spread(part)[1] for part, _ in composition)
     rdp = renyi.composed_curve(composition)
     low, high = _window(rdp, steps, 0.0)
     wanted = min(math.sqrt(12 * PRECISION * variance / steps), (high - low) * math.sqrt(steps) / _CELLS_FOR_ONE)
     wanted = max(wanted, (high - low) / _MOST_CELLS, widest / _MOST_CELLS)
     step = 2.0 ** (math.floor(2 * math.log2(wanted)) / 2)  # few distinct grids: one step's loss is worth keeping
     low, high = _window(rdp, steps, step)
-    first = math.floor(low / step)
-    cells = fft.next_fast_len(math.ceil(high / step) - first + 1, real=True)
+    return step, math.floor(low / step), math.ceil(high / step)
+
+
+@functools.lru_cache(maxsize=4)
+def _composed(composition: Composition) -> tuple[_Composed, _Composed]:
+    """The composed loss in both directions."""
+    step, first, last = _grid(composition)
+    cells = fft.next_fast_len(last - first + 1, real=True)
     return _compose_one_way(composition, step, first, cells, 0), _compose_one_way(composition, step, first, cells, 1)
 
 

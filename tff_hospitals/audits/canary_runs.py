@@ -244,7 +244,10 @@ def repeated_record(
         error_feedback=False,
         skip_below=None,
     )
-    simple = simple.replace(privacy={"outer": "none", "outer_noise_multiplier": None, "outer_target_epsilon": None})
+    simple = simple.replace(
+        privacy={"outer": "none", "outer_noise_multiplier": None, "outer_target_epsilon": None},
+        stopping={"outer_max_epsilon": None},
+    )
     model = models.build_model("logistic_regression", blank, init="zeros")
     parts = learning_process.compose(simple, blank, model)
     noise = noise_plan.make(simple, blank)

@@ -26,6 +26,7 @@ _PLAIN = {
     "mechanism": "none",
     "noise_multiplier": None,
     "target_epsilon": None,
+    "conversion": None,
     "outer": "none",
     "outer_noise_multiplier": None,
     "outer_target_epsilon": None,
@@ -76,7 +77,14 @@ class DefenceRow:
 
 def variants(plan: Plan, epsilon: float = 8.0) -> list[Variant]:
     """The defences, each put around the same plan without its own mechanism."""
-    plain = plan.replace(privacy=_PLAIN, upload="", broadcast="", error_feedback=False, skip_below=None)
+    plain = plan.replace(
+        privacy=_PLAIN,
+        stopping={"max_epsilon": None, "outer_max_epsilon": None},
+        upload="",
+        broadcast="",
+        error_feedback=False,
+        skip_below=None,
+    )
     noisy = plain.replace(privacy={"mechanism": "dp_sgd", "target_epsilon": epsilon})
     strict = plain.replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 1.0})
     silent = plain.replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 1e-6})

@@ -202,7 +202,10 @@ def check_record_clipping(plan: Plan, dataset: HospitalDataset, model: Functiona
     from tff_hospitals.audits.probe import Probe
 
     weights, frozen = model.initial_weights(np.array([plan.seed, 1], np.int64))
-    plain = plan.replace(privacy={"outer": "none", "outer_noise_multiplier": None, "outer_target_epsilon": None})
+    plain = plan.replace(
+        privacy={"outer": "none", "outer_noise_multiplier": None, "outer_target_epsilon": None},
+        stopping={"outer_max_epsilon": None},
+    )
     probe = Probe(plain, dataset, model, weights, frozen, learning_rate=1.0)
     norms = []
     for number in range(most):

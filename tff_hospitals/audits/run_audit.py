@@ -313,13 +313,19 @@ def _updates(run: LoadedRun, options: AuditOptions) -> list[dict[str, Any]]:
     return from_stored(run)
 
 
+def _stated_in(run: LoadedRun, unit: str) -> str:
+    """The conversion in which the run promises an epsilon for a unit."""
+    field = "conversion" if unit == run.summary.get("unit") else "second_conversion"
+    return str(run.summary.get(field) or "rdp")
+
+
 def _promise(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
     from tff_hospitals.audits import canary_runs
     from tff_hospitals.audits.mechanism_checks import check_mechanism
 
     _is_federation(run)
     units, delta = run.ledger.units(), run.ledger.delta
-    epsilons = {unit: run.ledger.worst_epsilon(unit)[0] for unit in units}
+    epsilons = {unit: run.ledger.worst_epsilon(unit, _stated_in(run, unit))[0] for unit in units}
     verdicts: list[promise.Verdict] = []
     both = 1.0 - (1.0 - options.confidence) / 2.0  # two audits of one unit share the error probability
     if run.model.parameters <= 100_000:
@@ -336,7 +342,7 @@ def _promise(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
             )
         )
     if "record" in units and run.plan.privacy.mechanism == "dp_sgd":
-        epsilon, worst = run.ledger.worst_epsilon("record")
+        epsilon, worst = run.ledger.worst_epsilon("record", _stated_in(run, "record"))
         hospital = worst or run.dataset.ids[0]
         from tff_hospitals import noise_plan
 

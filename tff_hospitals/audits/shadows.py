@@ -103,7 +103,9 @@ def train_shadows(
     raise_if([whole_number("shadow_models", count, low=4, remedy="train 4 shadow models or more; 16 is a good start")])
     root = Streams.from_seed(plan.seed).child("audit", "shadows")
     once = plan.replace(
-        evaluate_every=plan.rounds, checkpoint_every=plan.rounds, stopping={"patience": None, "max_epsilon": None}
+        evaluate_every=plan.rounds,
+        checkpoint_every=plan.rounds,
+        stopping={"patience": None, "max_epsilon": None, "outer_max_epsilon": None},
     )
     losses, included = [], []
     for number in range(count):

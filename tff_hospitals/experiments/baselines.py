@@ -49,5 +49,5 @@ def baseline_plan(plan: Plan, epochs: int) -> Plan:
         weighting="records",
         cohort={"kind": "all", "hospitals_per_round": None, "sampling_probability": None},
         client={"local_epochs": epochs, "local_steps": None, "proximal_mu": 0.0},
-        stopping={"patience": None, "max_epsilon": None},
+        stopping={"patience": None, "max_epsilon": None, "outer_max_epsilon": None},
     )

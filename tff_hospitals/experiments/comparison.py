@@ -205,7 +205,7 @@ def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float)
         "target_epsilon": privacy.target_epsilon,
         "epsilon": None,
         "delta": delta,
-        "conversion": "rdp",
+        "conversion": privacy.meant_in,
         "rounds": 0,
         "stop_reason": "not run: the target is out of reach with these hospitals",
         "runtime": runner.runtime,
@@ -256,6 +256,6 @@ def _header(comparison: Comparison, dataset: HospitalDataset, plan: Plan) -> dic
         "target_epsilons": list(comparison.target_epsilons),
         "delta": noise_plan.delta_of(plan, dataset),
         "adjacency": noise_plan.ADJACENCY["record"],
-        "conversion": "rdp",
+        "conversion": comparison.given.get("conversion") or "rdp",
         "rows": [],
     }

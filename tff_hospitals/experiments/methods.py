@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tff_hospitals.plan import Plan
-from tff_hospitals.validation import one_of, raise_if
+from tff_hospitals.privacy_checks import known_name
+from tff_hospitals.validation import raise_if
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,5 +238,5 @@ def find_methods(names: tuple[str, ...]) -> tuple[Method, ...]:
     Raises:
       validation.InvalidInput: names every unknown one, with the nearest known ones.
     """
-    raise_if([one_of("aggregator", name, METHODS) for name in names])
+    raise_if([known_name("aggregator", name, METHODS) for name in names])
     return tuple(METHODS[name] for name in names)

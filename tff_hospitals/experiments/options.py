@@ -166,7 +166,8 @@ OPTIONS = (
         "privacy",
         "conversion",
         "string",
-        "which epsilon the noise is calibrated for: rdp, pld, or gaussian_exact where nothing is sampled",
+        "which epsilon is meant: rdp, pld, or gaussian_exact where nothing is sampled (default: gaussian_exact for "
+        "local_dp, rdp for all else)",
         _private,
         "a private method",
     ),
@@ -367,9 +368,18 @@ OPTIONS = (
         "stopping",
         "max_epsilon",
         "float",
-        "stop before any hospital's epsilon exceeds this",
+        "a hospital leaves before its epsilon exceeds this in any unit of privacy; the run stops when none is left",
         _private,
         "a private method",
+    ),
+    Option(
+        "outer_max_epsilon",
+        "stopping",
+        "outer_max_epsilon",
+        "float",
+        "the same limit for the outer mechanism, per hospital as a whole (default: max_epsilon)",
+        _wrapped,
+        "outer",
     ),
 )
 

@@ -133,6 +133,8 @@ class PrivacyPlan:
       delta: None takes the largest power of ten below 1 / (largest number of protected units).
       clip_style: one of `CLIP_STYLES` (record level only). `adaptive` follows a noised quantile of the record norms.
       clip_quantile, clip_learning_rate, clipped_count_stddev: adaptive clipping (Andrew et al. 2021, arXiv:1905.03871).
+      conversion: in which target, limit and epsilon are meant: `rdp`, `pld` or `gaussian_exact`; None takes
+        `gaussian_exact` for local DP, whose rounds are one Gaussian together, and `rdp` for all else.
       zeroing: drop updates with a coordinate beyond a bound, before clipping: `none`, `fixed` (the public bound
         `zeroing_norm`) or `quantile` (a bound that starts there and follows a noised quantile).
       restart_every: rounds of one tree; None: one tree over the whole run.
@@ -155,7 +157,7 @@ class PrivacyPlan:
     clip_quantile: float = 0.5
     clip_learning_rate: float = 0.2
     clipped_count_stddev: float | None = None
-    conversion: str = "rdp"
+    conversion: str | None = None
     zeroing: str = "none"
     zeroing_norm: float = 10.0
     restart_every: int | None = None
@@ -173,6 +175,12 @@ class PrivacyPlan:
     def count_stddev(self, expected_cohort: float) -> float:
         """Deviation of the noise on the count of unclipped hospitals; a twentieth of the cohort unless given."""
         return float(expected_cohort / 20 if self.clipped_count_stddev is None else self.clipped_count_stddev)
+
+    @property
+    def meant_in(self) -> str:
+        """The conversion that target, limit and epsilon of this mechanism are meant in."""
+        exact = self.mechanism == "local_dp" and not self.selected_from > 1
+        return self.conversion or ("gaussian_exact" if exact else "rdp")
 
     @property
     def counts(self) -> int:
@@ -252,9 +260,16 @@ class LinkPlan:
 
 @dataclasses.dataclass(frozen=True)
 class StoppingPlan:
-    """When a run ends before its last round: a plateau of a metric, or a privacy budget about to be exceeded."""
+    """When a run ends before its last round: a plateau of a metric, or a privacy budget about to be exceeded.
+
+    Attributes:
+      metric, patience, threshold: of the plateau.
+      max_epsilon: the most that any hospital may spend, in every unit of privacy of the run.
+      outer_max_epsilon: another limit for the outer mechanism's unit, the hospital as a whole.
+    """
 
     metric: str = "loss"
     patience: int | None = None
     threshold: float = 1e-4
     max_epsilon: float | None = None
+    outer_max_epsilon: float | None = None

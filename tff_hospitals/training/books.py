@@ -80,10 +80,6 @@ class Books:
                     self.ledger.record(part.unit, hospital, 0, event, count)
         self.signal = SignalToNoise(plan, dataset, noise, dense_bytes[0] // 4)
 
-    def planned(self, one: str, steps: int, round_number: int, cohort: int) -> list[tuple[Any, int]]:
-        """The events that a round (0-based) with so many hospitals would add for one of them."""
-        return [self._noise.releases[one].in_round(round_number, steps, cohort)]
-
     def released(self) -> Ledger:
         """The ledger of what becomes public: where this run was chosen among several, their choice included."""
         if self._plan.privacy.selected_from <= 1:
@@ -119,18 +115,35 @@ class Books:
             event, count = part.releases[name].in_round(one.number, steps, cohort)
             self.ledger.record(part.unit, name, number, event, count)
 
-    def epsilon(self, hospital: str, conversion: str) -> float | None:
-        """Epsilon so far of a hospital (`pooled`: the worst one); None without a guarantee."""
+    def epsilon(self, hospital: str, conversion: str | None = None) -> float | None:
+        """Epsilon so far of a hospital (`pooled`: the worst one), by default as the plan means it; None without a
+        guarantee.
+        """
         unit = self._noise.unit
-        return None if unit == "none" else self.epsilon_of(unit, hospital, conversion)
+        return None if unit == "none" else self.epsilon_of(unit, hospital, conversion or self.stated_in(self._noise))
+
+    def stated_in(self, part: noise_plan.NoisePlan) -> str:
+        """The conversion that a unit's epsilon is stated in: the plan's, or RDP where that one has no figure."""
+        if part.unit == "none" or part.conversion == "rdp":
+            return "rdp"
+        problem = self.released().conversion_problem(part.unit, None, part.conversion)
+        return part.conversion if problem is None else "rdp"
 
     def epsilon_of(self, unit: str, hospital: str, conversion: str) -> float | None:
         """Epsilon so far for one of the run's units; None where the conversion has no analysis of what was released."""
         ledger = self.released()
-        of = hospital if hospital in ledger.hospital_ids(unit) else None  # None: the worst of all
+        of = hospital if ledger.knows(unit, hospital) else None  # None: the worst of all
         if conversion != "rdp" and conversion not in ledger.conversions(unit, of):
             return None
         return ledger.epsilon(unit, of, conversion)
+
+    def why_no_epsilon(self, conversion: str) -> str | None:
+        """Why a conversion has no epsilon for the run's (inner) unit; None when it has, or there is no guarantee."""
+        unit = self._noise.unit
+        if unit == "none" or not math.isfinite(self.epsilon_of(unit, POOLED, "rdp") or 0.0):
+            return None
+        problem = self.released().conversion_problem(unit, None, conversion)
+        return None if problem is None else problem.bound
 
     def enter_metrics(
         self, one: RoundInput, output: RoundOutput, evaluation: Mapping[str, Mapping[str, float]], rate: float

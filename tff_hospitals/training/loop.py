@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals import learning_process, models, noise_plan, records
-from tff_hospitals.accounting import Budget, Ledger
+from tff_hospitals.accounting import Ledger
 from tff_hospitals.plan import Plan
 from tff_hospitals.privacy_checks import secure_noise_problems
 from tff_hospitals.random_streams import Streams
 from tff_hospitals.runtimes import build_runtime
 from tff_hospitals.training import run_directory, stopping
 from tff_hospitals.training.books import Books
+from tff_hospitals.training.budgets import RoundBudgets, RoundDecision
 from tff_hospitals.training.checkpoints import Checkpoint
 from tff_hospitals.training.evaluation import POOLED, Evaluator
 from tff_hospitals.training.rounds import RoundDrawer
@@ -26,7 +27,6 @@ from tff_hospitals.training.updates import UpdateStore
 from tff_hospitals.validation import raise_if
 
 if TYPE_CHECKING:
-    from tff_hospitals.accounting import Decision
     from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.models import FunctionalModel
     from tff_hospitals.runtimes.base import RoundInput, RoundOutput
@@ -166,6 +166,7 @@ class _Session:
         wire, side = self.composition.wire_bytes(), self.composition.side_bytes()
         self.books = Books(plan, dataset, self.noise, wire, (dense, dense), frozen_bytes, side)
         self.drawer = RoundDrawer(plan, dataset, self.noise, root)
+        self.budgets = RoundBudgets(plan, dataset, self.noise)
         self.plateau = stopping.PlateauRule(plan.stopping)
         self.next_round = 0
         self.seconds: list[tuple[int, float]] = []
@@ -220,26 +221,20 @@ class _Session:
         if self.next_round >= self.plan.rounds:
             return stopping.ROUND_LIMIT
         decision = self._budget_decision(self.next_round)
-        if decision is not None and decision.stop and decision.exhausted:
-            return f"{stopping.BUDGET_SPENT}: {next(iter(decision.reasons.values()))}"
+        if decision is not None and decision.stop is not None:
+            return f"{stopping.BUDGET_SPENT}: {decision.stop}"
         return self.plateau.reason(self.books.history)
 
-    def _budget_decision(self, round_number: int) -> Decision | None:
-        """Who can pay for a round; None without a budget."""
-        budget, unit = self.plan.stopping.max_epsilon, self.noise.unit
-        if budget is None or unit == "none":
+    def _budget_decision(self, round_number: int) -> RoundDecision | None:
+        """Who can pay for a round; None without a limit."""
+        if not self.budgets:
             return None
-        planned = {}
-        cohort = self.drawer.cohort(round_number)
-        for one in cohort:
-            steps = noise_plan.steps_per_round(self.plan, self.dataset.hospital(one).train.records)
-            planned[one] = self.books.planned(one, steps, round_number, len(cohort))
-        return Budget({unit: budget}, self.plan.privacy.conversion).decide(self.books.ledger, unit, planned)
+        return self.budgets.decide(self.books.ledger, round_number, self.drawer.cohort(round_number))
 
     def _draw(self, round_number: int) -> RoundInput:
         """A round's input without the hospitals that have spent their budget; the others go on."""
         decision = self._budget_decision(round_number)
-        if decision is None or not decision.exhausted:
+        if decision is None or not decision.reasons:
             return self.drawer.draw(round_number)
         for one, reason in decision.reasons.items():
             if one not in self.books.left:
@@ -275,7 +270,7 @@ class _Session:
     def _chunk_end(self) -> int:
         """One past the last round of the next call: nothing may be due before it."""
         plan, start = self.plan, self.next_round
-        if plan.stopping.max_epsilon is not None:
+        if self.budgets:
             return start + 1
         ends = [plan.rounds, start + self.drawer.rounds_within(_SCHEDULED_RECORDS, _ROUNDS_PER_CALL)]
         for every in (plan.evaluate_every, plan.checkpoint_every):
@@ -313,7 +308,7 @@ class _Session:
             rounds=self.plan.rounds,
             loss=pooled.get("loss"),
             accuracy=pooled.get("accuracy"),
-            epsilon=self.books.epsilon(POOLED, self.plan.privacy.conversion),
+            epsilon=self.books.epsilon(POOLED),
             unit=self.noise.unit,
             bytes=sum(self.books.bytes_down.values()) + sum(self.books.bytes_up.values()),
         )

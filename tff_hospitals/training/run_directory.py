@@ -133,13 +133,17 @@ def summary_row(
     by_hospital = {scope: values for scope, values in books.last_evaluation.items() if scope not in (POOLED, "server")}
     pooled = books.last_evaluation.get(POOLED, {})
     private = noise.unit != "none"
-    epsilons = {name: books.epsilon(name, "rdp") for name in dataset.ids} if private else {}
+    conversion = books.stated_in(noise)
+    epsilons = {name: books.epsilon(name, conversion) for name in dataset.ids} if private else {}
     worst = max(epsilons, key=lambda name: epsilons[name] or 0.0) if epsilons else None
-    epsilon = books.epsilon(POOLED, "rdp")
+    epsilon = books.epsilon(POOLED, conversion)
     settled = [value for _, value in seconds[1:]] or [value for _, value in seconds]
     ledger = books.released()
-    certificate = certify(ledger, noise.unit) if private else None
+    certificate = certify(ledger, noise.unit, conversion) if private else None
     second = noise.second
+    second_conversion = books.stated_in(second) if second is not None else None
+    if certificate is not None and second is not None:
+        certificate["second_unit"] = certify(ledger, second.unit, second_conversion or "rdp")
     return {
         "schema_version": 1,
         "status": "finished",
@@ -149,12 +153,14 @@ def summary_row(
         "unit": noise.unit,
         "target_epsilon": plan.privacy.target_epsilon,
         "epsilon": epsilon,
+        "epsilon_rdp": books.epsilon(POOLED, "rdp"),
         "epsilon_pld": books.epsilon(POOLED, "pld"),
+        "epsilon_pld_missing": books.why_no_epsilon("pld"),
         "epsilon_per_hospital": epsilons,
         "worst_hospital": worst,
         "delta": noise.delta if private else None,
         "adjacency": noise.adjacency if private else None,
-        "conversion": "rdp",
+        "conversion": conversion if private else "rdp",
         "noise_multiplier_per_hospital": dict(noise.multipliers) if private else {},
         "accuracy_mean": _mean(by_hospital, "accuracy"),
         "accuracy_sd": None,
@@ -174,14 +180,15 @@ def summary_row(
         "guarantee": _guarantee(plan, noise, books, stop_reason, certificate),
         "certificate": certificate,
         "second_unit": second.unit if second is not None else None,
-        "second_epsilon": books.epsilon_of(second.unit, POOLED, "rdp") if second is not None else None,
+        "second_epsilon": _second_epsilon(second, books),
+        "second_conversion": second_conversion,
         "second_noise_multiplier": next(iter(second.multipliers.values())) if second is not None else None,
         "records_per_patient": plan.privacy.records_per_patient,
         "epsilon_per_patient": epsilon_per_patient(plan, noise, books),
         "reproducible": not plan.privacy.secure_noise,
         "warnings": [*plan.warnings(dataset), *books.warnings, *books.signal.warnings(), *_second(plan, noise, books)],
         "communication": books.traffic.summary(len(dataset.hospitals)),
-        "curve": curve(books),
+        "curve": curve(books, conversion),
     }
 
 
@@ -202,6 +209,7 @@ def _guarantee(
             books.released(),
             part.unit,
             noise_added_by=noise_by,
+            conversion=books.stated_in(part),
             simulated_trust=plan.privacy.summed_securely and noise_by != "hospital",
             stopped_by_data=stop_reason.startswith("plateau"),
         ).text
@@ -210,7 +218,8 @@ def _guarantee(
     if noise.unit == "record" and plan.privacy.records_per_patient > 1:
         k, epsilon = plan.privacy.records_per_patient, epsilon_per_patient(plan, noise, books)
         strength = "no guarantee" if epsilon is None else f"epsilon {epsilon:.3g} at delta {noise.delta:g}"
-        words += f" A patient with up to {k} records: {strength} for all of them together."
+        how = "" if books.stated_in(noise) == "rdp" else " (rdp)"
+        words += f" A patient with up to {k} records: {strength}{how} for all of them together."
     if plan.privacy.secure_noise:
         words += (
             " Noise: fresh bytes of the operating system's cryptographic source for every number; nobody can repeat it."
@@ -226,12 +235,18 @@ def _second(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -> list[str]:
     """The second guarantee of a run with two units: a table has one column for epsilon."""
     if noise.second is None:
         return []
-    epsilon = books.epsilon_of(noise.second.unit, POOLED, "rdp")
+    epsilon = _second_epsilon(noise.second, books)
     known = "no" if epsilon is None or math.isinf(epsilon) else f"{epsilon:.3g}"
+    by = books.stated_in(noise.second)
+    how = "" if by == books.stated_in(noise) else f" ({by})"
     return [
         f"two guarantees: beside the epsilon per {noise.unit}, epsilon {known} per {noise.second.unit} at delta "
-        f"{noise.delta:g}, by {plan.privacy.outer} around the hospitals"
+        f"{noise.delta:g}{how}, by {plan.privacy.outer} around the hospitals"
     ]
+
+
+def _second_epsilon(second: noise_plan.NoisePlan | None, books: Books) -> float | None:
+    return None if second is None else books.epsilon_of(second.unit, POOLED, books.stated_in(second))
 
 
 def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -> float | None:
@@ -244,7 +259,7 @@ def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -
     if noise.unit != "record":
         return None
     if plan.privacy.records_per_patient == 1:
-        return books.epsilon(POOLED, "rdp")
+        return books.epsilon(POOLED)
     ledger = books.released()
     found = [
         group_epsilon(
@@ -252,7 +267,7 @@ def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -
             ledger.delta,
             plan.privacy.records_per_patient,
             adjacency=ledger.adjacency,
-            conversion="rdp",
+            conversion="rdp",  # groups under a mixture have the widest loss distributions
         )
         for hospital in ledger.hospital_ids("record")
     ]
@@ -266,8 +281,12 @@ def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | 
     return sum(values) / len(values) if values else None
 
 
-def curve(books: Books) -> list[dict[str, Any]]:
-    """Accuracy (mean over hospitals), epsilon and bytes at every evaluated round."""
+def curve(books: Books, conversion: str = "rdp") -> list[dict[str, Any]]:
+    """Accuracy (mean over hospitals), epsilon as the run states it, and bytes at every evaluated round.
+
+    Of Gaussian noise without sampling the loss distribution is known in closed form, so that `epsilon_pld` is exact.
+    """
+    column = "epsilon_rdp" if conversion == "rdp" else "epsilon_pld"
     accuracies: dict[int, list[float]] = {}
     points = []
     for row in books.metric_rows:
@@ -278,7 +297,7 @@ def curve(books: Books) -> list[dict[str, Any]]:
                 points.append(
                     {
                         "round": number,
-                        "epsilon": row.get("epsilon_rdp"),
+                        "epsilon": row.get(column),
                         "accuracy_mean": sum(values) / len(values) if values else None,
                         "accuracy_sd": None,
                         "bytes_up": row["bytes_up"],

@@ -80,7 +80,7 @@ def comparison_page(
         common=list(common),
         pictures=figures(pictures, files=True),
         promises=_promises(rows),
-        accounting=accounting_words(summary.conversion),
+        accounting=accounting_words(summary.conversion, rows),
         accounting_facts=accounting_facts(rows),
         privacy_table=_privacy_table(rows, ids),
         hospital_table=_hospital_table(rows, ids) if len(ids) > _MOST_HOSPITAL_COLUMNS else None,

@@ -29,7 +29,7 @@ _COLUMNS = (
     ("accuracy", "accuracy, %"),
     ("loss", "loss"),
     ("auc", "AUC"),
-    ("epsilon_rdp", "epsilon"),
+    ("epsilon_rdp", "epsilon (RDP)"),
     ("epsilon_pld", "epsilon (PLD)"),
     ("bytes_up", "sent up"),
     ("bytes_down", "sent down"),

@@ -29,6 +29,7 @@ from tff_hospitals.experiments.reports.summary import Summary
 from tff_hospitals.experiments.reports.wording import (
     UNIT_SHORT,
     adjacency_sentence,
+    conversions_text,
     delta_sentence,
     epsilon_text,
     percent,
@@ -92,7 +93,8 @@ def footer_text(summary: Summary) -> str:
         parts.append(f"delta {delta_sentence(summary.rows)}")
         adjacency = adjacency_sentence(summary.rows)
         parts += [f"neighbours at {adjacency}"] if adjacency else []
-        parts += [f"epsilon by {summary.conversion.upper().replace('_', ' ')}"] if summary.conversion else []
+        how = conversions_text(summary.conversion, summary.rows)
+        parts += [f"epsilon by {how}"] if how else []
     return " · ".join(parts)
 
 

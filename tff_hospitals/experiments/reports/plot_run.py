@@ -20,7 +20,14 @@ from tff_hospitals.experiments.reports.plot_style import (
     percent_axis,
 )
 from tff_hospitals.experiments.reports.run_files import POOLED, SERVER, RunFiles
-from tff_hospitals.experiments.reports.wording import byte_scale, delta_text, percent, shorten, shorten_all
+from tff_hospitals.experiments.reports.wording import (
+    byte_scale,
+    conversion_name,
+    delta_text,
+    percent,
+    shorten,
+    shorten_all,
+)
 
 MOST_LINES = 8  # hospitals with a line of their own; more are drawn as median and range
 _SCOPE_WORDS = {POOLED: "all test records", SERVER: "held by the server"}
@@ -30,20 +37,21 @@ def run_by_round(run: RunFiles) -> Picture | None:
     """The picture, or None when no column was measured in any round."""
     row = run.row
     divisor, size = byte_scale([row])
+    spent = "epsilon_rdp" if row.conversion in ("", "rdp") else "epsilon_pld"  # exact for Gaussian noise by itself
     panels: list[tuple[str, str, str, float]] = [  # column, title, unit of the axis, divisor
         ("accuracy", "Accuracy on test records", "%", 1.0),
         ("loss", "Loss on test records", "loss", 1.0),
-        ("epsilon_rdp", f"Epsilon spent so far, {row.unit} level", "epsilon", 1.0),
+        (spent, f"Epsilon spent so far, {row.unit} level", "epsilon", 1.0),
         ("bytes", "Bytes so far, both directions", size, divisor),
     ]
     drawn = [panel for panel in panels if any(_curve(run, scope, panel[0]) for scope in run.metrics)]
     if row.unit == "none":
-        drawn = [panel for panel in drawn if panel[0] != "epsilon_rdp"]
+        drawn = [panel for panel in drawn if panel[0] != spent]
     if not drawn:
         return None
     footer = f"Data: {run.dataset.name if run.dataset else 'not recorded'} · seed {run.seed}"
     if row.private:
-        footer += f" · delta {delta_text(row.delta)} · epsilon by {row.conversion.upper().replace('_', ' ')}"
+        footer += f" · delta {delta_text(row.delta)} · epsilon by {conversion_name(row.conversion)}"
     many = len(run.hospital_ids) > MOST_LINES
     sheet = Sheet(
         f"{shorten(row.name, 60)}, round by round",
@@ -68,7 +76,7 @@ def run_by_round(run: RunFiles) -> Picture | None:
         _panel(axes, run, column, scale, short)
         if column == "accuracy":
             percent_axis(axes.yaxis)
-        if column in ("epsilon_rdp", "bytes"):
+        if column in (spent, "bytes"):
             axes.set_ylim(bottom=0.0)
     best = _curve(run, POOLED, "accuracy")
     return sheet.finish(
@@ -102,7 +110,7 @@ def _panel(axes: Any, run: RunFiles, column: str, divisor: float, short: dict[st
     else:
         for index, scope in enumerate(ids):
             labels += _line(axes, curves[index], divisor, SERIES[index % len(SERIES)], "-", short[scope])
-    if column != "epsilon_rdp":  # the pooled epsilon is the worst hospital's: its line is there already
+    if not column.startswith("epsilon"):  # the pooled epsilon is the worst hospital's: its line is there already
         for index, scope in enumerate(scope for scope in (POOLED, SERVER) if scope in run.metrics):
             labels += _line(axes, _curve(run, scope, column), divisor, INK, DASHES[1 + index], short[scope])
     side_labels(axes, labels)

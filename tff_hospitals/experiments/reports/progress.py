@@ -23,6 +23,7 @@ from tff_hospitals.experiments.reports.rows import Row, row_from_json
 from tff_hospitals.experiments.reports.wording import (
     UNIT_SHORT,
     bytes_text,
+    conversion_name,
     delta_text,
     epsilon_text,
     percent,
@@ -278,9 +279,14 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
     if row.private:
         asked = f" (target {target_text(row.target_epsilon)})" if row.target_epsilon is not None else ""
         worst = f", worst hospital {worst_hospital(row)}" if worst_hospital(row) else ""
-        text = f"{epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}, {UNIT_SHORT[row.unit]}{worst}{asked}"
+        how = f" by {conversion_name(row.conversion)}" if row.conversion else ""
+        text = (
+            f"{epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{how}, {UNIT_SHORT[row.unit]}{worst}{asked}"
+        )
         lines.append(_line("epsilon", text))
-        if row.epsilon_pld is not None:
+        if row.conversion not in ("", "rdp"):
+            lines.append(_line("", f"{epsilon_text(row.extra.get('epsilon_rdp'))} by RDP, the same ledger"))
+        elif row.epsilon_pld is not None:
             lines.append(_line("", f"{epsilon_text(row.epsilon_pld)} by PLD, the same ledger composed more tightly"))
     else:
         lines.append(_line("epsilon", "none: this method gives no formal guarantee"))

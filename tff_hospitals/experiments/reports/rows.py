@@ -51,10 +51,14 @@ ROW_FIELDS = (
     "warnings",
     "curve",
 )
-# Kept in `extra`: of plans with two units, several records per patient, or noise that nobody can draw again.
+# Kept in `extra`: of plans with two units, several records per patient, noise that nobody can draw again, or releases
+# that have no loss distribution.
 PRIVACY_FIELDS = (
+    "epsilon_rdp",
+    "epsilon_pld_missing",
     "second_unit",
     "second_epsilon",
+    "second_conversion",
     "second_noise_multiplier",
     "records_per_patient",
     "epsilon_per_patient",

@@ -219,8 +219,8 @@ def _privacy(used: Sequence[Row]) -> dict[str, Any]:
             found[name] = all(values)
         elif name.endswith("noise_multiplier"):
             found[name] = min((value for value in values if value is not None), default=None)
-        elif name == "second_unit":
-            found[name] = values[0]
+        elif name in ("second_unit", "second_conversion", "epsilon_pld_missing"):
+            found[name] = next((value for value in values if value is not None), None)
         else:
             found[name] = _largest(values)
     return found

@@ -22,7 +22,7 @@ from tff_hospitals.experiments.reports.table_columns import (
     method_column,
     right_columns,
 )
-from tff_hospitals.experiments.reports.wording import adjacency_sentence, delta_text, worst_hospital
+from tff_hospitals.experiments.reports.wording import adjacency_sentence, conversions_text, delta_text, worst_hospital
 
 _BOLD, _DIM, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
 
@@ -135,7 +135,7 @@ def _footer(summary: Summary, rows: Sequence[Row], one_delta: bool, collapsed: b
         worst = list(dict.fromkeys(worst for row in private if (worst := worst_hospital(row))))
         named = f" ({', '.join(worst[:3])})" if worst else ""
         adjacency = adjacency_sentence(rows)
-        conversion = summary.conversion.upper().replace("_", " ")
+        conversion = conversions_text(summary.conversion, private)
         how = "; ".join(
             text for text in (f"neighbouring data sets at {adjacency}" if adjacency else "", conversion) if text
         )

@@ -201,7 +201,13 @@ def promise_figures(row: Row) -> str:
     likely = f", at most {significant(growth)} times as likely" if growth is not None else ""
     worst = f", the worst hospital being {worst_hospital(row)}" if worst_hospital(row) else ""
     pld = f" By PLD: {epsilon_text(row.epsilon_pld)}." if row.epsilon_pld is not None else ""
-    return f"epsilon {epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{likely}{worst}.{pld}"
+    if row.conversion not in ("", "rdp"):
+        loose = row.extra.get("epsilon_rdp")
+        pld = f" By RDP: {epsilon_text(loose)}." if loose is not None else ""
+    if row.epsilon_pld is None and row.extra.get("epsilon_pld_missing"):
+        pld = f" By PLD: none; it {row.extra['epsilon_pld_missing']}."
+    how = f" ({conversion_name(row.conversion)})" if row.conversion not in ("", "rdp") else ""
+    return f"epsilon {epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{how}{likely}{worst}.{pld}"
 
 
 def _growth(epsilon: float | None) -> float | None:
@@ -222,7 +228,33 @@ def delta_sentence(rows: Iterable[Row]) -> str:
     return ", ".join(dict.fromkeys(delta_text(row.delta) for row in rows if row.private))
 
 
-def accounting_words(conversion: str) -> str:
-    """How every epsilon of a comparison was computed."""
+def conversion_name(conversion: str) -> str:
+    """A conversion as footers name it.
+
+    >>> conversion_name("gaussian_exact")
+    'GAUSSIAN EXACT'
+    """
+    return conversion.upper().replace("_", " ")
+
+
+def conversions_text(conversion: str, rows: Iterable[Row]) -> str:
+    """The conversion of a comparison, and of the methods that have another; empty when nothing names one."""
+    found = [conversion_name(conversion)] if conversion else []
+    return "; ".join([*found, *(f"of {names}: {conversion_name(one)}" for one, names in _others(conversion, rows))])
+
+
+def _others(conversion: str, rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """The conversions of rows that are not the comparison's, each with the names of its methods."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.private and row.conversion and row.conversion != conversion:
+            found.setdefault(row.conversion, {})[row.name] = None
+    return [(one, ", ".join(names)) for one, names in found.items()]
+
+
+def accounting_words(conversion: str, rows: Iterable[Row] = ()) -> str:
+    """How every epsilon of a comparison was computed; `rows` that were accounted for otherwise are named."""
     how = CONVERSION_WORDS.get(conversion, conversion or "a conversion that the file does not name")
-    return f"Every epsilon is computed from the ledger of the releases that the run really made, by {how}."
+    words = f"Every epsilon is computed from the ledger of the releases that the run really made, by {how}."
+    others = [f"that of {names} by {CONVERSION_WORDS.get(one, one)}" for one, names in _others(conversion, rows)]
+    return f"{words[:-1]}; {'; '.join(others)}." if others else words
