@@ -39,6 +39,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], int, int, dict[str, tuple[str, str]]]] 
             "mlp_k100_adaptive_over_plain": ("mlp_adaptive", "mlp_compiled"),
         },
     ),
+    "strategies_k10": (("mlp_fused_compiled", "mlp_scanned_compiled", "mlp_side_by_side_compiled"), 10, 9, {}),
+    "strategies_k100": (("mlp_fused_compiled", "mlp_scanned_compiled", "mlp_side_by_side_compiled"), 100, 5, {}),
     "cnn_k10": (("cnn_compiled", "cnn_tf"), 10, 7, {"cnn_k10_over_tf": ("cnn_compiled", "cnn_tf")}),
     "heart": (
         ("heart_compiled", "heart_native"),

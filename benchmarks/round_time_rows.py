@@ -28,7 +28,7 @@ def _plan(rounds: int = 10_000, **changes: Any) -> Any:
     return Plan().replace(rounds=rounds, client=client).replace(**changes)
 
 
-def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1) -> Measure:
+def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, **options: Any) -> Measure:
     """Seconds per round of this package: batches are drawn, rounds run, metrics come back."""
     import numpy as np
 
@@ -43,7 +43,7 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1) -> Me
     noise = noise_plan.make(plan, dataset)
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
     drawer = RoundDrawer(plan, dataset, noise)
-    executor = build_runtime(runtime, parts, dataset, frozen)
+    executor = build_runtime(runtime, parts, dataset, frozen, **options)
     kept: dict[str, Any] = {
         "state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier),
         "round": 0,
@@ -74,6 +74,21 @@ _MLP: dict[str, Any] = {"model": {"name": "mlp", "options": {"hidden_units": [20
 def mlp_compiled(sites: int) -> Measure:
     """MLP 784-200-10, compiled."""
     return _ours(_plan(**_MLP), _images(sites), "compiled")
+
+
+def mlp_fused_compiled(sites: int) -> Measure:
+    """The same as whole rounds in one XLA program."""
+    return _ours(_plan(**_MLP), _images(sites), "compiled", strategy="fused")
+
+
+def mlp_scanned_compiled(sites: int) -> Measure:
+    """The same in chunks, each scanned by an XLA program, as many at once as there are cores."""
+    return _ours(_plan(**_MLP), _images(sites), "compiled", strategy="scanned")
+
+
+def mlp_side_by_side_compiled(sites: int) -> Measure:
+    """The same hospital by hospital without XLA, as many at once as there are cores."""
+    return _ours(_plan(**_MLP), _images(sites), "compiled", strategy="side_by_side")
 
 
 def mlp_native(sites: int) -> Measure:
@@ -273,6 +288,9 @@ ROWS = {
     function.__name__: function
     for function in (
         mlp_compiled,
+        mlp_fused_compiled,
+        mlp_scanned_compiled,
+        mlp_side_by_side_compiled,
         mlp_native,
         mlp_adaptive,
         mlp_jax,
