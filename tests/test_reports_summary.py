@@ -12,6 +12,8 @@ import report_samples
 
 from tff_hospitals import records
 from tff_hospitals.experiments.reports import rows, seeds, summary
+from tff_hospitals.experiments.reports.rows import row_from_json
+from tff_hospitals.training.signal_to_noise import SWAMPS, swamped_words
 from tff_hospitals.validation import InvalidInput
 
 TOP_FIELDS = {
@@ -278,3 +280,47 @@ def _imported(node):
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
+def _swamped_run(seed, **medians):
+    words = [*swamped_words(medians), "two hospitals are small"]
+    return {
+        "method": "dp_sgd",
+        "unit": "record",
+        "target_epsilon": 1.0,
+        "epsilon": 1.0,
+        "delta": 1e-3,
+        "accuracy_mean": 0.7 + seed / 100,
+        "warnings": words,
+        "signal_to_noise": medians,
+    }
+
+
+def test_the_noise_of_several_seeds_is_one_warning_from_their_medians():
+    """Each seed measures something else; five footnotes that differ in a bound are one statement."""
+    measured = [(0.05, 0.3, 0.8), (0.3, 0.4, 0.2), (0.0, 0.2, 0.9), (0.09, 0.6, 0.7), (0.2, 0.45, 0.45)]
+    runs = [_swamped_run(seed, va=a, hungary=b, cleveland=c) for seed, (a, b, c) in enumerate(measured)]
+    assert len({text for run in runs for text in run["warnings"]}) == 6
+    row = seeds.aggregate_runs(runs)
+    (noise,) = [text for text in row.warnings if text.startswith(SWAMPS)]
+    assert "(median over rounds and seeds) of va below 0.1; hungary below 0.5." in noise
+    assert "cleveland" not in noise
+    assert "two hospitals are small" in row.warnings
+    assert row.extra["signal_to_noise"] == {"va": 0.09, "hungary": 0.4, "cleveland": 0.7}
+    again = row_from_json(row.to_json(), "row")
+    assert again.extra["signal_to_noise"] == row.extra["signal_to_noise"]
+
+
+def test_one_seed_keeps_its_words_and_loud_updates_have_none():
+    (alone,) = [text for text in seeds.aggregate_runs([_swamped_run(0, va=0.2)]).warnings if text.startswith(SWAMPS)]
+    assert alone == swamped_words({"va": 0.2})[0]
+    loud = seeds.aggregate_runs([_swamped_run(seed, va=value) for seed, value in enumerate((0.4, 3.0, 2.0))])
+    assert loud.warnings == ("two hospitals are small",)
+
+
+def test_runs_without_the_measured_figures_keep_their_own_warnings():
+    runs = [_swamped_run(0, va=0.2), _swamped_run(1, va=0.05)]
+    del runs[1]["signal_to_noise"]
+    row = seeds.aggregate_runs(runs)
+    assert len([text for text in row.warnings if text.startswith(SWAMPS)]) == 2
+    assert "signal_to_noise" not in row.extra

@@ -15,7 +15,6 @@ often. Nothing is entered ahead of time: an epsilon asked of a ledger is that of
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,46 +22,11 @@ from typing import Any
 from tff_hospitals import validation
 from tff_hospitals.accounting import epsilon as epsilon_lib
 from tff_hospitals.accounting import parts
+from tff_hospitals.accounting.entries import Entry
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, ADJACENCIES, UNITS, MechanismEvent
 from tff_hospitals.validation import Problem
 
 SCHEMA_VERSION = 1
-
-
-@dataclasses.dataclass
-class _Entry:
-    """One (unit, hospital)'s use of one event: runs of rounds with equal counts, and their sum."""
-
-    runs: list[list[int]] = dataclasses.field(default_factory=list)  # [first round, last round, count per round]
-    total: int = 0
-
-    def add(self, round_number: int, count: int) -> None:
-        self.total += count
-        last = self.runs[-1] if self.runs else None
-        if last is not None and last[1] == round_number:  # more of the same in this round
-            count += last[2]
-            last[1] -= 1
-            if last[1] < last[0]:
-                self.runs.pop()
-            last = self.runs[-1] if self.runs else None
-        if last is not None and last[1] == round_number - 1 and last[2] == count:
-            last[1] = round_number
-        else:
-            self.runs.append([round_number, round_number, count])
-
-    def count(self, through_round: int | None) -> int:
-        if through_round is None:
-            return self.total
-        return sum(
-            count * (min(last, through_round) - first + 1) for first, last, count in self.runs if first <= through_round
-        )
-
-    def by_round(self) -> dict[int, int]:
-        counts: dict[int, int] = {}
-        for first, last, count in self.runs:
-            for round_number in range(first, last + 1):
-                counts[round_number] = counts.get(round_number, 0) + count
-        return counts
 
 
 class Ledger:
@@ -80,7 +44,7 @@ class Ledger:
         validation.raise_if([epsilon_lib.delta_problem(delta), validation.one_of("adjacency", adjacency, ADJACENCIES)])
         self.delta = float(delta)
         self.adjacency = adjacency
-        self._entries: dict[tuple[str, str | None], dict[MechanismEvent, _Entry]] = {}
+        self._entries: dict[tuple[str, str | None], dict[MechanismEvent, Entry]] = {}
         self._ids: dict[str, dict[str, None]] = {}  # by unit, in the order in which they came; kept by `_of_hospital`
 
     # --------------------------------------------------------------------------------------------------------- writing
@@ -111,7 +75,7 @@ class Ledger:
         )
         of_hospital = self._of_hospital(unit, hospital_id)
         if count:
-            of_hospital.setdefault(event, _Entry()).add(int(round_number), int(count))
+            of_hospital.setdefault(event, Entry()).add(int(round_number), int(count))
 
     def expect(self, unit: str, hospital_ids: Iterable[str | None]) -> None:
         """Announces hospitals whose epsilon is 0 until they release something; others are unknown, not private."""
@@ -119,7 +83,7 @@ class Ledger:
         for hospital_id in hospital_ids:
             self._of_hospital(unit, hospital_id)
 
-    def _of_hospital(self, unit: str, hospital_id: str | None) -> dict[MechanismEvent, _Entry]:
+    def _of_hospital(self, unit: str, hospital_id: str | None) -> dict[MechanismEvent, Entry]:
         """The entries of one hospital, made when it is new."""
         ids = self._ids.setdefault(unit, {})
         if hospital_id is not None:
@@ -286,7 +250,7 @@ class Ledger:
                             validation.whole_number("count", count, low=1, remedy=remedy),
                         ]
                     )
-                    entry = of_hospital.setdefault(events[number], _Entry())
+                    entry = of_hospital.setdefault(events[number], Entry())
                     entry.runs.append([first, last, count])
                     entry.total += count * (last - first + 1)
         except (KeyError, IndexError, TypeError) as error:

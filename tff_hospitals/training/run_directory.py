@@ -186,6 +186,7 @@ def summary_row(
         "records_per_patient": plan.privacy.records_per_patient,
         "epsilon_per_patient": epsilon_per_patient(plan, noise, books),
         "reproducible": not plan.privacy.secure_noise,
+        "signal_to_noise": books.signal.medians(),
         "warnings": [*plan.warnings(dataset), *books.warnings, *books.signal.warnings(), *_second(plan, noise, books)],
         "communication": books.traffic.summary(len(dataset.hospitals)),
         "curve": curve(books, conversion),

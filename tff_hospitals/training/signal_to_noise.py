@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SWAMPED = (0.1, 0.25, 0.5)
 """Bounds that the warning names; below the last, four fifths and more of a noised update's squared norm are noise."""
+SWAMPS = "noise swamps the update: "
+"""How the warning begins: a comparison replaces those of its seeds by one."""
 
 
 def ratio(update_norm: float, noise_norm: float) -> float | None:
@@ -34,6 +36,32 @@ def ratio(update_norm: float, noise_norm: float) -> float | None:
     if not noise_norm > 0 or not math.isfinite(update_norm):
         return None
     return math.sqrt(max(0.0, (update_norm / noise_norm) ** 2 - 1.0))
+
+
+def swamped_words(medians: Mapping[str, float], over: str = "rounds") -> list[str]:
+    """One sentence for all whose ratio is below a bound of `SWAMPED`; none when no one's is.
+
+    It names bounds and not digits: the figures are in the summary and, for every round, in metrics.csv.
+
+    Args:
+      medians: of the measured ratios, by hospital id or `pooled`.
+      over: what they are medians over.
+
+    >>> swamped_words({"north": 0.3, "south": 2.0})[0].split(". ")[0]
+    'noise swamps the update: measured signal-to-noise ratio (median over rounds) of north below 0.5'
+    """
+    swamped: dict[float, list[str]] = {}
+    for scope, value in medians.items():
+        bound = next((bound for bound in SWAMPED if value < bound), None)
+        if bound is not None:
+            swamped.setdefault(bound, []).append("the aggregated update" if scope == POOLED else scope)
+    if not swamped:
+        return []
+    whose = "; ".join(f"{_some(names)} below {bound:g}" for bound, names in sorted(swamped.items()))
+    return [
+        f"{SWAMPS}measured signal-to-noise ratio (median over {over}) of {whose}. Remedy: more epsilon, fewer rounds, "
+        "more records or hospitals, a smaller model."
+    ]
 
 
 class SignalToNoise:
@@ -81,23 +109,13 @@ class SignalToNoise:
         """The ratio of the round that was measured last, if that is round `number` (1-based)."""
         return self._latest.get(scope) if number == self._round else None
 
-    def warnings(self) -> list[str]:
-        """One sentence for all whose median over rounds is below a bound of `SWAMPED`.
+    def medians(self) -> dict[str, float]:
+        """The median ratio over the rounds, by `pooled` or hospital id; empty where nothing was measured."""
+        return {scope: statistics.median(values) for scope, values in self._measured.items()}
 
-        It names bounds and not digits, so that the seeds of a comparison say the same; metrics.csv has every value.
-        """
-        swamped: dict[float, list[str]] = {}
-        for scope, values in self._measured.items():
-            bound = next((bound for bound in SWAMPED if statistics.median(values) < bound), None)
-            if bound is not None:
-                swamped.setdefault(bound, []).append("the aggregated update" if scope == POOLED else scope)
-        if not swamped:
-            return []
-        whose = "; ".join(f"{_some(names)} below {bound:g}" for bound, names in sorted(swamped.items()))
-        return [
-            f"noise swamps the update: measured signal-to-noise ratio (median over rounds) of {whose}. Remedy: more "
-            "epsilon, fewer rounds, more records or hospitals, a smaller model."
-        ]
+    def warnings(self) -> list[str]:
+        """One sentence for all whose noise swamps their update."""
+        return swamped_words(self.medians())
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

@@ -13,11 +13,13 @@ points.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tff_hospitals.experiments.reports.fields import finite_or_none
 from tff_hospitals.experiments.reports.rows import PRIVACY_FIELDS, CurvePoint, Row, row_from_json
+from tff_hospitals.training.signal_to_noise import SWAMPS, swamped_words
 from tff_hospitals.validation import InvalidInput, Problem
 
 
@@ -156,7 +158,7 @@ def aggregate_runs(results: Sequence[Mapping[str, Any] | Row]) -> Row:
         membership_tpr=mean(row.membership_tpr for row in used),
         reconstruction_error=mean(row.reconstruction_error for row in used),
         epsilon_lower_bound=max((b for row in used if (b := row.epsilon_lower_bound) is not None), default=None),
-        extra={**_privacy(used), **_communication(used)},
+        extra={**_privacy(used), **_communication(used), **_measured_noise(used)},
     )
 
 
@@ -183,7 +185,10 @@ def merge_curves(curves: Sequence[Sequence[CurvePoint]]) -> tuple[CurvePoint, ..
 
 
 def _warnings(rows: Sequence[Row], used: Sequence[Row], failed: Sequence[Row]) -> tuple[str, ...]:
-    texts = [text for row in rows for text in row.warnings]
+    medians = _signal_to_noise(used)
+    # What seeds measured differs by seed; their medians are one statement.
+    texts = [text for row in rows for text in row.warnings if not (medians and text.startswith(SWAMPS))]
+    texts += swamped_words(medians, "rounds and seeds" if len(used) > 1 else "rounds")
     for row in failed:
         texts.append(
             f"the run with seed {row.extra.get('seed')} failed and is left out: "
@@ -193,6 +198,17 @@ def _warnings(rows: Sequence[Row], used: Sequence[Row], failed: Sequence[Row]) -
     if len(counts) > 1:
         texts.append(f"the seeds stopped after different numbers of rounds, {counts[0]} to {counts[-1]}")
     return tuple(dict.fromkeys(texts))
+
+
+def _signal_to_noise(used: Sequence[Row]) -> dict[str, float]:
+    """The median over seeds of how loud each hospital's update was beside its noise; empty without such figures."""
+    measured = [row.extra.get("signal_to_noise") for row in used]
+    known = [one for one in measured if isinstance(one, dict) and one]
+    if len(known) < len(used):
+        return {}
+    values = {scope: [finite_or_none(one.get(scope)) for one in known] for scope in _ids(known)}
+    present = {scope: [value for value in of if value is not None] for scope, of in values.items()}
+    return {scope: statistics.median(of) for scope, of in present.items() if of}
 
 
 def _communication(used: Sequence[Row]) -> dict[str, Any]:
@@ -206,6 +222,11 @@ def _communication(used: Sequence[Row]) -> dict[str, Any]:
         known = [value for value in values if isinstance(value, (int, float))]
         found[name] = sum(known) / len(known) if known else first
     return {"communication": found}
+
+
+def _measured_noise(used: Sequence[Row]) -> dict[str, Any]:
+    medians = _signal_to_noise(used)
+    return {"signal_to_noise": medians} if medians else {}
 
 
 def _privacy(used: Sequence[Row]) -> dict[str, Any]:
