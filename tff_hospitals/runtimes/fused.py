@@ -101,7 +101,7 @@ class FusedProgram:
         """Draws all noise outside XLA (bits are then the same as in any other runtime), then runs the compiled
         rounds.
         """
-        shares = self._noise_shares(state, inputs)
+        shares = self._noise_shares(self._parts.aggregator.parameters(state.aggregator), inputs)
         noise = self._hospital_noise(inputs)
         return self._rounds(state, features, labels, frozen, inputs, noise, shares, self._server_noise(state, inputs))
 
@@ -119,13 +119,12 @@ class FusedProgram:
         )
         return tf.reshape(draws, [r, c, blocks, work.block, work.noise_width])
 
-    def _noise_shares(self, state: ServerState, inputs: Any) -> Any:
+    def _noise_shares(self, parameters: Any, inputs: Any) -> Any:
         """What hospitals add to their contributions, stacked [rounds, cohort, ...]; empty where they add nothing."""
         aggregator = self._parts.aggregator
         like = tf.nest.map_structure(lambda draw: draw.dtype, aggregator.no_hospital_noise())
         if not like:
             return collections.OrderedDict()
-        parameters = aggregator.parameters(state.aggregator)
         r, c, _ = inputs["key"].shape
         draws = tf.map_fn(
             lambda key: aggregator.hospital_noise(parameters, key),
