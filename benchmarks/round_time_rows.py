@@ -28,7 +28,7 @@ def _plan(rounds: int = 10_000, **changes: Any) -> Any:
     return Plan().replace(rounds=rounds, client=client).replace(**changes)
 
 
-def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1) -> Measure:
+def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, options: Any = None) -> Measure:
     """Seconds per round of this package: batches are drawn, rounds run, metrics come back."""
     import numpy as np
 
@@ -43,7 +43,7 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1) -> Me
     noise = noise_plan.make(plan, dataset)
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
     drawer = RoundDrawer(plan, dataset, noise)
-    executor = build_runtime(runtime, parts, dataset, frozen)
+    executor = build_runtime(runtime, parts, dataset, frozen, **(options or {}))
     kept: dict[str, Any] = {
         "state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier),
         "round": 0,
@@ -74,6 +74,13 @@ _MLP: dict[str, Any] = {"model": {"name": "mlp", "options": {"hidden_units": [20
 def mlp_compiled(sites: int) -> Measure:
     """MLP 784-200-10, compiled."""
     return _ours(_plan(**_MLP), _images(sites), "compiled")
+
+
+def mlp_cluster(sites: int) -> Measure:
+    """The same on the workers of a Ray cluster that is started on this machine."""
+    options = {"records_per_site": RECORDS, "features": 784, "num_classes": 10}
+    plan = _plan(data={"name": "synthetic", "sites": sites, "options": options}, **_MLP)
+    return _ours(plan, _images(sites), "cluster", options={"plan": plan})
 
 
 def mlp_native(sites: int) -> Measure:
@@ -273,6 +280,7 @@ ROWS = {
     function.__name__: function
     for function in (
         mlp_compiled,
+        mlp_cluster,
         mlp_native,
         mlp_adaptive,
         mlp_jax,
@@ -286,6 +294,6 @@ ROWS = {
 
 if __name__ == "__main__":
     quiet.be_quiet()
-    if sys.argv[1].endswith(("_compiled", "_adaptive")):
+    if sys.argv[1].endswith(("_compiled", "_cluster", "_adaptive")):
         quiet.one_thread_per_operation()  # as the scripts do
     paired.serve(lambda: ROWS[sys.argv[1]](int(sys.argv[2])))

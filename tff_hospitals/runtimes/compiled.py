@@ -47,6 +47,7 @@ _KINDS: dict[str, Any] = {
     "side_by_side": SideBySideProgram,
     "encoded": EncodedProgram,
 }
+_WHOLE_ROUNDS = "fused"
 _KEPT_PROGRAMS = 64
 _programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
 
@@ -67,16 +68,10 @@ class CompiledRuntime:
         self, composition: Composition, dataset: HospitalDataset, frozen: tuple, *, strategy: str | None = None
     ):
         self.strategy = strategy or choose_strategy(composition)
-        if composition.exchange is not None:  # payloads are made of bytes: the codec stands between the halves
-            self.strategy = "encoded"
-        if self.strategy == "fused" and (resident.is_streamed(dataset) or resident.is_uneven(dataset)):
-            self.strategy = "scanned"  # whole rounds need all records at once, padded to the largest hospital
-        key = (composition.signature, self.strategy)
-        if key not in _programs:
-            _programs[key] = _KINDS[self.strategy](composition)
-            while len(_programs) > _KEPT_PROGRAMS:
-                _programs.popitem(last=False)
-        self._program = _programs[key]
+        # Whole rounds need all records at once, padded to the largest hospital.
+        if composition.exchange is not None or resident.is_streamed(dataset) or resident.is_uneven(dataset):
+            self.strategy = in_chunks(composition, self.strategy)
+        self._program = program(composition, self.strategy)
         self._data = self._program.load(dataset)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
 
@@ -102,6 +97,30 @@ def choose_strategy(composition: Composition) -> str:
     if model.draws_random_numbers or has_convolution(model):
         return "side_by_side"
     return "fused" if composition.client_work.scalars <= _FUSED_PARAMETERS else "scanned"
+
+
+def in_chunks(composition: Composition, strategy: str | None = None) -> str:
+    """The strategy that is nearest to the asked or chosen one and runs a round chunk by chunk."""
+    if composition.exchange is not None:  # payloads are made of bytes: the codec stands between the halves
+        return "encoded"
+    strategy = strategy or choose_strategy(composition)
+    return "scanned" if strategy == _WHOLE_ROUNDS else strategy
+
+
+def program(composition: Composition, strategy: str, threads: int | None = None) -> Any:
+    """The compiled pieces of a plan: those of an earlier composition with the same signature where there are any.
+
+    Args:
+      composition: the composed plan.
+      strategy: one of `fused`, `scanned`, `side_by_side`, `encoded`.
+      threads: of the last three; as many as there are cores by default.
+    """
+    key = (composition.signature, strategy, threads)
+    if key not in _programs:
+        _programs[key] = _KINDS[strategy](composition, threads) if threads else _KINDS[strategy](composition)
+        while len(_programs) > _KEPT_PROGRAMS:
+            _programs.popitem(last=False)
+    return _programs[key]
 
 
 def has_convolution(model: Any) -> bool:
