@@ -142,11 +142,14 @@ class ClusterRuntime:
         total: TreeSum[Any] = TreeSum(add_leaves if add_here else self._adder.remote)
         reports: list[Any] = []
         for chunk, leaves, report in self._handed_out(broadcast, chunks, opened.residuals):
-            reports.extend(self._get(report, when, chunk.ids))
-            total.append(self._get(leaves, when, chunk.ids) if add_here else leaves)
+            # What is large stays where it is until it has been added up.
+            report, *here = self._get([report, leaves] if add_here else [report], when, chunk.ids)
+            reports.extend(report)
+            total.append(here[0] if add_here else leaves)
         found = total.result()
         if found is not None:
-            leaves = found if add_here else self._get(found, when, [part.hospital.hospital_id for part in one.cohort])
+            everyone = [part.hospital.hospital_id for part in one.cohort]
+            (leaves,) = [found] if add_here else self._get([found], when, everyone)
             found = tf.nest.pack_sequence_as(server.zero, [tf.constant(leaf) for leaf in leaves])
         after, output = server.finish(opened, one, found, reports)
         return tf.nest.map_structure(np.asarray, after), output
@@ -167,10 +170,10 @@ class ClusterRuntime:
         calls = (lambda pair=pair: call(*pair) for pair in enumerate(chunks))
         yield from ordered(_AtOnce(), calls, _CHUNKS_PER_WORKER * len(self._workers))
 
-    def _get(self, reference: Any, when: str, hospitals: Sequence[str]) -> Any:
+    def _get(self, references: list[Any], when: str, hospitals: Sequence[str]) -> list[Any]:
         try:
-            self._wait(reference, when)
-            return self._ray.get(reference)
+            self._wait(references, when)
+            return self._ray.get(references)
         except self._connection.errors as error:
             who = cluster_worker.named(hospitals)
             raise ClusterError(
@@ -178,10 +181,10 @@ class ClusterRuntime:
                 "Remedy: mend the cause or take the hospital out; the same command goes on from the last checkpoint."
             ) from error
 
-    def _wait(self, reference: Any, when: str) -> None:
+    def _wait(self, references: list[Any], when: str) -> None:
         """Work takes as long as it takes, but a cluster that has no processor left is not waited for."""
         idle_since = None
-        while not self._ray.wait([reference], num_returns=1, timeout=min(self._limit, _LOOK_EVERY_SECONDS))[0]:
+        while self._ray.wait(references, num_returns=len(references), timeout=min(self._limit, _LOOK_EVERY_SECONDS))[1]:
             if self._connection.processors:
                 idle_since = None
                 continue
