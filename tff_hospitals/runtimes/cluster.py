@@ -72,6 +72,7 @@ class ClusterRuntime:
         workers: int | None = None,
     ):
         self._parts = composition
+        self.notes: list[str] = []
         self._per_chunk, self._limit = hospitals_per_chunk, time_limit_seconds
         self._program: chunked.ChunkedProgram = compiled.program(composition, compiled.in_chunks(composition))
         self._record_bytes = resident.record_bytes(dataset)
@@ -141,10 +142,11 @@ class ClusterRuntime:
         add_here = 4 * self._parts.client_work.scalars <= _ADD_HERE_BYTES
         total: TreeSum[Any] = TreeSum(add_leaves if add_here else self._adder.remote)
         reports: list[Any] = []
-        for chunk, leaves, report in self._handed_out(broadcast, chunks, opened.residuals):
+        for chunk, leaves, done in self._handed_out(broadcast, chunks, opened.residuals):
             # What is large stays where it is until it has been added up.
-            report, *here = self._get([report, leaves] if add_here else [report], when, chunk.ids)
-            reports.extend(report)
+            known, *here = self._get([done, leaves] if add_here else [done], when, chunk.ids)
+            reports.extend(known.reports)
+            self.notes.extend(note for note in known.notes if note not in self.notes)
             total.append(here[0] if add_here else leaves)
         found = total.result()
         if found is not None:

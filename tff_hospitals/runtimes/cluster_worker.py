@@ -41,6 +41,14 @@ class Order:
     residuals: Mapping[str, np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What is known of a chunk: a report of each hospital, and notes on how it was executed (`base.Runtime`)."""
+
+    reports: Sequence[Report]
+    notes: Sequence[str]
+
+
 def order_for(chunk: Chunk, residuals: Mapping[str, np.ndarray]) -> Order:
     """What travels to a worker for a chunk; `residuals` may hold those of other hospitals too."""
     nobody: Any = None
@@ -82,15 +90,15 @@ class Worker:
         self._data = resident.StreamedData(self._dataset, _KEPT_BYTES)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
         # A worker counts as one processor, so it runs one hospital at a time.
-        self._program = compiled.program(self._parts, compiled.in_chunks(self._parts), threads=1)
+        self._execute = compiled.Executor(self._parts, compiled.in_chunks(self._parts), threads=1)
         self._tf = tf
 
     def ready(self) -> bool:
         """Answers once the worker is built."""
         return True
 
-    def work(self, broadcast: Broadcast, order: Order) -> tuple[Leaves, Sequence[Report]]:
-        """The sum of a chunk's contributions, and a report of each hospital.
+    def work(self, broadcast: Broadcast, order: Order) -> tuple[Leaves, Done]:
+        """The sum of a chunk's contributions, and what is known of it.
 
         Args:
           broadcast: what hospitals receive, as numpy.
@@ -107,10 +115,12 @@ class Worker:
                 for name, one in zip(order.ids, order.chunk.cohort)
             )
             chunk = dataclasses.replace(order.chunk, cohort=cohort)
-            ((total, reports),) = self._program.sums(received, [chunk], self._data, self._frozen, order.residuals)
+            ((total, reports),) = self._execute(
+                lambda program: list(program.sums(received, [chunk], self._data, self._frozen, order.residuals))
+            )
         except Exception as error:
             raise HospitalFailed(f"{named(order.ids)}: {type(error).__name__}: {error}") from error
-        return [leaf.numpy() for leaf in tf.nest.flatten(total)], reports
+        return [leaf.numpy() for leaf in tf.nest.flatten(total)], Done(reports, self._execute.notes)
 
 
 def named(ids: Sequence[str]) -> str:

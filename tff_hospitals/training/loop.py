@@ -256,6 +256,7 @@ class _Session:
         started = time.perf_counter()
         self.state, outputs = self._runtime.run_rounds(self.state, inputs)
         elapsed = (time.perf_counter() - started) / len(inputs)
+        self.books.warnings.extend(note for note in self._runtime.notes if note not in self.books.warnings)
         for one, output in zip(inputs, outputs):
             self._check_finite(output)
             self.books.record_round(one, output)
