@@ -26,8 +26,10 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         chunked.ChunkedProgram.__init__(self, composition, threads)
         self._scan = tf.function(self._scan_chunk, jit_compile=True, autograph=False)
         self._chunk = tf.function(self._draw_and_scan, autograph=False)
-        # Chunks of very different numbers of steps are padded to different sizes.
-        self._classes: dict[int, dict[str, int]] = collections.defaultdict(lambda: dict.fromkeys(self._sizes, 1))
+        # Chunks of very different numbers of steps, or of records in a step, are padded to different sizes.
+        self._classes: dict[tuple[int, int], dict[str, int]] = collections.defaultdict(
+            lambda: dict.fromkeys(self._sizes, 1)
+        )
 
     def units(
         self,
