@@ -174,6 +174,13 @@ def test_chunks_are_handed_out_as_workers_come_to_them(in_process, monkeypatch):
     assert log == ["out", *["out", "in"] * 6, "in"]
 
 
+def test_sites_that_are_made_when_they_are_needed_train_on_a_cluster(in_process):
+    lazy = {**OPTIONS, "lazy": True}
+    plan = PLAN.replace(data={"options": lazy})
+    spread, here = train(plan, sites(lazy=True), runtime="cluster"), train(PLAN, sites())
+    np.testing.assert_allclose(flat(spread.weights), flat(here.weights), rtol=1e-5, atol=1e-6)
+
+
 def test_the_number_of_workers_changes_no_bit_where_the_sum_is_added_by_tasks(in_process, monkeypatch):
     options = {"hospitals_per_chunk": 2}
     one = train(PLAN, sites(), runtime="cluster", runtime_options={**options, "workers": 1})
