@@ -110,7 +110,7 @@ def train(
       on_round: called after every round.
       store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What
         is trained does not depend on it.
-      runtime_options: of the cluster: `address`, `time_limit_seconds`.
+      runtime_options: of the cluster: `address`, `time_limit_seconds`, `hospitals_per_chunk`, `workers`.
 
     Raises:
       validation.InvalidInput: bad plan, model or data, before anything is trained.
