@@ -91,6 +91,13 @@ def mlp_side_by_side_compiled(sites: int) -> Measure:
     return _ours(_plan(**_MLP), _images(sites), "compiled", strategy="side_by_side")
 
 
+def mlp_cluster(sites: int) -> Measure:
+    """The same on the workers of a Ray cluster that is started on this machine."""
+    options = {"records_per_site": RECORDS, "features": 784, "num_classes": 10}
+    plan = _plan(data={"name": "synthetic", "sites": sites, "options": options}, **_MLP)
+    return _ours(plan, _images(sites), "cluster", plan=plan)
+
+
 def mlp_native(sites: int) -> Measure:
     """MLP 784-200-10, native with its best settings."""
     return _ours(_plan(**_MLP), _images(sites), "native")
@@ -291,6 +298,7 @@ ROWS = {
         mlp_fused_compiled,
         mlp_scanned_compiled,
         mlp_side_by_side_compiled,
+        mlp_cluster,
         mlp_native,
         mlp_adaptive,
         mlp_jax,
@@ -304,6 +312,6 @@ ROWS = {
 
 if __name__ == "__main__":
     quiet.be_quiet()
-    if sys.argv[1].endswith(("_compiled", "_adaptive")):
+    if sys.argv[1].endswith(("_compiled", "_cluster", "_adaptive")):
         quiet.one_thread_per_operation()  # as the scripts do
     paired.serve(lambda: ROWS[sys.argv[1]](int(sys.argv[2])))

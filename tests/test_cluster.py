@@ -47,6 +47,15 @@ def test_two_nodes_give_what_one_machine_gives(two_nodes, tmp_path):
         assert metrics == pytest.approx(here.evaluation[scope], rel=1e-5, abs=1e-6, nan_ok=True)
 
 
+def test_a_larger_model_is_the_same_after_four_rounds(two_nodes):
+    wide = {"name": "mlp", "options": {"hidden_units": [3_000]}}  # more than what runs as whole rounds in one program
+    plan = PLAN.replace(rounds=4, model=wide)
+    here = train(plan, sites())
+    spread = train(plan, sites(), runtime="cluster", runtime_options=options(two_nodes, hospitals_per_chunk=None))
+    assert len(flat(here.weights)) > 20_000
+    np.testing.assert_allclose(flat(spread.weights), flat(here.weights), rtol=1e-5, atol=1e-6)
+
+
 def test_one_worker_and_two_give_the_same_bits(two_nodes):
     one = train(PLAN, sites(), runtime="cluster", runtime_options=options(two_nodes, workers=1))
     two = train(PLAN, sites(), runtime="cluster", runtime_options=options(two_nodes, workers=2))

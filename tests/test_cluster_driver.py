@@ -14,7 +14,7 @@ import pytest
 
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.plan import Plan
-from tff_hospitals.runtimes import cluster, cluster_worker, stand_in
+from tff_hospitals.runtimes import cluster, cluster_worker, compiled, ordered, stand_in
 from tff_hospitals.runtimes.cluster_connection import ClusterError, Connection
 from tff_hospitals.runtimes.tree_sum import add_leaves, tree_sum
 from tff_hospitals.training.loop import train
@@ -35,6 +35,8 @@ CASES = {
     "encoded": {"broadcast": "delta,quantize:8", "upload": "topk:0.5", "error_feedback": True},
     "poisson": {"cohort": {"kind": "poisson", "sampling_probability": 0.3}},
     "mlp": {"model": {"name": "mlp", "options": {"hidden_units": [5]}}},
+    "random layers": {"model": {"name": "mlp", "options": {"hidden_units": [5], "dropout": 0.5}}},
+    "shares of noise": {"privacy": {**PRIVACY, "mechanism": "local_dp"}, "weighting": "equal"},
 }
 
 
@@ -89,8 +91,9 @@ class InProcess:
         return value
 
     def get(self, value, timeout=None):
-        if isinstance(value, Exception):
-            raise Failed(str(value))
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Exception):
+                raise Failed(str(one))
         return value
 
     def wait(self, references, num_returns, timeout):
@@ -128,6 +131,54 @@ def test_a_cluster_gives_what_one_machine_gives(in_process, case):
     assert spread.summary["bytes_down"] == here.summary["bytes_down"]
     for scope, metrics in spread.evaluation.items():
         assert metrics == pytest.approx(here.evaluation[scope], rel=1e-5, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_cluster_gives_the_bits_of_one_machine_that_runs_in_chunks(in_process, monkeypatch, case):
+    monkeypatch.setattr(compiled, "_FUSED_PARAMETERS", 0)  # whole rounds are added up in another order
+    plan = PLAN.replace(rounds=4, **CASES[case])
+    spread, here = train(plan, sites(), runtime="cluster"), train(plan, sites())
+    assert flat(spread.weights).tolist() == flat(here.weights).tolist()
+
+
+def test_a_worker_compiles_once_and_not_for_every_chunk_or_round(in_process):
+    same_size = {"records_per_site": 20, "features": 5}  # no other test has programs of this signature
+    plan = PLAN.replace(rounds=3, data={"options": same_size}, model={"name": "mlp", "options": {"hidden_units": [3]}})
+    before = set(compiled._programs)
+    train(plan, sites(**same_size), runtime="cluster", runtime_options={"workers": 1})
+    traces = {
+        key[1:]: compiled._programs[key]._chunk.experimental_get_tracing_count()
+        for key in set(compiled._programs) - before
+    }
+    assert traces == {("scanned", 1): 1, ("scanned", None): 0}  # the worker's, and the driver's that only cuts chunks
+
+
+def test_chunks_are_handed_out_as_workers_come_to_them(in_process, monkeypatch):
+    monkeypatch.setattr(cluster, "_CHUNKS_PER_WORKER", 1)
+    log = []
+    order_for, begun = cluster_worker.order_for, ordered.ordered
+
+    def handed(chunk, residuals):
+        log.append("out")
+        return order_for(chunk, residuals)
+
+    def taken(*arguments):
+        for one in begun(*arguments):
+            log.append("in")
+            yield one
+
+    monkeypatch.setattr(cluster_worker, "order_for", handed)
+    monkeypatch.setattr(cluster, "ordered", taken)
+    options = {"hospitals_per_chunk": 1, "workers": 1}
+    train(PLAN.replace(rounds=1), sites(), runtime="cluster", runtime_options=options)
+    assert log == ["out", *["out", "in"] * 6, "in"]
+
+
+def test_sites_that_are_made_when_they_are_needed_train_on_a_cluster(in_process):
+    lazy = {**OPTIONS, "lazy": True}
+    plan = PLAN.replace(data={"options": lazy})
+    spread, here = train(plan, sites(lazy=True), runtime="cluster"), train(PLAN, sites())
+    np.testing.assert_allclose(flat(spread.weights), flat(here.weights), rtol=1e-5, atol=1e-6)
 
 
 def test_the_number_of_workers_changes_no_bit_where_the_sum_is_added_by_tasks(in_process, monkeypatch):

@@ -143,6 +143,8 @@ def test_settings_need_a_name_and_a_value(text):
         (["--runtime=quick", "--run_dir=x"], "must be one of cluster, compiled, native"),
         (["--cluster_address=10.0.0.1:6379", "--run_dir=x"], "is only used with runtime=cluster"),
         (["--runtime=cluster", "--cluster_time_limit_seconds=0", "--run_dir=x"], "cluster_time_limit_seconds=0"),
+        (["--cluster_hospitals_per_chunk=2", "--run_dir=x"], "is only used with runtime=cluster"),
+        (["--runtime=cluster", "--cluster_hospitals_per_chunk=0", "--run_dir=x"], "cluster_hospitals_per_chunk=0"),
         (["--dataset=hart_disease", "--run_dir=x"], "heart_disease"),
         (["--data_option=alpha", "--run_dir=x"], "must be name=value"),
         (["--hospitals_per_round=2", "--run_dir=x"], "is only used with cohort=fixed_size"),

@@ -80,6 +80,22 @@ class Dice(layers.Layer):
         return inputs + tf.random.uniform(tf.shape(inputs))
 
 
+class NumpyDice(layers.Layer):
+    """Draws one number while it is traced, which no graph shows."""
+
+    def call(self, inputs):
+        return inputs + np.random.normal()
+
+
+COUNTED = []
+
+
+class OutsideCounter(layers.Layer):
+    def call(self, inputs):
+        COUNTED.append(1)
+        return inputs * float(len(COUNTED))
+
+
 class Closure(layers.Layer):
     def build(self, _):
         weight = self.add_weight("hidden", ())
@@ -125,6 +141,8 @@ def two_outputs():
         (lambda: one(Printer()), "PrintV2"),
         (lambda: one(PythonCode()), "PyFunc"),
         (lambda: one(Dice()), "RandomUniform"),
+        (lambda: one(NumpyDice()), "puts out something else when it is called again: .*numpy's random"),
+        (lambda: one(OutsideCounter()), "puts out something else when it is called again: .*a count"),
         (lambda: one(Closure()), "weight closure/hidden:0="),
         (lambda: one(layers.Dense(3, dtype="float64")), "float64"),
         (lambda: one(layers.Dense(3, dtype="mixed_float16")), "mixed_float16"),

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import toy
 
+from tff_hospitals import learning_process, noise_plan
 from tff_hospitals.hospitals import Part, load_dataset
 from tff_hospitals.hospitals.checks import Signature
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital
 from tff_hospitals.plan import Plan
 from tff_hospitals.random_streams import Streams
 from tff_hospitals.runtimes import resident
-from tff_hospitals.training.loop import train
+from tff_hospitals.runtimes.scanned import ScannedProgram
+from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.rounds import RoundDrawer
 from tff_hospitals.validation import InvalidInput
 
@@ -86,8 +88,6 @@ def test_what_is_too_large_to_be_resident_is_streamed():
 def cohort(sizes):
     dataset = toy.hospitals(sizes)
     plan = PLAN.replace(data={"name": "toy"})
-    from tff_hospitals import noise_plan
-
     return RoundDrawer(plan, dataset, noise_plan.make(plan, dataset), Streams.from_seed(0)).draw(0).cohort
 
 
@@ -115,6 +115,22 @@ def test_rooms_waste_less_than_four_times():
 def test_very_unequal_sites_are_not_padded_to_the_largest():
     assert resident.is_uneven(toy.hospitals((400, *(5,) * 9)))
     assert not resident.is_uneven(toy.hospitals((40, *(20,) * 9)))
+
+
+@pytest.mark.parametrize("client", [{}, {"local_epochs": None, "local_steps": 20}], ids=["an epoch", "20 steps"])
+def test_small_sites_are_not_padded_to_the_batches_of_large_ones(client):
+    dataset = toy.hospitals((2, 3, 500, 600, 4, 40))
+    plan = PLAN.replace(client={"batch_size": 64, **client}, model={"name": "mlp"})
+    model = build_model(plan, dataset)
+    program = ScannedProgram(learning_process.compose(plan, dataset, model))
+    one = RoundDrawer(plan, dataset, noise_plan.make(plan, dataset)).draw(0)
+    chunks = program.chunks(one, resident.record_bytes(dataset))
+    assert chunks[0].ids == ("site_0", "site_1", "site_4")  # the three smallest
+    assert sorted(name for chunk in chunks for name in chunk.ids) == list(dataset.ids)
+    for chunk in chunks:
+        for hospital in chunk.cohort:
+            assert chunk.sizes["capacity"] <= resident.MOST_PADDING * hospital.schedule.capacity
+            assert chunk.sizes["steps"] <= resident.MOST_PADDING * hospital.schedule.steps
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

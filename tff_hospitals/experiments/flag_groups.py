@@ -45,6 +45,15 @@ def define_runtime_flags() -> None:
     flags.DEFINE_float("cluster_time_limit_seconds", 120.0, "give a cluster up that does not answer within this time")
 
 
+def define_chunk_flag() -> None:
+    """What only a single run has: its rounds are cut in pieces, a comparison is spread run by run."""
+    flags.DEFINE_integer(
+        "cluster_hospitals_per_chunk",
+        None,
+        "hospitals that a processor of the cluster trains in one go; fewer keep more processors busy",
+    )
+
+
 def runtime_options() -> dict[str, Any]:
     """Options of the runtime; `--cluster_...` without `--runtime=cluster` is refused.
 
@@ -52,18 +61,25 @@ def runtime_options() -> dict[str, Any]:
       InvalidInput: an unknown runtime, a flag that it does not use, a limit that is not positive.
     """
     from tff_hospitals.runtimes import RUNTIMES
-    from tff_hospitals.validation import Problem, in_range, one_of, raise_if
+    from tff_hospitals.validation import Problem, in_range, one_of, raise_if, whole_number
 
-    chosen, names = FLAGS.runtime, ("cluster_address", "cluster_time_limit_seconds")
-    limit = FLAGS.cluster_time_limit_seconds
+    names = ["cluster_address", "cluster_time_limit_seconds"]
+    names += [name for name in ("cluster_hospitals_per_chunk",) if name in FLAGS]
+    chosen, limit = FLAGS.runtime, FLAGS.cluster_time_limit_seconds
+    size = FLAGS[names[2]].value if len(names) > 2 else None
     found = [one_of("runtime", chosen, RUNTIMES)]
     found.append(in_range("--cluster_time_limit_seconds", limit, low=0.0, low_open=True, remedy="give seconds above 0"))
+    if size is not None:
+        found.append(whole_number("--cluster_hospitals_per_chunk", size, low=1, remedy="give 1 or more hospitals"))
     if chosen != "cluster":
         bound, remedy = "is only used with runtime=cluster", "drop it or choose --runtime=cluster"
         given = [name for name in names if FLAGS[name].present]
         found.extend(Problem(f"--{name}", FLAGS[name].value, bound, remedy) for name in given)
     raise_if(found)
-    return {"address": FLAGS.cluster_address, "time_limit_seconds": limit} if chosen == "cluster" else {}
+    if chosen != "cluster":
+        return {}
+    chunks = {} if size is None else {"hospitals_per_chunk": size}
+    return {"address": FLAGS.cluster_address, "time_limit_seconds": limit, **chunks}
 
 
 def given_options() -> dict[str, Any]:

@@ -101,6 +101,7 @@ def run_job(job: Job) -> tuple[Mapping[str, Any] | None, str | None]:
     from tff_hospitals import quiet
 
     quiet.be_quiet()
+    quiet.one_thread_per_operation()  # a task counts as one processor; the scripts do the same here
     from tff_hospitals.experiments import baselines
     from tff_hospitals.experiments.methods import find_methods
     from tff_hospitals.experiments.runner import MethodRunner

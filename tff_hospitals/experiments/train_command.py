@@ -22,6 +22,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("seed", 42, "root of every random stream of the run")
     flag_groups.define_runtime_flags()
+    flag_groups.define_chunk_flag()
     flags.DEFINE_string("run_dir", None, "folder for everything that the run leaves behind (required)")
     flags.DEFINE_integer(
         "store_updates", None, "keep every hospital's update of every k-th round, for scripts/audit.py"

@@ -188,17 +188,21 @@ def _orders(streams: Streams, epochs: int, records: int) -> np.ndarray:
 
 
 def _padded(order: np.ndarray, records: int, batch_size: int) -> BatchSchedule:
-    """Passes of shape [epochs, records] as steps; each pass's last step is padded."""
+    """Passes of shape [epochs, records] as steps; each pass's last step is padded.
+
+    A hospital with fewer records than a batch has no places for the others: it would compute on padding.
+    """
     epochs = len(order)
     per_epoch = -(-records // batch_size)
-    shape = (epochs, per_epoch * batch_size)
+    capacity = min(batch_size, -(-records // _CAPACITY_STEP) * _CAPACITY_STEP)
+    shape = (epochs, per_epoch * capacity)
     indices = np.zeros(shape, np.int32)
     mask = np.zeros(shape, np.float32)
     indices[:, :records] = order
     mask[:, :records] = 1.0
     return BatchSchedule(
-        indices.reshape(-1, batch_size),
-        mask.reshape(-1, batch_size),
+        indices.reshape(-1, capacity),
+        mask.reshape(-1, capacity),
         records,
         records / per_epoch,
         "shuffled",

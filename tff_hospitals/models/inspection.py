@@ -273,6 +273,14 @@ def _probe(model: Any) -> tuple[list[Problem], bool]:
     mixes = False
     for training in (False, True):
         whole = outputs(training, 0, _BATCH)
+        if not np.allclose(whole, outputs(training, 0, _BATCH), rtol=1e-3, atol=1e-4, equal_nan=True):
+            bound = (
+                "puts out something else when it is called again: Python's or numpy's random numbers, or a count that "
+                "is kept outside of the model, would be frozen when training is compiled"
+            )
+            remedy = "use Keras' own layers for randomness (their noise is keyed here), and keep no state"
+            found.append(Problem("model", model.name, bound, remedy))
+            break
         alone = np.concatenate([outputs(training, first, first + 1) for first in range(_BATCH)])
         mixes = mixes or not np.allclose(whole, alone, rtol=1e-3, atol=1e-4, equal_nan=True)
     return found, mixes

@@ -120,7 +120,7 @@ def adapt(model: tf.keras.Model, rank: int, whole: tuple[str, ...], name: str) -
     """
     chosen = building.chosen_layers(model, whole) if whole else set()
     paths = building.layer_paths(model)
-    dense = {layer for layer in paths if type(layer) is tf.keras.layers.Dense}
+    dense = [layer for layer in paths if type(layer) is tf.keras.layers.Dense]  # in the order of the model
     sizes = {layer: tuple(layer.kernel.shape) for layer in dense}
     smaller = {layer for layer in dense if rank * sum(sizes[layer]) < sizes[layer][0] * sizes[layer][1]}
     if not smaller:

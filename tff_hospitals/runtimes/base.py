@@ -66,9 +66,14 @@ class RoundOutput:
 
 
 class Runtime(Protocol):
-    """Executes a composed plan; `close` frees what it started."""
+    """Executes a composed plan; `close` frees what it started.
+
+    Attributes:
+      notes: what a reader of the run should know of how it was executed; sentences, each of them once.
+    """
 
     name: str
+    notes: list[str]
 
     def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> tuple[ServerState, list[RoundOutput]]: ...
 

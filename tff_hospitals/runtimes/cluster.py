@@ -1,38 +1,38 @@
 """The cluster runtime: chunks of the cohort on the machines of a Ray cluster.
 
 The driver draws the rounds, hands out chunks, and finishes each round at the server. Every worker is a process of its
-own that reads its hospitals' records itself (see `cluster_worker`). Contributions of a chunk are added in the cohort's
-order and the chunks' sums as a tree in a fixed order; chunks depend on the cohort alone. So the result has the same
-bits on any number of machines. A worker or machine that is lost is replaced by Ray, and what it worked on is done
-again. A hospital that cannot do its part stops the run with its id and the round: a sum without it would be another
-mechanism than the one that was accounted.
+own that reads its hospitals' records itself and runs the compiled runtime's program over them (see `cluster_worker`).
+Chunks, and the order in which they are added, are those of the compiled runtime (`chunked`): the result has the same
+bits on any number of machines, and those of one machine where that runs in chunks, too.
+
+A worker or machine that is lost is replaced by Ray, and what it worked on is done again. A hospital that cannot do its
+part stops the run with its id and the round: a sum without it would be another mechanism than the one that was
+accounted.
 
 Ray is an optional package, and this module imports it nowhere at the top.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import concurrent.futures
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.processes.exchange import Traffic
-from tff_hospitals.runtimes import base, cluster_worker, stand_in
+from tff_hospitals.runtimes import base, chunked, cluster_worker, compiled, resident, stand_in
 from tff_hospitals.runtimes.cluster_connection import TIME_LIMIT_SECONDS, ClusterError, Connection
-from tff_hospitals.runtimes.tree_sum import add_leaves, tree_sum
+from tff_hospitals.runtimes.ordered import ordered
+from tff_hospitals.runtimes.tree_sum import TreeSum, add_leaves
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.learning_process import Composition, ServerState
     from tff_hospitals.plan import Plan
 
-_CHUNKS = 16  # of a small cohort; a larger one has more, see _LARGEST_CHUNK
-_LARGEST_CHUNK = 64
+_CHUNKS_PER_WORKER = 4  # handed out beforehand; more would only fill memory
 _RETRIES = 3
 _LOOK_EVERY_SECONDS = 10.0
 _ADD_HERE_BYTES = 2**20  # smaller sums are added at the driver: a task would take longer than the addition
@@ -48,8 +48,9 @@ class ClusterRuntime:
       plan: from which the workers compose the same process.
       address: `host:port`; None starts workers on this machine.
       time_limit_seconds: for the cluster to answer, and for its first worker to be ready.
-      hospitals_per_chunk: default: a sixteenth of the cohort, at most 64.
-      workers: default: one per processor of the cluster, and no more than chunks.
+      hospitals_per_chunk: default: as in the compiled runtime, half of a small cohort, an eighth of a larger one, at
+        most 64. Fewer keep more processors busy, and change the order of the sum.
+      workers: default: one per processor of the cluster, and about as many as chunks at most.
 
     Raises:
       ClusterError: the cluster does not answer in time.
@@ -70,10 +71,11 @@ class ClusterRuntime:
         hospitals_per_chunk: int | None = None,
         workers: int | None = None,
     ):
-        self._parts, self._exchange = composition, composition.exchange
+        self._parts = composition
+        self.notes: list[str] = []
         self._per_chunk, self._limit = hospitals_per_chunk, time_limit_seconds
-        self._zero = composition.zero_contribution()
-        self._finish = tf.function(self._finish_round, autograph=False)
+        self._program: chunked.ChunkedProgram = compiled.program(composition, compiled.in_chunks(composition))
+        self._record_bytes = resident.record_bytes(dataset)
         self._connection = Connection(address, time_limit_seconds)
         self._ray = self._connection.ray
         arguments = (
@@ -82,8 +84,7 @@ class ClusterRuntime:
             [np.asarray(weight) for weight in frozen],
             composition.signature,
         )
-        chunks = len(self._chunks(range(len(dataset.hospitals))))
-        count = min(workers or max(1, self._connection.processors), chunks)
+        count = min(workers or max(1, self._connection.processors), self._most_chunks(dataset))
         # No processor is reserved (Ray needs one to place an actor, none to run it): when a machine is lost, its
         # workers are started again on those that are left. Work is repeated for as long as its worker is.
         kind = self._ray.remote(cluster_worker.Worker).options(
@@ -117,10 +118,11 @@ class ClusterRuntime:
             self._ray.kill(waiting[one])
         self._workers = [waiting[one] for one in done]
 
-    def _chunks(self, cohort: Sequence[Any]) -> list[Sequence[Any]]:
-        """The cohort in pieces whose size depends on the cohort alone."""
-        size = self._per_chunk or max(1, min(_LARGEST_CHUNK, -(-len(cohort) // _CHUNKS)))
-        return [cohort[start : start + size] for start in range(0, len(cohort), size)]
+    def _most_chunks(self, dataset: HospitalDataset) -> int:
+        """How many chunks a cohort of all hospitals has, about."""
+        hospitals, records = len(dataset.hospitals), sum(dataset.records().values())
+        by_number = -(-hospitals // (self._per_chunk or chunked.usual_size(hospitals)))
+        return min(hospitals, max(by_number, -(-records * self._record_bytes // resident.CHUNK_BYTES)))
 
     def run_rounds(
         self, state: ServerState, rounds: Sequence[base.RoundInput]
@@ -133,80 +135,58 @@ class ClusterRuntime:
         return state, outputs
 
     def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
-        bare = state._replace(distributor=collections.OrderedDict(), hospitals=collections.OrderedDict())
-        at_server = tf.nest.map_structure(tf.convert_to_tensor, bare)
-        parameters = tf.nest.map_structure(np.asarray, self._parts.aggregator.parameters(at_server.aggregator))
-        weights, distributor, sent_bytes = state.weights, state.distributor, None
-        if self._exchange is not None:
-            held = distributor.get("held", ())
-            sent = self._exchange.send_broadcast(weights, held, int(state.round_number) == 0, one.broadcast_key)
-            weights, sent_bytes = sent.weights, sent.payload_bytes
-            distributor = collections.OrderedDict(held=sent.held) if held else distributor
-        broadcast = cluster_worker.Broadcast(
-            tuple(np.asarray(weight) for weight in weights), int(state.round_number), parameters
-        )
-        leaves, reports = self._hand_out(self._ray.put(broadcast), one, state.hospitals)
-        total = self._zero
-        if leaves is not None:
-            total = tf.nest.pack_sequence_as(self._zero, [tf.constant(leaf) for leaf in leaves])
-        after, measurements = self._finish(at_server, total)
-        kept = {**state.hospitals, **{r.hospital_id: r.residual for r in reports if r.residual is not None}}
-        after = after._replace(
-            distributor=distributor,
-            hospitals=collections.OrderedDict((name, kept[name]) for name in state.hospitals),
-        )
-        encoded = [report for report in reports if report.encoded]
-        traffic = None
-        if self._exchange is not None:
-            payloads = {report.hospital_id: report.payload_bytes for report in encoded}
-            traffic = Traffic(sent_bytes, payloads, {report.hospital_id: report.norm for report in encoded})
-        metrics = {report.hospital_id: base.metrics_by_name(report.metrics) for report in reports}
-        server = {name: float(value) for name, value in measurements.items()}
-        return tf.nest.map_structure(np.asarray, after), base.RoundOutput(one.number, metrics, server, traffic)
+        server, when = self._program.server, f"round {one.number + 1}"
+        opened = server.begin(state, one)
+        broadcast = self._ray.put(tf.nest.map_structure(np.asarray, opened.broadcast))
+        chunks = self._program.chunks(one, self._record_bytes, self._per_chunk)
+        add_here = 4 * self._parts.client_work.scalars <= _ADD_HERE_BYTES
+        total: TreeSum[Any] = TreeSum(add_leaves if add_here else self._adder.remote)
+        reports: list[Any] = []
+        for chunk, leaves, done in self._handed_out(broadcast, chunks, opened.residuals):
+            # What is large stays where it is until it has been added up.
+            known, *here = self._get([done, leaves] if add_here else [done], when, chunk.ids)
+            reports.extend(known.reports)
+            self.notes.extend(note for note in known.notes if note not in self.notes)
+            total.append(here[0] if add_here else leaves)
+        found = total.result()
+        if found is not None:
+            everyone = [part.hospital.hospital_id for part in one.cohort]
+            (leaves,) = [found] if add_here else self._get([found], when, everyone)
+            found = tf.nest.pack_sequence_as(server.zero, [tf.constant(leaf) for leaf in leaves])
+        after, output = server.finish(opened, one, found, reports)
+        return tf.nest.map_structure(np.asarray, after), output
 
-    def _hand_out(self, broadcast: Any, one: base.RoundInput, residuals: Any) -> tuple[list | None, list]:
-        """Runs all chunks; the sum of the contributions, or None without hospitals, and reports in order."""
-        sums, reports, chunks = [], [], self._chunks(one.cohort)
-        for number, chunk in enumerate(chunks):
-            orders = [
-                cluster_worker.Order(
-                    part.hospital.hospital_id,
-                    dataclasses.replace(part, hospital=None),
-                    residuals.get(part.hospital.hospital_id),
-                )
-                for part in chunk
-            ]
+    def _handed_out(
+        self, broadcast: Any, chunks: Sequence[chunked.Chunk], residuals: Any
+    ) -> Iterator[tuple[chunked.Chunk, Any, Any]]:
+        """Every chunk with the references of its sum and its reports, while later chunks are worked on already.
+
+        A chunk goes to the worker with its number, which so finds the records of the round before.
+        """
+
+        def call(number: int, chunk: chunked.Chunk) -> Any:
             worker = self._workers[number % len(self._workers)]
-            total, report = worker.work.options(num_returns=2).remote(broadcast, orders)
-            sums.append(total)
-            reports.append(report)
-        found = [
-            report
-            for chunk, refs in zip(chunks, reports)
-            for report in self._get(refs, f"round {one.number + 1}", [part.hospital.hospital_id for part in chunk])
-        ]
-        if not sums:
-            return None, found
-        everyone = [part.hospital.hospital_id for part in one.cohort]
-        if 4 * self._parts.client_work.scalars <= _ADD_HERE_BYTES:
-            return tree_sum([self._get(ref, f"round {one.number + 1}", everyone) for ref in sums], add_leaves), found
-        return self._get(tree_sum(sums, self._adder.remote), f"round {one.number + 1}", everyone), found
+            order = cluster_worker.order_for(chunk, residuals)
+            return (chunk, *worker.work.options(num_returns=2).remote(broadcast, order))
 
-    def _get(self, reference: Any, when: str, hospitals: Sequence[str]) -> Any:
+        calls = (lambda pair=pair: call(*pair) for pair in enumerate(chunks))
+        yield from ordered(_AtOnce(), calls, _CHUNKS_PER_WORKER * len(self._workers))
+
+    def _get(self, references: list[Any], when: str, hospitals: Sequence[str]) -> list[Any]:
         try:
-            self._wait(reference, when)
-            return self._ray.get(reference)
+            self._wait(references, when)
+            return self._ray.get(references)
         except self._connection.errors as error:
-            shown = ", ".join(hospitals[:5]) + (f" and {len(hospitals) - 5} more" if len(hospitals) > 5 else "")
+            who = cluster_worker.named(hospitals)
             raise ClusterError(
-                f"{when}: the cluster lost the work of {shown}: {_cause(error)} Nothing of this round was used. "
+                f"{when}: the cluster lost the work of {who}: {_cause(error)} Nothing of this round was used. "
                 "Remedy: mend the cause or take the hospital out; the same command goes on from the last checkpoint."
             ) from error
 
-    def _wait(self, reference: Any, when: str) -> None:
+    def _wait(self, references: list[Any], when: str) -> None:
         """Work takes as long as it takes, but a cluster that has no processor left is not waited for."""
         idle_since = None
-        while not self._ray.wait([reference], num_returns=1, timeout=min(self._limit, _LOOK_EVERY_SECONDS))[0]:
+        while self._ray.wait(references, num_returns=len(references), timeout=min(self._limit, _LOOK_EVERY_SECONDS))[1]:
             if self._connection.processors:
                 idle_since = None
                 continue
@@ -217,9 +197,6 @@ class ClusterRuntime:
                     "the same command goes on from the last checkpoint."
                 )
 
-    def _finish_round(self, state: ServerState, total: Any) -> tuple[ServerState, Any]:
-        return self._parts.finish_round(state, total, self._parts.aggregator.server_noise(state.aggregator))
-
     def close(self) -> None:
         """Ends the workers, and the cluster if it was started here."""
         if self._ray.is_initialized():
@@ -227,6 +204,16 @@ class ClusterRuntime:
                 self._ray.kill(worker)
         self._workers = []
         self._connection.close()
+
+
+class _AtOnce(concurrent.futures.Executor):
+    """Calls that hand work out and come back at once need no threads."""
+
+    def submit(self, call: Any, /, *arguments: Any, **named: Any) -> concurrent.futures.Future:
+        """The call's result, ready."""
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        future.set_result(call(*arguments, **named))
+        return future
 
 
 def _cause(error: BaseException) -> str:

@@ -1,56 +1,60 @@
-"""A worker of the cluster: hospitals' halves of a round, in a process of its own with programs of its own.
+"""A worker of the cluster: chunks of the hospitals, in a process of its own with compiled programs of its own.
 
-It composes the learning process from the plan and a description of the data set, and reads the records where it runs.
-What reaches it are ids, schedules, keys and the broadcast; what leaves it is the sum of its hospitals' contributions.
+It composes the learning process from the plan and a description of the data set, reads the records where it runs, and
+runs the same program as the compiled runtime, built once. What reaches it are ids, schedules, keys and the broadcast;
+what leaves it is the sum of a chunk's contributions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.tree_sum import Leaves
+
+if TYPE_CHECKING:
+    from tff_hospitals.runtimes.chunked import Chunk
+    from tff_hospitals.runtimes.server_half import Broadcast, Report
+
+_KEPT_BYTES = 256 * 2**20  # of the records of chunks that come back every round
 
 
 class HospitalFailed(RuntimeError):
-    """A hospital could not do its part; the message names it and the cause."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Broadcast:
-    """What all hospitals receive in a round: weights, number (0-based), the aggregator's parameters, all as numpy."""
-
-    weights: tuple
-    round_number: int
-    parameters: Any
+    """Hospitals could not do their part; the message names them and the cause."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """One hospital's part of a round: its id, and a `HospitalRound` without the hospital.
+    """A chunk without the hospitals' records.
 
-    `residual`: what its last upload left out.
+    Attributes:
+      ids: of its hospitals.
+      chunk: whose hospitals are None.
+      residuals: what these hospitals' last uploads left out, by id.
     """
 
-    hospital_id: str
-    part: base.HospitalRound
-    residual: np.ndarray | None = None
+    ids: tuple[str, ...]
+    chunk: Chunk
+    residuals: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """What is known of one hospital's part: its metrics, and of an encoded upload its bytes, norm and residual."""
+class Done:
+    """What is known of a chunk: a report of each hospital, and notes on how it was executed (`base.Runtime`)."""
 
-    hospital_id: str
-    metrics: np.ndarray
-    encoded: bool = False
-    payload_bytes: int | None = None
-    norm: float = 0.0
-    residual: np.ndarray | None = None
+    reports: Sequence[Report]
+    notes: Sequence[str]
+
+
+def order_for(chunk: Chunk, residuals: Mapping[str, np.ndarray]) -> Order:
+    """What travels to a worker for a chunk; `residuals` may hold those of other hospitals too."""
+    nobody: Any = None
+    bare = tuple(dataclasses.replace(one, hospital=nobody) for one in chunk.cohort)
+    own = {name: residuals[name] for name in chunk.ids if name in residuals}
+    return Order(chunk.ids, dataclasses.replace(chunk, cohort=bare), own)
 
 
 class Worker:
@@ -71,7 +75,7 @@ class Worker:
 
         from tff_hospitals import learning_process, models
         from tff_hospitals.plan import Plan
-        from tff_hospitals.runtimes import resident, stand_in
+        from tff_hospitals.runtimes import compiled, resident, stand_in
 
         _one_core(tf)
         plan = Plan.from_json(plan_json)
@@ -83,62 +87,49 @@ class Worker:
                 f"a worker composed process {self._parts.signature}, the driver {signature}. Remedy: install the same "
                 "version of tff_hospitals on every machine of the cluster."
             )
-        self._data = resident.StreamedData(self._dataset)
+        self._data = resident.StreamedData(self._dataset, _KEPT_BYTES)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
-        self._whole = tf.function(self._parts.hospital_round, autograph=False, reduce_retracing=True)
-        self._prepare = tf.function(self._parts.prepared_upload, autograph=False, reduce_retracing=True)
-        self._receive = tf.function(self._parts.aggregator.received, autograph=False, reduce_retracing=True)
-        self._add = tf.function(lambda total, one: tf.nest.map_structure(tf.add, total, one), autograph=False)
+        # A worker counts as one processor, so it runs one hospital at a time.
+        self._execute = compiled.Executor(self._parts, compiled.in_chunks(self._parts), threads=1)
         self._tf = tf
 
     def ready(self) -> bool:
         """Answers once the worker is built."""
         return True
 
-    def work(self, broadcast: Broadcast, orders: Sequence[Order]) -> tuple[Leaves, list[Report]]:
-        """The sum of the hospitals' contributions, added in order, and a report of each.
+    def work(self, broadcast: Broadcast, order: Order) -> tuple[Leaves, Done]:
+        """The sum of a chunk's contributions, and what is known of it.
+
+        Args:
+          broadcast: what hospitals receive, as numpy.
+          order: the chunk.
 
         Raises:
-          HospitalFailed: names the hospital that could not do its part.
+          HospitalFailed: names the hospitals, and the cause.
         """
-        from tff_hospitals.learning_process import ServerState
-
         tf = self._tf
-        empty: Any = {}
-        weights = tuple(tf.constant(weight) for weight in broadcast.weights)
-        state = ServerState(weights, tf.constant(broadcast.round_number, tf.int32), empty, empty)
-        parameters = tf.nest.map_structure(tf.constant, broadcast.parameters)
-        total, reports = None, []
-        for order in orders:
-            try:
-                contribution, report = self._hospital(state, parameters, order)
-            except Exception as error:
-                raise HospitalFailed(f"{order.hospital_id}: {type(error).__name__}: {error}") from error
-            total = contribution if total is None else self._add(total, contribution)
-            reports.append(report)
-        return [leaf.numpy() for leaf in tf.nest.flatten(total)], reports
+        received = tf.nest.map_structure(tf.constant, broadcast)
+        try:
+            cohort = tuple(
+                dataclasses.replace(one, hospital=self._dataset.hospital(name))
+                for name, one in zip(order.ids, order.chunk.cohort)
+            )
+            chunk = dataclasses.replace(order.chunk, cohort=cohort)
+            ((total, reports),) = self._execute(
+                lambda program: list(program.sums(received, [chunk], self._data, self._frozen, order.residuals))
+            )
+        except Exception as error:
+            raise HospitalFailed(f"{named(order.ids)}: {type(error).__name__}: {error}") from error
+        return [leaf.numpy() for leaf in tf.nest.flatten(total)], Done(reports, self._execute.notes)
 
-    def _hospital(self, state: Any, parameters: Any, order: Order) -> tuple[Any, Report]:
-        from tff_hospitals.runtimes import resident
 
-        hospital = self._dataset.hospital(order.hospital_id)
-        element = resident.element(dataclasses.replace(order.part, hospital=hospital), self._data, self._frozen)
-        exchange = self._parts.exchange
-        if exchange is None or not exchange.encodes_upload:
-            contribution, metrics = self._whole(state, parameters, element)
-            return contribution, Report(order.hospital_id, metrics.numpy())
-        from tff_hospitals.processes.exchange import norm_of
+def named(ids: Sequence[str]) -> str:
+    """The first of many ids, and how many there are beside them.
 
-        prepared, metrics = self._prepare(state, parameters, element)
-        upload = exchange.send_upload(
-            [part.numpy() for part in prepared["delta"]], order.part.upload_key, order.residual
-        )
-        decoded = tuple(self._tf.constant(part) for part in upload.update)
-        contribution = self._receive(parameters, prepared, decoded, element["weight"])
-        norm = norm_of(upload.update)
-        return contribution, Report(
-            order.hospital_id, metrics.numpy(), True, upload.payload_bytes, norm, upload.residual
-        )
+    >>> named(["north", "south"]), named(list("abcdefg"))
+    ('north, south', 'a, b, c, d, e and 2 more')
+    """
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
 def _one_core(tf: Any) -> None:

@@ -17,6 +17,8 @@ chunks share the cores between them, which is faster than the other way round.
 A plan that encodes what it sends runs with the codec between the halves (see `encoded`), whatever strategy is asked
 for.
 
+What XLA cannot compile at all (a layer with an operation that it lacks) runs side by side, too, and the run says so.
+
 Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. The runtime starts no
 process and opens no port.
 """
@@ -24,8 +26,9 @@ process and opens no port.
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -47,8 +50,56 @@ _KINDS: dict[str, Any] = {
     "side_by_side": SideBySideProgram,
     "encoded": EncodedProgram,
 }
+_WHOLE_ROUNDS = "fused"
+_BY_XLA = (_WHOLE_ROUNDS, "scanned")
 _KEPT_PROGRAMS = 64
 _programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+_not_compilable: dict[str, str] = {}  # by signature: what XLA lacks
+_LACKS = re.compile(
+    r"unsupported operations when trying to compile.*? on XLA_\w+: (\w+)|with op (\w+) must be a compile"
+)
+T = TypeVar("T")
+
+
+class Executor:
+    """A plan's program, and the one that takes its place when XLA cannot compile what the model does.
+
+    Args:
+      composition: the composed plan.
+      strategy: `fused`, `scanned`, `side_by_side` or `encoded`.
+      threads: see `program`.
+
+    Attributes:
+      strategy: the one in use.
+      notes: what a reader of the run should know of it.
+    """
+
+    def __init__(self, composition: Composition, strategy: str, threads: int | None = None):
+        self._parts, self._threads = composition, threads
+        self.strategy = strategy
+        self.notes: list[str] = []
+        if strategy in _BY_XLA and composition.signature in _not_compilable:
+            self._do_without_xla()
+        self.program = program(composition, self.strategy, threads)
+
+    def __call__(self, call: Callable[[Any], T]) -> T:
+        """What `call` makes of the program; it may be called twice, and must change nothing before it is through."""
+        try:
+            return call(self.program)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            if self.strategy not in _BY_XLA or not re.search("XLA|compil", str(error)):
+                raise
+            found = _LACKS.search(str(error))
+            lacks = next(filter(None, found.groups())) if found else str(error).strip().splitlines()[-1][:200]
+            _not_compilable[self._parts.signature] = lacks
+        self._do_without_xla()
+        self.program = program(self._parts, self.strategy, self._threads)
+        return call(self.program)
+
+    def _do_without_xla(self) -> None:
+        lacks = _not_compilable[self._parts.signature]
+        self.strategy = "side_by_side"
+        self.notes.append(f"XLA cannot compile this model ({lacks}): its hospitals train without it, which is slower")
 
 
 class CompiledRuntime:
@@ -59,6 +110,9 @@ class CompiledRuntime:
       dataset: its hospitals.
       frozen: weights that do not travel.
       strategy: `fused`, `scanned`, `side_by_side`, or None to choose by the model.
+
+    Attributes:
+      notes: see `base.Runtime`.
     """
 
     name = "compiled"
@@ -66,18 +120,13 @@ class CompiledRuntime:
     def __init__(
         self, composition: Composition, dataset: HospitalDataset, frozen: tuple, *, strategy: str | None = None
     ):
-        self.strategy = strategy or choose_strategy(composition)
-        if composition.exchange is not None:  # payloads are made of bytes: the codec stands between the halves
-            self.strategy = "encoded"
-        if self.strategy == "fused" and (resident.is_streamed(dataset) or resident.is_uneven(dataset)):
-            self.strategy = "scanned"  # whole rounds need all records at once, padded to the largest hospital
-        key = (composition.signature, self.strategy)
-        if key not in _programs:
-            _programs[key] = _KINDS[self.strategy](composition)
-            while len(_programs) > _KEPT_PROGRAMS:
-                _programs.popitem(last=False)
-        self._program = _programs[key]
-        self._data = self._program.load(dataset)
+        strategy = strategy or choose_strategy(composition)
+        # Whole rounds need all records at once, padded to the largest hospital.
+        if composition.exchange is not None or resident.is_streamed(dataset) or resident.is_uneven(dataset):
+            strategy = in_chunks(composition, strategy)
+        self._execute = Executor(composition, strategy)
+        self.notes = self._execute.notes
+        self._data = self._execute.program.load(dataset)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
 
     def run_rounds(
@@ -86,8 +135,14 @@ class CompiledRuntime:
         """Runs the rounds in order and returns numpy state."""
         if not rounds:
             return state, []
-        state, outputs = self._program.run(state, rounds, self._data, self._frozen)
+        data: Any = self._data
+        state, outputs = self._execute(lambda program: program.run(state, rounds, data, self._frozen))
         return tf.nest.map_structure(np.asarray, state), outputs
+
+    @property
+    def strategy(self) -> str:
+        """The strategy in use."""
+        return self._execute.strategy
 
     def close(self) -> None:
         """Frees the resident data."""
@@ -102,6 +157,30 @@ def choose_strategy(composition: Composition) -> str:
     if model.draws_random_numbers or has_convolution(model):
         return "side_by_side"
     return "fused" if composition.client_work.scalars <= _FUSED_PARAMETERS else "scanned"
+
+
+def in_chunks(composition: Composition, strategy: str | None = None) -> str:
+    """The strategy that is nearest to the asked or chosen one and runs a round chunk by chunk."""
+    if composition.exchange is not None:  # payloads are made of bytes: the codec stands between the halves
+        return "encoded"
+    strategy = strategy or choose_strategy(composition)
+    return "scanned" if strategy == _WHOLE_ROUNDS else strategy
+
+
+def program(composition: Composition, strategy: str, threads: int | None = None) -> Any:
+    """The compiled pieces of a plan: those of an earlier composition with the same signature where there are any.
+
+    Args:
+      composition: the composed plan.
+      strategy: one of `fused`, `scanned`, `side_by_side`, `encoded`.
+      threads: of the last three; as many as there are cores by default.
+    """
+    key = (composition.signature, strategy, threads)
+    if key not in _programs:
+        _programs[key] = _KINDS[strategy](composition, threads) if threads else _KINDS[strategy](composition)
+        while len(_programs) > _KEPT_PROGRAMS:
+            _programs.popitem(last=False)
+    return _programs[key]
 
 
 def has_convolution(model: Any) -> bool:

@@ -99,7 +99,7 @@ class FusedProgram:
         self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
     ) -> tuple:
         """Draws all noise at once, with the same bits as any other runtime, then runs the compiled rounds."""
-        shares = self._noise_shares(state, inputs)
+        shares = self._noise_shares(self._parts.aggregator.parameters(state.aggregator), inputs)
         noise = self._hospital_noise(inputs)
         return self._rounds(state, features, labels, frozen, inputs, noise, shares, self._server_noise(state, inputs))
 
@@ -114,13 +114,12 @@ class FusedProgram:
         numbers = tf.tile(tf.range(blocks), [r * c])
         return tf.reshape(work.noise_block(keys, numbers), [r, c, blocks, work.block, work.noise_width])
 
-    def _noise_shares(self, state: ServerState, inputs: Any) -> Any:
+    def _noise_shares(self, parameters: Any, inputs: Any) -> Any:
         """What hospitals add to their contributions, stacked [rounds, cohort, ...]; empty where they add nothing."""
         aggregator = self._parts.aggregator
         like = tf.nest.map_structure(lambda draw: draw.dtype, aggregator.no_hospital_noise())
         if not like:
             return collections.OrderedDict()
-        parameters = aggregator.parameters(state.aggregator)
         r, c, _ = inputs["key"].shape
         keys = tf.reshape(inputs["key"], [r * c, 2])
         if aggregator.draws_together:

@@ -33,6 +33,7 @@ class NativeRuntime:
         # TFF simulates a secure sum by an ordinary one, and only when asked to.
         self._context = shared_context("refuse" if composition.aggregator.modulus_bits is None else "plain")
         self._composition = composition
+        self.notes: list[str] = []
         self._frozen = frozen
         self._hospitals = len(dataset.hospitals)
         self._process = composition.tff_process(self._hospitals)

@@ -175,9 +175,11 @@ def _size(one: HospitalRound) -> int:
     return max(1, one.schedule.steps * one.schedule.capacity)
 
 
-def size_class(piece: Sequence[HospitalRound]) -> int:
-    """Chunks of one class are padded to the same number of steps."""
-    return int(math.log(max(one.schedule.steps for one in piece), MOST_PADDING) + 1e-9)
+def size_class(piece: Sequence[HospitalRound]) -> tuple[int, int]:
+    """Chunks of one class are padded to the same number of steps, and steps to the same number of records."""
+    sizes = (max(one.schedule.steps for one in piece), max(one.schedule.capacity for one in piece))
+    steps, capacity = (int(math.log(max(1, size), MOST_PADDING) + 1e-9) for size in sizes)
+    return steps, capacity
 
 
 def room_for(rows: int, most: int) -> int:

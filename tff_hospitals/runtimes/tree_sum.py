@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -20,13 +20,48 @@ def tree_sum(items: Sequence[T], add: Callable[[T, T], T]) -> T:
     Raises:
       ValueError: nothing to add.
     """
-    level = list(items)
-    if not level:
+    total = TreeSum(add)
+    for item in items:
+        total.append(item)
+    found = total.result()
+    if found is None:
         raise ValueError("a sum of nothing has no shape: give at least one item")
-    while len(level) > 1:
-        pairs = [add(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
-        level = [*pairs, level[-1]] if len(level) % 2 else pairs
-    return level[0]
+    return found
+
+
+class TreeSum(Generic[T]):
+    """The same sum of items that come one after the other; holds the sums of a few whole branches, never the items.
+
+    Args:
+      add: of two items or sums.
+
+    >>> total = TreeSum(lambda one, other: f"({one}{other})")
+    >>> for letter in "abcdef":
+    ...     total.append(letter)
+    >>> total.result()
+    '(((ab)(cd))(ef))'
+    """
+
+    def __init__(self, add: Callable[[T, T], T]):
+        self._add = add
+        self._branches: list[tuple[int, T]] = []  # height and sum, highest first; no two of the same height
+
+    def append(self, item: T) -> None:
+        """Adds the next item."""
+        height = 0
+        while self._branches and self._branches[-1][0] == height:
+            item = self._add(self._branches.pop()[1], item)
+            height += 1
+        self._branches.append((height, item))
+
+    def result(self) -> T | None:
+        """The sum of all items so far; None without any."""
+        if not self._branches:
+            return None
+        *higher, (_, total) = self._branches
+        for _, branch in reversed(higher):
+            total = self._add(branch, total)
+        return total
 
 
 def add_leaves(one: Leaves, other: Leaves) -> Leaves:

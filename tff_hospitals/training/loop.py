@@ -112,7 +112,7 @@ def train(
       on_round: called after every round.
       store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What
         is trained does not depend on it.
-      runtime_options: of the cluster: `address`, `time_limit_seconds`.
+      runtime_options: of the cluster: `address`, `time_limit_seconds`, `hospitals_per_chunk`, `workers`.
 
     Raises:
       validation.InvalidInput: bad plan, model or data, before anything is trained.
@@ -254,6 +254,7 @@ class _Session:
         started = time.perf_counter()
         self.state, outputs = self._runtime.run_rounds(self.state, inputs)
         elapsed = (time.perf_counter() - started) / len(inputs)
+        self.books.warnings.extend(note for note in self._runtime.notes if note not in self.books.warnings)
         for one, output in zip(inputs, outputs):
             self._check_finite(output)
             self.books.record_round(one, output)
