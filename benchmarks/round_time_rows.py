@@ -28,7 +28,7 @@ def _plan(rounds: int = 10_000, **changes: Any) -> Any:
     return Plan().replace(rounds=rounds, client=client).replace(**changes)
 
 
-def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, **options: Any) -> Measure:
+def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, options: Any = None) -> Measure:
     """Seconds per round of this package: batches are drawn, rounds run, metrics come back."""
     import numpy as np
 
@@ -43,7 +43,7 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, **opt
     noise = noise_plan.make(plan, dataset)
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
     drawer = RoundDrawer(plan, dataset, noise)
-    executor = build_runtime(runtime, parts, dataset, frozen, **options)
+    executor = build_runtime(runtime, parts, dataset, frozen, **(options or {}))
     kept: dict[str, Any] = {
         "state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier),
         "round": 0,
@@ -78,24 +78,24 @@ def mlp_compiled(sites: int) -> Measure:
 
 def mlp_fused_compiled(sites: int) -> Measure:
     """The same as whole rounds in one XLA program."""
-    return _ours(_plan(**_MLP), _images(sites), "compiled", strategy="fused")
+    return _ours(_plan(**_MLP), _images(sites), "compiled", options={"strategy": "fused"})
 
 
 def mlp_scanned_compiled(sites: int) -> Measure:
     """The same in chunks, each scanned by an XLA program, as many at once as there are cores."""
-    return _ours(_plan(**_MLP), _images(sites), "compiled", strategy="scanned")
+    return _ours(_plan(**_MLP), _images(sites), "compiled", options={"strategy": "scanned"})
 
 
 def mlp_side_by_side_compiled(sites: int) -> Measure:
     """The same hospital by hospital without XLA, as many at once as there are cores."""
-    return _ours(_plan(**_MLP), _images(sites), "compiled", strategy="side_by_side")
+    return _ours(_plan(**_MLP), _images(sites), "compiled", options={"strategy": "side_by_side"})
 
 
 def mlp_cluster(sites: int) -> Measure:
     """The same on the workers of a Ray cluster that is started on this machine."""
     options = {"records_per_site": RECORDS, "features": 784, "num_classes": 10}
     plan = _plan(data={"name": "synthetic", "sites": sites, "options": options}, **_MLP)
-    return _ours(plan, _images(sites), "cluster", plan=plan)
+    return _ours(plan, _images(sites), "cluster", options={"plan": plan})
 
 
 def mlp_native(sites: int) -> Measure:
