@@ -17,8 +17,8 @@ chunks share the cores between them, which is faster than the other way round.
 A plan that encodes what it sends runs with the codec between the halves (see `encoded`), whatever strategy is asked
 for.
 
-Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. The runtime starts no
-process and opens no port.
+Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. Seeds of a sweep that
+would run fused share the calls as well (see `together`). The runtime starts no process and opens no port.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from tff_hospitals.runtimes.encoded import EncodedProgram
 from tff_hospitals.runtimes.fused import FusedProgram
 from tff_hospitals.runtimes.scanned import ScannedProgram
 from tff_hospitals.runtimes.side_by_side import SideBySideProgram
+from tff_hospitals.runtimes.together import TogetherProgram
+from tff_hospitals.validation import Problem, raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -46,6 +48,7 @@ _KINDS: dict[str, Any] = {
     "scanned": ScannedProgram,
     "side_by_side": SideBySideProgram,
     "encoded": EncodedProgram,
+    "together": TogetherProgram,
 }
 _KEPT_PROGRAMS = 64
 _programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
@@ -71,12 +74,8 @@ class CompiledRuntime:
             self.strategy = "encoded"
         if self.strategy == "fused" and (resident.is_streamed(dataset) or resident.is_uneven(dataset)):
             self.strategy = "scanned"  # whole rounds need all records at once, padded to the largest hospital
-        key = (composition.signature, self.strategy)
-        if key not in _programs:
-            _programs[key] = _KINDS[self.strategy](composition)
-            while len(_programs) > _KEPT_PROGRAMS:
-                _programs.popitem(last=False)
-        self._program = _programs[key]
+        self._composition = composition
+        self._program = _program(composition, self.strategy)
         self._data = self._program.load(dataset)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
 
@@ -89,9 +88,45 @@ class CompiledRuntime:
         state, outputs = self._program.run(state, rounds, self._data, self._frozen)
         return tf.nest.map_structure(np.asarray, state), outputs
 
+    @property
+    def shares_calls(self) -> bool:
+        """Whether several runs are faster together: where rounds are so short that the call itself counts."""
+        return self.strategy == "fused"
+
+    def run_rounds_of_many(
+        self,
+        states: Sequence[ServerState],
+        rounds_of_each: Sequence[Sequence[base.RoundInput]],
+        frozen_of_each: Sequence[tuple],
+    ) -> list[tuple[ServerState, list[base.RoundOutput]]]:
+        """What `run_rounds` gives for each of several runs that differ in their seeds alone.
+
+        Args:
+          states: of each run.
+          rounds_of_each: the rounds of each run, as many for all of them.
+          frozen_of_each: weights of each run that do not travel.
+
+        Raises:
+          InvalidInput: the strategy has no calls to share.
+        """
+        if not self.shares_calls:
+            bound = "must be fused to run several runs at once"
+            raise_if([Problem("strategy", self.strategy, bound, "train the runs one after the other")])
+        program = _program(self._composition, "together")
+        return program.run_all(states, rounds_of_each, self._data, frozen_of_each)
+
     def close(self) -> None:
         """Frees the resident data."""
         self._data = None
+
+
+def _program(composition: Composition, strategy: str) -> Any:
+    key = (composition.signature, strategy)
+    if key not in _programs:
+        _programs[key] = _KINDS[strategy](composition)
+        while len(_programs) > _KEPT_PROGRAMS:
+            _programs.popitem(last=False)
+    return _programs[key]
 
 
 def choose_strategy(composition: Composition) -> str:
