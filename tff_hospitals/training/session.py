@@ -1,0 +1,314 @@
+"""One run in training: its state, books, files and reasons to stop, driven by `loop`."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals import learning_process, noise_plan, records
+from tff_hospitals.accounting import Budget
+from tff_hospitals.plan import Plan
+from tff_hospitals.random_streams import Streams
+from tff_hospitals.runtimes import build_runtime
+from tff_hospitals.training import run_directory, stopping
+from tff_hospitals.training.books import Books
+from tff_hospitals.training.checkpoints import Checkpoint
+from tff_hospitals.training.evaluation import POOLED, Evaluator
+from tff_hospitals.training.results import Progress, Run, TrainingError
+from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.training.updates import UpdateStore
+
+if TYPE_CHECKING:
+    from tff_hospitals.accounting import Decision
+    from tff_hospitals.hospitals import HospitalDataset, Part
+    from tff_hospitals.learning_process import ServerState
+    from tff_hospitals.models import FunctionalModel
+    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
+
+_ROUNDS_PER_CALL = 64
+_SCHEDULED_RECORDS = 2**23  # 64 MiB of schedules at once: memory must not grow with the number of hospitals
+
+
+class Session:
+    """One run: what it carries from round to round, and what it writes.
+
+    Args:
+      plan, dataset, model: what to train, on what.
+      run_dir, runtime, evaluate_on, server_held, store_updates, runtime_options: see `loop.train`.
+      like: a session of the same plan with another seed. What does not depend on the seed is shared with it: the
+        composition, the noise plan, runtime and evaluator.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: HospitalDataset,
+        model: FunctionalModel,
+        *,
+        run_dir: str | pathlib.Path | None = None,
+        runtime: str = "compiled",
+        evaluate_on: HospitalDataset | None = None,
+        server_held: Part | None = None,
+        store_updates: int | None = None,
+        runtime_options: Mapping[str, Any] | None = None,
+        like: Session | None = None,
+    ):
+        self.plan, self.dataset, self.model, self.runtime_name = plan, dataset, model, runtime
+        self.evaluated = dataset if evaluate_on is None else evaluate_on
+        if like is None:
+            self.composition = learning_process.compose(plan, dataset, model, compile_steps=False)
+            self.noise = noise_plan.make(plan, dataset)
+            self._machinery = _Machinery(self, server_held, runtime_options or {})
+        else:
+            self.composition, self.noise, self._machinery = like.composition, like.noise, like._machinery
+        root = Streams.from_seed(plan.seed)
+        weights, self.frozen = self.model.initial_weights(root.child("model").key())
+        if plan.privacy.secure_noise:
+            root = Streams.from_operating_system()
+        self.state = self.composition.initial_state(weights, root, self.noise.server_multiplier)
+        dense = 4 * self.composition.client_work.scalars
+        frozen_bytes = sum(weight.nbytes for weight in self.frozen)
+        wire, side = self.composition.wire_bytes(), self.composition.side_bytes()
+        self.books = Books(plan, dataset, self.noise, wire, (dense, dense), frozen_bytes, side)
+        self.drawer = RoundDrawer(plan, dataset, self.noise, root)
+        self.plateau = stopping.PlateauRule(plan.stopping)
+        self.next_round = 0
+        self.seconds: list[tuple[int, float]] = []
+        self.finished: Run | None = None
+        self.directory = None
+        if run_dir is not None:
+            self.directory = run_directory.RunDirectory(pathlib.Path(run_dir))
+            self._open_directory()
+        self.updates: UpdateStore | None = None
+        if store_updates is not None and self.finished is None:
+            self.updates = UpdateStore(run_dir, store_updates, self.composition, self.frozen)
+
+    def _open_directory(self) -> None:
+        directory = self.directory
+        if directory is None:
+            return
+        identity = records.fingerprint(
+            [self.plan.fingerprint(), self.dataset.fingerprint(), self.evaluated.fingerprint()]
+        )
+        self.identity = identity
+        directory.claim(self.plan, self.dataset, identity, self.runtime_name)
+        checkpoint, warnings = directory.checkpoints.latest()
+        self.books.warnings.extend(warnings)
+        if checkpoint is None:
+            return
+        if checkpoint.plan != identity:
+            raise records.RecordError(
+                f"{directory.path} holds a checkpoint of another plan ({checkpoint.plan}, this one is {identity}). "
+                "Remedy: choose another --run_dir."
+            )
+        self._restore(checkpoint)
+        summary = directory.finished_summary()
+        if summary is not None:
+            self.finished = self._result(summary, already_finished=True)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        import tensorflow as tf
+
+        self.state = tf.nest.pack_sequence_as(self.state, list(checkpoint.arrays))
+        found = self.books.warnings
+        self.books.restore(checkpoint.progress["books"])
+        self.books.warnings.extend(found)
+        self.seconds = [(int(number), float(value)) for number, value in checkpoint.progress["seconds"]]
+        self.next_round = checkpoint.next_round
+
+    def stop_reason(self) -> str | None:
+        """Why the run ends here, or None to go on."""
+        if self.next_round >= self.plan.rounds:
+            return stopping.ROUND_LIMIT
+        decision = self._budget_decision(self.next_round)
+        if decision is not None and decision.stop and decision.exhausted:
+            return f"{stopping.BUDGET_SPENT}: {next(iter(decision.reasons.values()))}"
+        return self.plateau.reason(self.books.history)
+
+    def _budget_decision(self, round_number: int) -> Decision | None:
+        """Who can pay for a round; None without a budget."""
+        budget, unit = self.plan.stopping.max_epsilon, self.noise.unit
+        if budget is None or unit == "none":
+            return None
+        planned = {}
+        cohort = self.drawer.cohort(round_number)
+        for one in cohort:
+            steps = noise_plan.steps_per_round(self.plan, self.dataset.hospital(one).train.records)
+            planned[one] = self.books.planned(one, steps, round_number, len(cohort))
+        return Budget({unit: budget}, self.plan.privacy.conversion).decide(self.books.ledger, unit, planned)
+
+    def _draw(self, round_number: int) -> RoundInput:
+        """A round's input without the hospitals that have spent their budget; the others go on."""
+        decision = self._budget_decision(round_number)
+        if decision is None or not decision.exhausted:
+            return self.drawer.draw(round_number)
+        for one, reason in decision.reasons.items():
+            if one not in self.books.left:
+                self.books.left[one] = round_number + 1
+                self.books.warnings.append(f"{one} left the cohort before round {round_number + 1}: {reason}")
+        return self.drawer.draw(round_number, decision.may_train)
+
+    @property
+    def runtime(self) -> Any:
+        """What runs the rounds; built when it is first asked for."""
+        return self._machinery.runtime()
+
+    def runs_at_once(self, most: int) -> int:
+        """How many runs of this plan may share a call: 1 where the runtime gains nothing by it, or `most` and as many
+        as have room for a round's batches.
+        """
+        if not getattr(self.runtime, "shares_calls", False):
+            return 1
+        return self.drawer.rounds_within(_SCHEDULED_RECORDS, most)
+
+    def draw_rounds(self, runs: int = 1) -> list[RoundInput]:
+        """The rounds up to the next evaluation, checkpoint or possible stop, where so many runs share a call."""
+        inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end(runs))]
+        if self.updates is not None:
+            self.updates.store_if_due(self.composition.at_hospitals(self.state, inputs[0].broadcast_key), inputs[0])
+        return inputs
+
+    def enter(
+        self,
+        inputs: Sequence[RoundInput],
+        state: ServerState,
+        outputs: Sequence[RoundOutput],
+        seconds: float,
+        on_round: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Takes over finished rounds; evaluates and saves what is due.
+
+        Args:
+          inputs, outputs: of the rounds.
+          state: after the last one.
+          seconds: of each.
+          on_round: called after every round.
+        """
+        self.state = state
+        for one, output in zip(inputs, outputs):
+            self._check_finite(output)
+            self.books.record_round(one, output)
+            self.next_round = one.number + 1
+            due = self.next_round % self.plan.evaluate_every == 0 or self.next_round == self.plan.rounds
+            evaluation = self._evaluate() if due else {}
+            self.books.enter_metrics(one, output, evaluation, self._rate(one.number))
+            self.seconds.append((one.number + 1, seconds))
+            if on_round is not None:
+                on_round(self._progress(one.number))
+        if self.next_round % self.plan.checkpoint_every == 0:
+            self._save()
+
+    def _chunk_end(self, runs: int) -> int:
+        """One past the last round of the next call: nothing may be due before it."""
+        plan, start = self.plan, self.next_round
+        if plan.stopping.max_epsilon is not None:
+            return start + 1
+        ends = [plan.rounds, start + self.drawer.rounds_within(_SCHEDULED_RECORDS // runs, _ROUNDS_PER_CALL)]
+        for every in (plan.evaluate_every, plan.checkpoint_every):
+            ends.append((start // every + 1) * every)
+        if self.updates is not None:
+            ends.append(self.updates.next_stored(start))
+        return min(ends)
+
+    def _rate(self, round_number: int) -> float:
+        from tff_hospitals.processes.client_optimizers import learning_rate_at
+
+        return float(f"{float(learning_rate_at(self.plan.client, round_number)):.7g}")  # float32 has no more digits
+
+    def _evaluate(self) -> dict[str, dict[str, float]]:
+        return self._machinery.evaluator()(self.state.weights, self.frozen)
+
+    def _check_finite(self, output: RoundOutput) -> None:
+        """A NaN update is reported with round and hospital id; averaging would hide whose it was."""
+        for hospital, metrics in output.metrics.items():
+            if not math.isfinite(metrics["update_norm"]):
+                raise TrainingError(
+                    f"round {output.number + 1}: the update of hospital {hospital!r} has norm "
+                    f"{metrics['update_norm']}: must be "
+                    f"finite. Remedy: lower --client_learning_rate (now {self.plan.client.learning_rate:g}) or check "
+                    "the "
+                    "features of that hospital for extreme values."
+                )
+
+    def _progress(self, round_number: int) -> Progress:
+        pooled = self.books.last_evaluation.get(POOLED, {})
+        return Progress(
+            round=round_number + 1,
+            rounds=self.plan.rounds,
+            loss=pooled.get("loss"),
+            accuracy=pooled.get("accuracy"),
+            epsilon=self.books.epsilon(POOLED, self.plan.privacy.conversion),
+            unit=self.noise.unit,
+            bytes=sum(self.books.bytes_down.values()) + sum(self.books.bytes_up.values()),
+        )
+
+    def _save(self) -> None:
+        if self.directory is None:
+            return
+        import tensorflow as tf
+
+        arrays = tuple(np.asarray(leaf) for leaf in tf.nest.flatten(self.state))
+        progress = {"books": self.books.to_json(), "seconds": self.seconds}
+        self.directory.checkpoints.save(Checkpoint(self.next_round, self.identity, arrays, progress))
+        self.directory.write_tables(self.books, self.seconds)
+
+    def finish(self) -> Run:
+        """Evaluates if the last round was not, writes everything; the result is `finished` from now on."""
+        reason = self.stop_reason() or stopping.ROUND_LIMIT
+        if (self.books.metric_rows and self.books.metric_rows[-1].get("loss") is None) or not self.books.metric_rows:
+            self.books.last_evaluation = self._evaluate()
+        summary = run_directory.summary_row(
+            self.plan, self.dataset, self.noise, self.books, reason, self.next_round, self.seconds, self.runtime_name
+        )
+        run = self._result(summary, already_finished=False)
+        if self.directory is not None:
+            self._save()
+            self.directory.finish(run, summary)
+        self.finished = run
+        return run
+
+    def _result(self, summary: Mapping[str, Any], *, already_finished: bool) -> Run:
+        return Run(
+            plan=self.plan,
+            summary=summary,
+            ledger=self.books.released(),
+            weights=tuple(np.asarray(weight) for weight in self.state.weights),
+            frozen=self.frozen,
+            evaluation=self.books.last_evaluation,
+            directory=None if self.directory is None else self.directory.path,
+            already_finished=already_finished,
+            model=self.model,
+        )
+
+    def close(self) -> None:
+        """Frees what the runtime holds."""
+        self._machinery.close()
+
+
+class _Machinery:
+    """What the runs of a plan share: runtime and evaluator, built when the first run needs them."""
+
+    def __init__(self, session: Session, server_held: Part | None, runtime_options: Mapping[str, Any]):
+        self._session, self._server_held, self._options = session, server_held, dict(runtime_options)
+        self._runtime: Any = None
+        self._evaluator: Evaluator | None = None
+
+    def runtime(self) -> Any:
+        if self._runtime is None:
+            of = self._session
+            options = {"plan": of.plan, **self._options} if of.runtime_name == "cluster" else {}
+            self._runtime = build_runtime(of.runtime_name, of.composition, of.dataset, of.frozen, **options)
+        return self._runtime
+
+    def evaluator(self) -> Evaluator:
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self._session.model, self._session.evaluated, self._server_held)
+        return self._evaluator
+
+    def close(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
