@@ -180,13 +180,12 @@ class FusedProgram:
             share = tf.nest.map_structure(lambda draws: draws[c], noise_shares)
             contribution = parts.aggregator.prepare(parameters, output.delta, output.weight, share)
             total = tf.nest.map_structure(tf.add, total, contribution)
-            metrics = tf.tensor_scatter_nd_update(metrics, [[c]], output.metrics[tf.newaxis])
-            return c + 1, total, metrics
+            return c + 1, total, metrics.write(c, output.metrics)
 
         cohort = inputs["indices"].shape[0]
-        start = (tf.constant(0), parts.zero_contribution(), tf.zeros([cohort, len(METRICS)]))
+        start = (tf.constant(0), parts.zero_contribution(), rows_of(cohort, [len(METRICS)]))
         _, total, metrics = tf.while_loop(lambda c, *_: c < inputs["cohort"], one_hospital, start)
-        return total, metrics
+        return total, metrics.stack()
 
     def _run_rounds(
         self,
@@ -210,12 +209,11 @@ class FusedProgram:
             total, found = self.scan_hospitals(
                 state, parameters, features, labels, frozen, of_round, hospital_noise[r], shares
             )
-            metrics = tf.tensor_scatter_nd_update(metrics, [[r]], found[tf.newaxis])
+            metrics = metrics.write(r, found)
             noise = tf.nest.map_structure(lambda draws: draws[r], server_noise)
             state, measurements = parts.finish_round(state, total, noise)
             server = collections.OrderedDict(
-                (name, tf.tensor_scatter_nd_update(server[name], [[r]], value[tf.newaxis]))
-                for name, value in measurements.items()
+                (name, server[name].write(r, value)) for name, value in measurements.items()
             )
             return r + 1, state, metrics, server
 
@@ -223,11 +221,18 @@ class FusedProgram:
         start = (
             tf.constant(0),
             state,
-            tf.zeros([rounds, cohort, len(METRICS)]),
-            collections.OrderedDict((name, tf.zeros([rounds])) for name in names),
+            rows_of(rounds, [cohort, len(METRICS)]),
+            collections.OrderedDict((name, rows_of(rounds, [])) for name in names),
         )
         _, state, metrics, server = tf.while_loop(lambda r, *_: r < inputs["rounds"], one_round, start)
-        return state, metrics, server
+        return state, metrics.stack(), collections.OrderedDict((name, row.stack()) for name, row in server.items())
+
+
+def rows_of(rows: int, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.TensorArray:
+    """Rows that a compiled loop writes one after the other; zero where it does not come to. Quicker to compile than a
+    scatter, which XLA turns into a loop of its own.
+    """
+    return tf.TensorArray(dtype, rows, element_shape=shape)
 
 
 def outputs_of(rounds: Sequence[base.RoundInput], metrics: np.ndarray, server: dict) -> list[base.RoundOutput]:

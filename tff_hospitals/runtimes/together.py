@@ -9,6 +9,7 @@ as one product after the other.
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,8 +74,9 @@ class TogetherProgram(fused.FusedProgram):
             results = self._call(own, data.features, data.labels, inputs)
             results = tf.nest.map_structure(np.asarray, results)
             for run, chunk in enumerate(chunks):
-                state, metrics, server = _of_run(results, run)
-                now[run] = tf.nest.map_structure(np.asarray, state)
+                now[run], metrics, server = tf.nest.map_structure(
+                    functools.partial(np.take, indices=run, axis=0), results
+                )
                 outputs[run] += fused.outputs_of(chunk, metrics, server)
         return [*zip(now, outputs)]
 
@@ -126,18 +128,16 @@ class TogetherProgram(fused.FusedProgram):
         def one_run(run: tf.Tensor, results: Any) -> tuple:
             state, frozen = _of_run(own, run)
             found = self._run_rounds(state, features, labels, frozen, _of_run(inputs, run), *_of_run(noise, run))
-            return run + 1, tf.nest.map_structure(
-                lambda all_runs, one: tf.tensor_scatter_nd_update(all_runs, [[run]], one[tf.newaxis]), results, found
-            )
+            return run + 1, tf.nest.map_structure(lambda rows, one: rows.write(run, one), results, found)
 
         results = (
-            own[0],
-            tf.zeros([runs, rounds, cohort, len(METRICS)]),
-            collections.OrderedDict((name, tf.zeros([runs, rounds])) for name in names),
+            tf.nest.map_structure(lambda leaf: fused.rows_of(runs, leaf.shape[1:], leaf.dtype), own[0]),
+            fused.rows_of(runs, [rounds, cohort, len(METRICS)]),
+            collections.OrderedDict((name, fused.rows_of(runs, [rounds])) for name in names),
         )
         _, results = tf.while_loop(lambda run, _: run < real, one_run, (tf.constant(0), results))
-        return results
+        return tf.nest.map_structure(lambda rows: rows.stack(), results)
 
 
 def _of_run(structure: Any, run: tf.Tensor | int) -> Any:
-    return tf.nest.map_structure(lambda values: values[run], structure)
+    return tf.nest.map_structure(lambda values: tf.gather(values, run), structure)

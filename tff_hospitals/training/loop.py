@@ -11,13 +11,12 @@ from tff_hospitals import models, records
 from tff_hospitals.plan import Plan
 from tff_hospitals.training.results import Progress, Run, TrainingError
 from tff_hospitals.training.session import Session
+from tff_hospitals.training.shared import SharedParts
 from tff_hospitals.validation import Problem, raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.models import FunctionalModel
-
-_MOST_RUNS = 32  # that share a call: more gain nothing, and each holds a state
 
 
 def build_model(plan: Plan, dataset: HospitalDataset) -> FunctionalModel:
@@ -64,22 +63,13 @@ def train(
     (2, 'round limit reached')
     """
     model = build_model(plan, dataset) if model is None else model
-    session = Session(
-        plan,
-        dataset,
-        model,
-        run_dir=run_dir,
-        runtime=runtime,
-        evaluate_on=evaluate_on,
-        server_held=server_held,
-        store_updates=store_updates,
-        runtime_options=runtime_options,
-    )
+    evaluated = dataset if evaluate_on is None else evaluate_on
+    shared = SharedParts(plan, dataset, model, runtime, evaluated, server_held, runtime_options)
     try:
-        (run,) = _drive([session], on_round)
+        (run,) = _drive([Session(plan, shared, run_dir, store_updates)], on_round)
         return run
     finally:
-        session.close()
+        shared.close()
 
 
 def train_seeds(
@@ -108,7 +98,7 @@ def train_seeds(
     Raises:
       validation.InvalidInput: plans that differ in more than their seeds, and as `train`.
       records.RecordError: as `train`.
-      TrainingError: as `train`, after the other runs have ended.
+      TrainingError: as `train`, after the runs that shared its calls have ended.
 
     >>> from tff_hospitals.hospitals import load_dataset
     >>> runs = train_seeds([Plan(rounds=2, seed=seed) for seed in (1, 2)], load_dataset("heart_disease"))
@@ -117,8 +107,8 @@ def train_seeds(
     """
     _refuse_other_differences(plans)
     model = build_model(plans[0], dataset) if model is None else model
+    shared = SharedParts(plans[0], dataset, model, runtime, dataset if evaluate_on is None else evaluate_on)
     runs: list[Run] = []
-    first: Session | None = None
     try:
         while len(runs) < len(plans):
             sessions: list[Session] = []
@@ -127,24 +117,13 @@ def train_seeds(
                 number = len(runs) + len(sessions)
                 if on_start is not None:
                     on_start(number)
-                session = Session(
-                    plans[number],
-                    dataset,
-                    model,
-                    run_dir=None if run_dirs is None else run_dirs[number],
-                    runtime=runtime,
-                    evaluate_on=evaluate_on,
-                    store_updates=store_updates,
-                    like=first,
-                )
-                first = first or session
-                sessions.append(session)
+                run_dir = None if run_dirs is None else run_dirs[number]
+                sessions.append(Session(plans[number], shared, run_dir, store_updates))
                 if len(sessions) == 1:
-                    at_once = session.runs_at_once(_MOST_RUNS)
+                    at_once = sessions[0].runs_at_once(len(plans) - number)
             runs += _drive(sessions, None)
     finally:
-        if first is not None:
-            first.close()
+        shared.close()
     return runs
 
 
@@ -160,6 +139,7 @@ def _drive(sessions: Sequence[Session], on_round: Callable[[Progress], None] | N
     and share calls.
     """
     going = [session for session in sessions if session.finished is None]
+    shared = len(going) > 1
     failures: list[TrainingError] = []
     while going:
         for session in [one for one in going if one.stop_reason() is not None]:
@@ -167,7 +147,7 @@ def _drive(sessions: Sequence[Session], on_round: Callable[[Progress], None] | N
             going.remove(session)
         behind = min((one.next_round for one in going), default=0)
         group = [one for one in going if one.next_round == behind]
-        for session, failure in _advance(group, len(sessions) > 1, on_round):
+        for session, failure in _advance(group, shared, on_round):
             going.remove(session)
             failures.append(failure)
     if failures:

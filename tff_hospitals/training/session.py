@@ -9,62 +9,49 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals import learning_process, noise_plan, records
+from tff_hospitals import noise_plan, records
 from tff_hospitals.accounting import Budget
 from tff_hospitals.plan import Plan
 from tff_hospitals.random_streams import Streams
-from tff_hospitals.runtimes import build_runtime
 from tff_hospitals.training import run_directory, stopping
 from tff_hospitals.training.books import Books
 from tff_hospitals.training.checkpoints import Checkpoint
-from tff_hospitals.training.evaluation import POOLED, Evaluator
+from tff_hospitals.training.evaluation import POOLED
 from tff_hospitals.training.results import Progress, Run, TrainingError
 from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.training.shared import SharedParts
 from tff_hospitals.training.updates import UpdateStore
 
 if TYPE_CHECKING:
     from tff_hospitals.accounting import Decision
-    from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.learning_process import ServerState
-    from tff_hospitals.models import FunctionalModel
     from tff_hospitals.runtimes.base import RoundInput, RoundOutput
 
 _ROUNDS_PER_CALL = 64
 _SCHEDULED_RECORDS = 2**23  # 64 MiB of schedules at once: memory must not grow with the number of hospitals
+_MOST_RUNS = 32  # that share a call: more gain nothing, and each holds a state
+_CALLS_THAT_PAY = 200  # a call costs some 1.3 ms; a program for several runs takes .15 to .25 s longer to compile
 
 
 class Session:
     """One run: what it carries from round to round, and what it writes.
 
     Args:
-      plan, dataset, model: what to train, on what.
-      run_dir, runtime, evaluate_on, server_held, store_updates, runtime_options: see `loop.train`.
-      like: a session of the same plan with another seed. What does not depend on the seed is shared with it: the
-        composition, the noise plan, runtime and evaluator.
+      plan: what to do.
+      shared: what all runs of this plan share.
+      run_dir, store_updates: see `loop.train`.
     """
 
     def __init__(
         self,
         plan: Plan,
-        dataset: HospitalDataset,
-        model: FunctionalModel,
-        *,
+        shared: SharedParts,
         run_dir: str | pathlib.Path | None = None,
-        runtime: str = "compiled",
-        evaluate_on: HospitalDataset | None = None,
-        server_held: Part | None = None,
         store_updates: int | None = None,
-        runtime_options: Mapping[str, Any] | None = None,
-        like: Session | None = None,
     ):
-        self.plan, self.dataset, self.model, self.runtime_name = plan, dataset, model, runtime
-        self.evaluated = dataset if evaluate_on is None else evaluate_on
-        if like is None:
-            self.composition = learning_process.compose(plan, dataset, model, compile_steps=False)
-            self.noise = noise_plan.make(plan, dataset)
-            self._machinery = _Machinery(self, server_held, runtime_options or {})
-        else:
-            self.composition, self.noise, self._machinery = like.composition, like.noise, like._machinery
+        self.plan, self.shared = plan, shared
+        self.dataset, self.model, self.evaluated = shared.dataset, shared.model, shared.evaluated
+        self.composition, self.noise = shared.composition, shared.noise
         root = Streams.from_seed(plan.seed)
         weights, self.frozen = self.model.initial_weights(root.child("model").key())
         if plan.privacy.secure_noise:
@@ -72,9 +59,10 @@ class Session:
         self.state = self.composition.initial_state(weights, root, self.noise.server_multiplier)
         dense = 4 * self.composition.client_work.scalars
         frozen_bytes = sum(weight.nbytes for weight in self.frozen)
-        wire, side = self.composition.wire_bytes(), self.composition.side_bytes()
-        self.books = Books(plan, dataset, self.noise, wire, (dense, dense), frozen_bytes, side)
-        self.drawer = RoundDrawer(plan, dataset, self.noise, root)
+        self.books = Books(
+            plan, self.dataset, self.noise, shared.wire_bytes, (dense, dense), frozen_bytes, shared.side_bytes
+        )
+        self.drawer = RoundDrawer(plan, self.dataset, self.noise, root)
         self.plateau = stopping.PlateauRule(plan.stopping)
         self.next_round = 0
         self.seconds: list[tuple[int, float]] = []
@@ -95,7 +83,7 @@ class Session:
             [self.plan.fingerprint(), self.dataset.fingerprint(), self.evaluated.fingerprint()]
         )
         self.identity = identity
-        directory.claim(self.plan, self.dataset, identity, self.runtime_name)
+        directory.claim(self.plan, self.dataset, identity, self.shared.runtime_name)
         checkpoint, warnings = directory.checkpoints.latest()
         self.books.warnings.extend(warnings)
         if checkpoint is None:
@@ -154,16 +142,22 @@ class Session:
 
     @property
     def runtime(self) -> Any:
-        """What runs the rounds; built when it is first asked for."""
-        return self._machinery.runtime()
+        """What runs the rounds."""
+        return self.shared.runtime(self.frozen)
 
-    def runs_at_once(self, most: int) -> int:
-        """How many runs of this plan may share a call: 1 where the runtime gains nothing by it, or `most` and as many
-        as have room for a round's batches.
+    def runs_at_once(self, runs: int) -> int:
+        """How many of the runs of this plan should share calls.
+
+        One where the runtime gains nothing by it, or where too few calls are saved to pay for a program that takes
+        longer to compile; else as many as have room for the batches of a round.
         """
+        plan = self.plan
+        rounds_per_call = min(self._most_rounds(runs), plan.evaluate_every, plan.checkpoint_every)
+        if (runs - 1) * plan.rounds / rounds_per_call < _CALLS_THAT_PAY:
+            return 1
         if not getattr(self.runtime, "shares_calls", False):
             return 1
-        return self.drawer.rounds_within(_SCHEDULED_RECORDS, most)
+        return self.drawer.rounds_within(_SCHEDULED_RECORDS, min(runs, _MOST_RUNS))
 
     def draw_rounds(self, runs: int = 1) -> list[RoundInput]:
         """The rounds up to the next evaluation, checkpoint or possible stop, where so many runs share a call."""
@@ -205,14 +199,18 @@ class Session:
     def _chunk_end(self, runs: int) -> int:
         """One past the last round of the next call: nothing may be due before it."""
         plan, start = self.plan, self.next_round
-        if plan.stopping.max_epsilon is not None:
-            return start + 1
-        ends = [plan.rounds, start + self.drawer.rounds_within(_SCHEDULED_RECORDS // runs, _ROUNDS_PER_CALL)]
+        ends = [plan.rounds, start + self._most_rounds(runs)]
         for every in (plan.evaluate_every, plan.checkpoint_every):
             ends.append((start // every + 1) * every)
         if self.updates is not None:
             ends.append(self.updates.next_stored(start))
         return min(ends)
+
+    def _most_rounds(self, runs: int) -> int:
+        """Rounds of each of so many runs that one call may hold."""
+        if self.plan.stopping.max_epsilon is not None:
+            return 1
+        return self.drawer.rounds_within(_SCHEDULED_RECORDS // runs, _ROUNDS_PER_CALL)
 
     def _rate(self, round_number: int) -> float:
         from tff_hospitals.processes.client_optimizers import learning_rate_at
@@ -220,7 +218,7 @@ class Session:
         return float(f"{float(learning_rate_at(self.plan.client, round_number)):.7g}")  # float32 has no more digits
 
     def _evaluate(self) -> dict[str, dict[str, float]]:
-        return self._machinery.evaluator()(self.state.weights, self.frozen)
+        return self.shared.evaluate(self.state.weights, self.frozen)
 
     def _check_finite(self, output: RoundOutput) -> None:
         """A NaN update is reported with round and hospital id; averaging would hide whose it was."""
@@ -262,7 +260,14 @@ class Session:
         if (self.books.metric_rows and self.books.metric_rows[-1].get("loss") is None) or not self.books.metric_rows:
             self.books.last_evaluation = self._evaluate()
         summary = run_directory.summary_row(
-            self.plan, self.dataset, self.noise, self.books, reason, self.next_round, self.seconds, self.runtime_name
+            self.plan,
+            self.dataset,
+            self.noise,
+            self.books,
+            reason,
+            self.next_round,
+            self.seconds,
+            self.shared.runtime_name,
         )
         run = self._result(summary, already_finished=False)
         if self.directory is not None:
@@ -283,32 +288,3 @@ class Session:
             already_finished=already_finished,
             model=self.model,
         )
-
-    def close(self) -> None:
-        """Frees what the runtime holds."""
-        self._machinery.close()
-
-
-class _Machinery:
-    """What the runs of a plan share: runtime and evaluator, built when the first run needs them."""
-
-    def __init__(self, session: Session, server_held: Part | None, runtime_options: Mapping[str, Any]):
-        self._session, self._server_held, self._options = session, server_held, dict(runtime_options)
-        self._runtime: Any = None
-        self._evaluator: Evaluator | None = None
-
-    def runtime(self) -> Any:
-        if self._runtime is None:
-            of = self._session
-            options = {"plan": of.plan, **self._options} if of.runtime_name == "cluster" else {}
-            self._runtime = build_runtime(of.runtime_name, of.composition, of.dataset, of.frozen, **options)
-        return self._runtime
-
-    def evaluator(self) -> Evaluator:
-        if self._evaluator is None:
-            self._evaluator = Evaluator(self._session.model, self._session.evaluated, self._server_held)
-        return self._evaluator
-
-    def close(self) -> None:
-        if self._runtime is not None:
-            self._runtime.close()
