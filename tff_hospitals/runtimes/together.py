@@ -64,7 +64,8 @@ class TogetherProgram(fused.FusedProgram):
         at_once: int,
     ) -> list[Result]:
         """All rounds of runs that fit into one call, at most `at_once` rounds of all of them together at a time."""
-        per_call = max(1, at_once // len(states))
+        self._sizes["runs"] = max(self._sizes["runs"], len(states))
+        per_call = max(1, at_once // self._sizes["runs"])  # empty places take as much memory
         now = list(states)
         outputs: list[list[base.RoundOutput]] = [[] for _ in states]
         for start in range(0, len(rounds_of_each[0]), per_call):
@@ -84,7 +85,6 @@ class TogetherProgram(fused.FusedProgram):
         self, rounds_of_each: Sequence[Sequence[base.RoundInput]], data: resident.ResidentData
     ) -> collections.OrderedDict:
         """The runs' inputs with an axis of runs in front, and how many of them are not padding."""
-        self._sizes["runs"] = max(self._sizes["runs"], len(rounds_of_each))
         for rounds in rounds_of_each:
             self._make_room(rounds)
         inputs = self._padded([self._stack(rounds, data) for rounds in rounds_of_each])

@@ -139,7 +139,7 @@ def _drive(sessions: Sequence[Session], on_round: Callable[[Progress], None] | N
     and share calls.
     """
     going = [session for session in sessions if session.finished is None]
-    shared = len(going) > 1
+    places = len(going)  # that a shared call has for runs; those that end leave theirs empty
     failures: list[TrainingError] = []
     while going:
         for session in [one for one in going if one.stop_reason() is not None]:
@@ -147,7 +147,7 @@ def _drive(sessions: Sequence[Session], on_round: Callable[[Progress], None] | N
             going.remove(session)
         behind = min((one.next_round for one in going), default=0)
         group = [one for one in going if one.next_round == behind]
-        for session, failure in _advance(group, shared, on_round):
+        for session, failure in _advance(group, places, on_round):
             going.remove(session)
             failures.append(failure)
     if failures:
@@ -156,15 +156,15 @@ def _drive(sessions: Sequence[Session], on_round: Callable[[Progress], None] | N
 
 
 def _advance(
-    group: Sequence[Session], shared: bool, on_round: Callable[[Progress], None] | None
+    group: Sequence[Session], places: int, on_round: Callable[[Progress], None] | None
 ) -> list[tuple[Session, TrainingError]]:
     """Takes runs to the next round at which something is due; returns those that cannot go on."""
     if not group:
         return []
-    inputs = [session.draw_rounds(len(group)) for session in group]
+    inputs = [session.draw_rounds(places) for session in group]
     runtime = group[0].runtime
     started = time.perf_counter()
-    if shared:
+    if places > 1:
         states, frozen = [session.state for session in group], [session.frozen for session in group]
         results = runtime.run_rounds_of_many(states, inputs, frozen)
     else:

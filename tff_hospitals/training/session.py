@@ -159,8 +159,8 @@ class Session:
             return 1
         return self.drawer.rounds_within(_SCHEDULED_RECORDS, min(runs, _MOST_RUNS))
 
-    def draw_rounds(self, runs: int = 1) -> list[RoundInput]:
-        """The rounds up to the next evaluation, checkpoint or possible stop, where so many runs share a call."""
+    def draw_rounds(self, runs: int) -> list[RoundInput]:
+        """The rounds up to the next evaluation, checkpoint or possible stop, for a call with room for so many runs."""
         inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end(runs))]
         if self.updates is not None:
             self.updates.store_if_due(self.composition.at_hospitals(self.state, inputs[0].broadcast_key), inputs[0])
