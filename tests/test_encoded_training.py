@@ -16,6 +16,7 @@ from tff_hospitals.communication.bits import pack, unpack
 from tff_hospitals.models import build_model
 from tff_hospitals.plan import Plan
 from tff_hospitals.processes import exchange as exchanges
+from tff_hospitals.random_streams import Streams
 from tff_hospitals.training import loop
 from tff_hospitals.training.loop import train
 from tff_hospitals.validation import InvalidInput
@@ -102,7 +103,7 @@ def test_error_feedback_and_the_held_model_resume_bit_equal(dataset, model, tmp_
 def test_error_feedback_sends_later_what_was_left_out(dataset, model):
     steady = PLAN.replace(rounds=12, client={"learning_rate": 0.05})
     dense = flat(train(steady, dataset, model=model).weights)
-    start = flat(model.initial_weights(loop.Streams.from_seed(steady.seed).child("model").key())[0])
+    start = flat(model.initial_weights(Streams.from_seed(steady.seed).child("model").key())[0])
     errors = {}
     for feedback in (True, False):
         plan = steady.replace(upload="topk:0.05", error_feedback=feedback)
@@ -112,7 +113,7 @@ def test_error_feedback_sends_later_what_was_left_out(dataset, model):
 
 
 def test_a_hospital_below_the_threshold_sends_nothing(dataset, model, tmp_path):
-    start = flat(model.initial_weights(loop.Streams.from_seed(PLAN.seed).child("model").key())[0])
+    start = flat(model.initial_weights(Streams.from_seed(PLAN.seed).child("model").key())[0])
     silent = train(PLAN.replace(skip_below=1e6), dataset, model=model, run_dir=tmp_path / "silent")
     assert flat(silent.weights).tolist() == start.tolist()
     assert silent.summary["bytes_up"] == 0
@@ -225,7 +226,7 @@ def test_only_the_layers_of_a_mask_travel_and_frozen_ones_are_fetched_once(datas
         first = hidden if row["round"] == "1" else 0
         assert int(row["bytes_down"]) == output + 4 + first
         assert int(row["bytes_up"]) == output + 4
-    before = run.model.keras_model(*run.model.initial_weights(loop.Streams.from_seed(42).child("model").key()))
+    before = run.model.keras_model(*run.model.initial_weights(Streams.from_seed(42).child("model").key()))
     after = run.keras_model()
     assert (after.get_layer("dense_1").kernel.numpy() == before.get_layer("dense_1").kernel.numpy()).all()
     assert (after.get_layer("output").kernel.numpy() != before.get_layer("output").kernel.numpy()).any()

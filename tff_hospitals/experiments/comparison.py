@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -157,17 +158,17 @@ def run(
     total = sum(len(comparison.seeds) for index in refused if not refused[index])
     jobs = [(runner, seed) for i, runner in enumerate(runners) if not refused[i] for seed in comparison.seeds]
     runs = sweep.start(comparison.runtime, jobs, runtime_options)
-    done = 0
+    numbers = itertools.count(1)
     for index, runner in enumerate(runners):
         if refused[index]:
             summary["rows"].append(refused_row(runner, refused[index], noise_plan.delta_of(runner.plan, dataset)))
         else:
-            results = []
-            for seed in comparison.seeds:
-                done += 1
+
+            def started(seed: int, runner: MethodRunner = runner) -> None:
                 if on_run is not None:
-                    on_run(runner.name(seed), done, total)
-                results.append(runs.row(runner, seed))
+                    on_run(runner.name(seed), next(numbers), total)
+
+            results = runs.rows(runner, comparison.seeds, started)
             if comparison.audit:
                 columns = audit_rows.audit_columns(runner, comparison.seeds[0])
                 texts = [*results[0].get("warnings", ()), *columns.pop("audit_warnings")]

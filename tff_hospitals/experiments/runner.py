@@ -1,17 +1,17 @@
-"""Running one method of a comparison with one seed: which data, which plan, where the files go."""
+"""Running one method of a comparison with its seeds: which data, which plans, where the files go."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.experiments import baselines
 from tff_hospitals.experiments.methods import Method
 from tff_hospitals.plan import Plan
-from tff_hospitals.training.loop import build_model, train
+from tff_hospitals.training.loop import build_model, train_seeds
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -54,42 +54,55 @@ class MethodRunner:
 
     def run(self, seed: int) -> Mapping[str, Any]:
         """Trains (or takes up again, or reads) one seed and returns its summary row."""
-        plan = self.plan.replace(seed=seed)
+        return self.run_seeds((seed,))[0]
+
+    def run_seeds(self, seeds: Sequence[int], on_start: Callable[[int], None] | None = None) -> list[Mapping[str, Any]]:
+        """Summary rows of several seeds, which train together where that is faster; `on_start` is told each seed."""
+        plans = [self.plan.replace(seed=seed) for seed in seeds]
         if self.method.kind == "local":
-            return self._alone(plan)
+            return self._alone(plans, on_start)
         if self.method.kind == "pooled":
-            training, evaluated = baselines.pooled(plan.data, self.dataset)
-            plan = baselines.baseline_plan(plan, self.baseline_epochs)
-            return self._train(plan, training, self.name(seed), evaluated)
-        return self._train(plan, self.dataset, self.name(seed), None)
+            training, evaluated = baselines.pooled(self.plan.data, self.dataset)
+            plans = [baselines.baseline_plan(plan, self.baseline_epochs) for plan in plans]
+            return [*self._train(plans, training, evaluated, on_start=on_start)]
+        return [*self._train(plans, self.dataset, None, on_start=on_start)]
 
     def _train(
-        self, plan: Plan, dataset: HospitalDataset, name: str, evaluated: HospitalDataset | None
-    ) -> dict[str, Any]:
+        self,
+        plans: Sequence[Plan],
+        dataset: HospitalDataset,
+        evaluated: HospitalDataset | None,
+        hospital: str | None = None,
+        on_start: Callable[[int], None] | None = None,
+    ) -> list[dict[str, Any]]:
         if self._model is None:
-            self._model = build_model(plan, dataset)
-        run = train(
-            plan,
+            self._model = build_model(plans[0], dataset)
+        runs = train_seeds(
+            plans,
             dataset,
-            run_dir=self.folder / name,
+            run_dirs=[self.folder / self.name(plan.seed, hospital) for plan in plans],
             runtime=self.runtime,
             model=self._model,
             evaluate_on=evaluated,
             store_updates=self.store_updates,
+            on_start=None if on_start is None else lambda number: on_start(plans[number].seed),
         )
-        return {**run.summary, "label": self.method.label, **self._without_wire(run.summary)}
+        return [{**run.summary, "label": self.method.label, **self._without_wire(run.summary)} for run in runs]
 
     def _without_wire(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Baselines send nothing from round to round: a federation of one has no wire."""
         return {"bytes_up": 0, "bytes_down": 0, "curve": []} if self.method.kind != "federated" else {}
 
-    def _alone(self, plan: Plan) -> dict[str, Any]:
-        """Every hospital by itself; the row holds each hospital's own model on its own test records."""
-        plan = baselines.baseline_plan(plan, self.baseline_epochs)
-        rows = {
-            one: self._train(plan, baselines.alone(self.dataset, one), self.name(plan.seed, one), None)
-            for one in self.dataset.ids
-        }
+    def _alone(self, plans: Sequence[Plan], on_start: Callable[[int], None] | None = None) -> list[Mapping[str, Any]]:
+        """Every hospital by itself; a row holds each hospital's own model on its own test records."""
+        plans = [baselines.baseline_plan(plan, self.baseline_epochs) for plan in plans]
+        rows = {}
+        for one in self.dataset.ids:
+            rows[one] = self._train(plans, baselines.alone(self.dataset, one), None, one, on_start)
+            on_start = None  # the seeds have started
+        return [self._row_of_hospitals({one: rows[one][i] for one in rows}) for i in range(len(plans))]
+
+    def _row_of_hospitals(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         accuracy = {one: row["accuracy_per_hospital"][one] for one, row in rows.items()}
         records = self.dataset.records(train=False)
         total = sum(records.values())

@@ -1,4 +1,6 @@
-"""Where the runs of a comparison happen: here one after the other, or spread over a cluster as independent tasks.
+"""Where the runs of a comparison happen: here, or spread over a cluster as independent tasks.
+
+Here the seeds of a method train together where that is faster, else one run follows the other.
 
 On a cluster every run is handed out at once; each trains in a process of its own with the compiled runtime, reads its
 data where it runs, and writes its run directory, which must therefore lie on a file system that all machines share. The
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,9 +23,11 @@ _RETRIES = 3
 class Here:
     """Runs in this process."""
 
-    def row(self, runner: MethodRunner, seed: int) -> Mapping[str, Any]:
-        """The summary row of one run."""
-        return runner.run(seed)
+    def rows(
+        self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]
+    ) -> list[Mapping[str, Any]]:
+        """The summary rows of a method's runs; `on_start` is told each seed when its training starts."""
+        return runner.run_seeds(seeds, on_start)
 
     def close(self) -> None:
         """Nothing was started."""
@@ -50,12 +54,21 @@ class Spread:
         )
         self._rows = {(id(runner), seed): task.remote(job_of(runner, seed)) for runner, seed in jobs}
 
-    def row(self, runner: MethodRunner, seed: int) -> Mapping[str, Any]:
-        """Waits for one run.
+    def rows(
+        self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]
+    ) -> list[Mapping[str, Any]]:
+        """Waits for a method's runs, one after the other; `on_start` is told each seed.
 
         Raises:
           ClusterError: the run failed, or was lost more often than it is repeated; the message names it.
         """
+        rows = []
+        for seed in seeds:
+            on_start(seed)
+            rows.append(self._row(runner, seed))
+        return rows
+
+    def _row(self, runner: MethodRunner, seed: int) -> Mapping[str, Any]:
         from tff_hospitals.runtimes.cluster_connection import ClusterError
 
         name = runner.name(seed)

@@ -19,8 +19,8 @@ for.
 
 What XLA cannot compile at all (a layer with an operation that it lacks) runs side by side, too, and the run says so.
 
-Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. The runtime starts no
-process and opens no port.
+Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. Seeds of a sweep that
+would run fused share the calls as well (see `together`). The runtime starts no process and opens no port.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from tff_hospitals.runtimes.encoded import EncodedProgram
 from tff_hospitals.runtimes.fused import FusedProgram
 from tff_hospitals.runtimes.scanned import ScannedProgram
 from tff_hospitals.runtimes.side_by_side import SideBySideProgram
+from tff_hospitals.runtimes.together import TogetherProgram
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -49,6 +50,7 @@ _KINDS: dict[str, Any] = {
     "scanned": ScannedProgram,
     "side_by_side": SideBySideProgram,
     "encoded": EncodedProgram,
+    "together": TogetherProgram,
 }
 _WHOLE_ROUNDS = "fused"
 _BY_XLA = (_WHOLE_ROUNDS, "scanned")
@@ -124,6 +126,7 @@ class CompiledRuntime:
         # Whole rounds need all records at once, padded to the largest hospital.
         if composition.exchange is not None or resident.is_streamed(dataset) or resident.is_uneven(dataset):
             strategy = in_chunks(composition, strategy)
+        self._composition = composition
         self._execute = Executor(composition, strategy)
         self.notes = self._execute.notes
         self._data = self._execute.program.load(dataset)
@@ -143,6 +146,35 @@ class CompiledRuntime:
     def strategy(self) -> str:
         """The strategy in use."""
         return self._execute.strategy
+
+    @property
+    def shares_calls(self) -> bool:
+        """Whether several runs are faster together: where rounds are so short that the call itself counts."""
+        return self.strategy == "fused"
+
+    def run_rounds_of_many(
+        self,
+        states: Sequence[ServerState],
+        rounds_of_each: Sequence[Sequence[base.RoundInput]],
+        frozen_of_each: Sequence[tuple],
+    ) -> list[tuple[ServerState, list[base.RoundOutput]]]:
+        """What `run_rounds` gives for each of several runs that differ in their seeds alone.
+
+        Args:
+          states: of each run.
+          rounds_of_each: the rounds of each run, as many for all of them.
+          frozen_of_each: weights of each run that do not travel.
+        """
+        data: Any = self._data
+
+        def run(one_by_one: Any) -> list:
+            if self.shares_calls:
+                return program(self._composition, "together").run_all(states, rounds_of_each, data, frozen_of_each)
+            every = zip(states, rounds_of_each, frozen_of_each)
+            return [one_by_one.run(state, rounds, data, frozen) for state, rounds, frozen in every]
+
+        found = self._execute(run)
+        return [(tf.nest.map_structure(np.asarray, state), outputs) for state, outputs in found]
 
     def close(self) -> None:
         """Frees the resident data."""

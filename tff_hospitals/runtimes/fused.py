@@ -38,36 +38,42 @@ class FusedProgram:
     ) -> tuple[ServerState, list[base.RoundOutput]]:
         """Runs the rounds, as many per call as their noise fits in memory."""
         outputs: list[base.RoundOutput] = []
-        per_call = self._rounds_per_call(rounds)
+        per_call = self._rounds_per_call(rounds) or len(rounds)
         for start in range(0, len(rounds), per_call):
             chunk = rounds[start : start + per_call]
             inputs = self._stack(chunk, data)
             state, metrics, server = self._call(
                 tf.nest.map_structure(tf.convert_to_tensor, state), data.features, data.labels, frozen, inputs
             )
-            outputs.extend(_outputs(chunk, metrics.numpy(), {name: value.numpy() for name, value in server.items()}))
+            outputs.extend(outputs_of(chunk, metrics.numpy(), {name: value.numpy() for name, value in server.items()}))
         return state, outputs
 
-    def _rounds_per_call(self, rounds: Sequence[base.RoundInput]) -> int:
+    def _rounds_per_call(self, rounds: Sequence[base.RoundInput]) -> int | None:
+        """Of how many rounds the noise fits in memory; None: there is none."""
         work = self._parts.client_work
         scalars = sum(int(np.prod(draw.shape)) for draw in self._parts.aggregator.no_hospital_noise().values())
         if work.record_level:
             scalars += self._blocks(rounds) * work.block * work.noise_width
         cohort = max(1, max(len(one.cohort) for one in rounds))
-        return max(1, NOISE_SCALARS // (cohort * scalars)) if scalars else len(rounds)
+        return max(1, NOISE_SCALARS // (cohort * scalars)) if scalars else None
 
     def _blocks(self, rounds: Sequence[base.RoundInput]) -> int:
         steps = max((h.schedule.indices.shape[0] for one in rounds for h in one.cohort), default=1)
         return -(-max(1, steps) // self._parts.client_work.block)
 
-    def _stack(self, rounds: Sequence[base.RoundInput], data: resident.ResidentData) -> collections.OrderedDict:
-        """Pads the rounds' schedules into arrays; sizes only grow, so that a program is rarely compiled twice."""
+    def _make_room(self, rounds: Sequence[base.RoundInput]) -> dict[str, int]:
+        """Sizes of the arrays; they only grow, so that a program is rarely compiled twice."""
         everyone = [hospital for one in rounds for hospital in one.cohort]
         sizes = self._sizes
         sizes["rounds"] = max(sizes["rounds"], len(rounds))
         sizes["cohort"] = max(sizes["cohort"], max(len(one.cohort) for one in rounds))
         sizes["steps"] = max([sizes["steps"], *(h.schedule.indices.shape[0] for h in everyone)])
         sizes["capacity"] = max([sizes["capacity"], *(h.schedule.indices.shape[1] for h in everyone)])
+        return sizes
+
+    def _stack(self, rounds: Sequence[base.RoundInput], data: resident.ResidentData) -> collections.OrderedDict:
+        """Pads the rounds' schedules into arrays."""
+        sizes = self._make_room(rounds)
         r, c, s, b = sizes["rounds"], sizes["cohort"], sizes["steps"], sizes["capacity"]
         arrays: collections.OrderedDict[str, Any] = collections.OrderedDict(
             indices=np.zeros([r, c, s, b], np.int32),
@@ -99,9 +105,12 @@ class FusedProgram:
         self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
     ) -> tuple:
         """Draws all noise at once, with the same bits as any other runtime, then runs the compiled rounds."""
+        return self._rounds(state, features, labels, frozen, inputs, *self._noise(state, inputs))
+
+    def _noise(self, state: ServerState, inputs: Any) -> tuple[tf.Tensor, Any, Any]:
+        """All noise of the rounds: of DP-SGD, of the hospitals' contributions, of the server."""
         shares = self._noise_shares(self._parts.aggregator.parameters(state.aggregator), inputs)
-        noise = self._hospital_noise(inputs)
-        return self._rounds(state, features, labels, frozen, inputs, noise, shares, self._server_noise(state, inputs))
+        return self._hospital_noise(inputs), shares, self._server_noise(state, inputs)
 
     def _hospital_noise(self, inputs: Any) -> tf.Tensor:
         """Unit noise [rounds, cohort, blocks, block, parameters] of DP-SGD; empty otherwise."""
@@ -169,13 +178,12 @@ class FusedProgram:
             share = tf.nest.map_structure(lambda draws: draws[c], noise_shares)
             contribution = parts.aggregator.prepare(parameters, output.delta, output.weight, share)
             total = tf.nest.map_structure(tf.add, total, contribution)
-            metrics = tf.tensor_scatter_nd_update(metrics, [[c]], output.metrics[tf.newaxis])
-            return c + 1, total, metrics
+            return c + 1, total, metrics.write(c, output.metrics)
 
         cohort = inputs["indices"].shape[0]
-        start = (tf.constant(0), parts.zero_contribution(), tf.zeros([cohort, len(METRICS)]))
+        start = (tf.constant(0), parts.zero_contribution(), rows_of(cohort, [len(METRICS)]))
         _, total, metrics = tf.while_loop(lambda c, *_: c < inputs["cohort"], one_hospital, start)
-        return total, metrics
+        return total, metrics.stack()
 
     def _run_rounds(
         self,
@@ -199,12 +207,11 @@ class FusedProgram:
             total, found = self.scan_hospitals(
                 state, parameters, features, labels, frozen, of_round, hospital_noise[r], shares
             )
-            metrics = tf.tensor_scatter_nd_update(metrics, [[r]], found[tf.newaxis])
+            metrics = metrics.write(r, found)
             noise = tf.nest.map_structure(lambda draws: draws[r], server_noise)
             state, measurements = parts.finish_round(state, total, noise)
             server = collections.OrderedDict(
-                (name, tf.tensor_scatter_nd_update(server[name], [[r]], value[tf.newaxis]))
-                for name, value in measurements.items()
+                (name, server[name].write(r, value)) for name, value in measurements.items()
             )
             return r + 1, state, metrics, server
 
@@ -212,14 +219,22 @@ class FusedProgram:
         start = (
             tf.constant(0),
             state,
-            tf.zeros([rounds, cohort, len(METRICS)]),
-            collections.OrderedDict((name, tf.zeros([rounds])) for name in names),
+            rows_of(rounds, [cohort, len(METRICS)]),
+            collections.OrderedDict((name, rows_of(rounds, [])) for name in names),
         )
         _, state, metrics, server = tf.while_loop(lambda r, *_: r < inputs["rounds"], one_round, start)
-        return state, metrics, server
+        return state, metrics.stack(), collections.OrderedDict((name, row.stack()) for name, row in server.items())
 
 
-def _outputs(rounds: Sequence[base.RoundInput], metrics: np.ndarray, server: dict) -> list[base.RoundOutput]:
+def rows_of(rows: int, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.TensorArray:
+    """Rows that a compiled loop writes one after the other; zero where it does not come to. Quicker to compile than a
+    scatter, which XLA turns into a loop of its own.
+    """
+    return tf.TensorArray(dtype, rows, element_shape=shape)
+
+
+def outputs_of(rounds: Sequence[base.RoundInput], metrics: np.ndarray, server: dict) -> list[base.RoundOutput]:
+    """A run's rounds by name, from metrics [rounds, cohort, len(METRICS)] and measurements [rounds]."""
     return [
         base.RoundOutput(
             one.number,

@@ -21,7 +21,7 @@ from tff_hospitals.training.traffic import BYTES_COLUMNS, DRIFT_COLUMNS
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
-    from tff_hospitals.training.loop import Run
+    from tff_hospitals.training.results import Run
 
 _PACKAGES = ("tensorflow", "tensorflow-federated", "tensorflow-privacy", "dp-accounting", "numpy", "absl-py")
 

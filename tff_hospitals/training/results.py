@@ -1,0 +1,62 @@
+"""What training gives back: a finished run, progress on the way, and why it could not go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals.accounting import Ledger
+from tff_hospitals.plan import Plan
+
+if TYPE_CHECKING:
+    from tff_hospitals.models import FunctionalModel
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names round, hospital, cause and remedy. Checkpoints written so far stay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a progress display is told after every round; epsilon is of the worst hospital, None without a guarantee."""
+
+    round: int
+    rounds: int
+    loss: float | None
+    accuracy: float | None
+    epsilon: float | None
+    unit: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      plan: what was done.
+      summary: the row that comparison tables are made of (see `run_directory.summary_row`).
+      ledger: the only source of epsilon.
+      weights, frozen: final weights, as numpy arrays.
+      evaluation: metrics by hospital id and `pooled` of the final weights.
+      directory: where the files are, None when nothing was written.
+      already_finished: True when the directory held this run, finished, and nothing was done.
+    """
+
+    plan: Plan
+    summary: Mapping[str, Any]
+    ledger: Ledger
+    weights: tuple[np.ndarray, ...]
+    frozen: tuple[np.ndarray, ...]
+    evaluation: Mapping[str, Mapping[str, float]]
+    directory: pathlib.Path | None
+    already_finished: bool
+    model: FunctionalModel
+
+    def keras_model(self) -> Any:
+        """The trained model as a plain `tf.keras.Model`."""
+        return self.model.keras_model(self.weights, self.frozen)

@@ -1,0 +1,288 @@
+"""One run in training: its state, books, files and reasons to stop, driven by `loop`."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals import records
+from tff_hospitals.plan import Plan
+from tff_hospitals.privacy_checks import secure_noise_problems
+from tff_hospitals.random_streams import Streams
+from tff_hospitals.training import run_directory, stopping
+from tff_hospitals.training.books import Books
+from tff_hospitals.training.budgets import RoundBudgets, RoundDecision
+from tff_hospitals.training.checkpoints import Checkpoint
+from tff_hospitals.training.evaluation import POOLED
+from tff_hospitals.training.results import Progress, Run, TrainingError
+from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.training.shared import SharedParts
+from tff_hospitals.training.updates import UpdateStore
+from tff_hospitals.validation import raise_if
+
+if TYPE_CHECKING:
+    from tff_hospitals.learning_process import ServerState
+    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
+
+_ROUNDS_PER_CALL = 64
+_SCHEDULED_RECORDS = 2**23  # 64 MiB of schedules at once: memory must not grow with the number of hospitals
+_MOST_RUNS = 32  # that share a call: more gain nothing, and each holds a state
+_CALLS_THAT_PAY = 200  # a call costs some 1.3 ms; a program for several runs takes .15 to .25 s longer to compile
+
+
+class Session:
+    """One run: what it carries from round to round, and what it writes.
+
+    Args:
+      plan: what to do.
+      shared: what all runs of this plan share.
+      run_dir, store_updates: see `loop.train`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        shared: SharedParts,
+        run_dir: str | pathlib.Path | None = None,
+        store_updates: int | None = None,
+    ):
+        raise_if(secure_noise_problems(plan, shared.runtime_name, store_updates))
+        self.plan, self.shared = plan, shared
+        self.dataset, self.model, self.evaluated = shared.dataset, shared.model, shared.evaluated
+        self.composition, self.noise = shared.composition, shared.noise
+        root = Streams.from_seed(plan.seed)
+        weights, self.frozen = self.model.initial_weights(root.child("model").key())
+        if plan.privacy.secure_noise:
+            root = Streams.from_operating_system()
+        self.state = self.composition.initial_state(weights, root, self.noise.server_multiplier)
+        dense = 4 * self.composition.client_work.scalars
+        frozen_bytes = sum(weight.nbytes for weight in self.frozen)
+        self.books = Books(
+            plan, self.dataset, self.noise, shared.wire_bytes, (dense, dense), frozen_bytes, shared.side_bytes
+        )
+        self.drawer = RoundDrawer(plan, self.dataset, self.noise, root)
+        self.budgets = RoundBudgets(plan, self.dataset, self.noise)
+        self.plateau = stopping.PlateauRule(plan.stopping)
+        self.next_round = 0
+        self.seconds: list[tuple[int, float]] = []
+        self.finished: Run | None = None
+        self.directory = None
+        if run_dir is not None:
+            self.directory = run_directory.RunDirectory(pathlib.Path(run_dir))
+            self._open_directory()
+        self.updates: UpdateStore | None = None
+        if store_updates is not None and self.finished is None:
+            self.updates = UpdateStore(run_dir, store_updates, self.composition, self.frozen)
+
+    def _open_directory(self) -> None:
+        directory = self.directory
+        if directory is None:
+            return
+        identity = records.fingerprint(
+            [self.plan.fingerprint(), self.dataset.fingerprint(), self.evaluated.fingerprint()]
+        )
+        self.identity = identity
+        directory.claim(self.plan, self.dataset, identity, self.shared.runtime_name)
+        checkpoint, warnings = directory.checkpoints.latest()
+        self.books.warnings.extend(warnings)
+        if checkpoint is None:
+            return
+        if checkpoint.plan != identity:
+            raise records.RecordError(
+                f"{directory.path} holds a checkpoint of another plan ({checkpoint.plan}, this one is {identity}). "
+                "Remedy: choose another --run_dir."
+            )
+        self._restore(checkpoint)
+        summary = directory.finished_summary()
+        if summary is not None:
+            self.finished = self._result(summary, already_finished=True)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        import tensorflow as tf
+
+        self.state = tf.nest.pack_sequence_as(self.state, list(checkpoint.arrays))
+        found = self.books.warnings
+        self.books.restore(checkpoint.progress["books"])
+        self.books.warnings.extend(found)
+        self.seconds = [(int(number), float(value)) for number, value in checkpoint.progress["seconds"]]
+        self.next_round = checkpoint.next_round
+
+    def stop_reason(self) -> str | None:
+        """Why the run ends here, or None to go on."""
+        if self.next_round >= self.plan.rounds:
+            return stopping.ROUND_LIMIT
+        decision = self._budget_decision(self.next_round)
+        if decision is not None and decision.stop is not None:
+            return f"{stopping.BUDGET_SPENT}: {decision.stop}"
+        return self.plateau.reason(self.books.history)
+
+    def _budget_decision(self, round_number: int) -> RoundDecision | None:
+        """Who can pay for a round; None without a limit."""
+        if not self.budgets:
+            return None
+        return self.budgets.decide(self.books.ledger, round_number, self.drawer.cohort(round_number))
+
+    def _draw(self, round_number: int) -> RoundInput:
+        """A round's input without the hospitals that have spent their budget; the others go on."""
+        decision = self._budget_decision(round_number)
+        if decision is None or not decision.reasons:
+            return self.drawer.draw(round_number)
+        for one, reason in decision.reasons.items():
+            if one not in self.books.left:
+                self.books.left[one] = round_number + 1
+                self.books.warnings.append(f"{one} left the cohort before round {round_number + 1}: {reason}")
+        return self.drawer.draw(round_number, decision.may_train)
+
+    @property
+    def runtime(self) -> Any:
+        """What runs the rounds."""
+        return self.shared.runtime(self.frozen)
+
+    def runs_at_once(self, runs: int) -> int:
+        """How many of the runs of this plan should share calls.
+
+        One where the runtime gains nothing by it, or where too few calls are saved to pay for a program that takes
+        longer to compile; else as many as have room for the batches of a round.
+        """
+        plan = self.plan
+        rounds_per_call = min(self._most_rounds(runs), plan.evaluate_every, plan.checkpoint_every)
+        if (runs - 1) * plan.rounds / rounds_per_call < _CALLS_THAT_PAY:
+            return 1
+        if not getattr(self.runtime, "shares_calls", False):
+            return 1
+        return self.drawer.rounds_within(_SCHEDULED_RECORDS, min(runs, _MOST_RUNS))
+
+    def draw_rounds(self, runs: int) -> list[RoundInput]:
+        """The rounds up to the next evaluation, checkpoint or possible stop, for a call with room for so many runs."""
+        inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end(runs))]
+        if self.updates is not None:
+            self.updates.store_if_due(self.composition.at_hospitals(self.state, inputs[0].broadcast_key), inputs[0])
+        return inputs
+
+    def enter(
+        self,
+        inputs: Sequence[RoundInput],
+        state: ServerState,
+        outputs: Sequence[RoundOutput],
+        seconds: float,
+        on_round: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Takes over finished rounds; evaluates and saves what is due.
+
+        Args:
+          inputs, outputs: of the rounds.
+          state: after the last one.
+          seconds: of each.
+          on_round: called after every round.
+        """
+        self.state = state
+        self.books.warnings.extend(note for note in self.runtime.notes if note not in self.books.warnings)
+        for one, output in zip(inputs, outputs):
+            self._check_finite(output)
+            self.books.record_round(one, output)
+            self.next_round = one.number + 1
+            due = self.next_round % self.plan.evaluate_every == 0 or self.next_round == self.plan.rounds
+            evaluation = self._evaluate() if due else {}
+            self.books.enter_metrics(one, output, evaluation, self._rate(one.number))
+            self.seconds.append((one.number + 1, seconds))
+            if on_round is not None:
+                on_round(self._progress(one.number))
+        if self.next_round % self.plan.checkpoint_every == 0:
+            self._save()
+
+    def _chunk_end(self, runs: int) -> int:
+        """One past the last round of the next call: nothing may be due before it."""
+        plan, start = self.plan, self.next_round
+        ends = [plan.rounds, start + self._most_rounds(runs)]
+        for every in (plan.evaluate_every, plan.checkpoint_every):
+            ends.append((start // every + 1) * every)
+        if self.updates is not None:
+            ends.append(self.updates.next_stored(start))
+        return min(ends)
+
+    def _most_rounds(self, runs: int) -> int:
+        """Rounds of each of so many runs that one call may hold."""
+        if self.budgets:
+            return 1
+        return self.drawer.rounds_within(_SCHEDULED_RECORDS // runs, _ROUNDS_PER_CALL)
+
+    def _rate(self, round_number: int) -> float:
+        from tff_hospitals.processes.client_optimizers import learning_rate_at
+
+        return float(f"{float(learning_rate_at(self.plan.client, round_number)):.7g}")  # float32 has no more digits
+
+    def _evaluate(self) -> dict[str, dict[str, float]]:
+        return self.shared.evaluate(self.state.weights, self.frozen)
+
+    def _check_finite(self, output: RoundOutput) -> None:
+        """A NaN update is reported with round and hospital id; averaging would hide whose it was."""
+        for hospital, metrics in output.metrics.items():
+            if not math.isfinite(metrics["update_norm"]):
+                raise TrainingError(
+                    f"round {output.number + 1}: the update of hospital {hospital!r} has norm "
+                    f"{metrics['update_norm']}: must be "
+                    f"finite. Remedy: lower --client_learning_rate (now {self.plan.client.learning_rate:g}) or check "
+                    "the "
+                    "features of that hospital for extreme values."
+                )
+
+    def _progress(self, round_number: int) -> Progress:
+        pooled = self.books.last_evaluation.get(POOLED, {})
+        return Progress(
+            round=round_number + 1,
+            rounds=self.plan.rounds,
+            loss=pooled.get("loss"),
+            accuracy=pooled.get("accuracy"),
+            epsilon=self.books.epsilon(POOLED),
+            unit=self.noise.unit,
+            bytes=sum(self.books.bytes_down.values()) + sum(self.books.bytes_up.values()),
+        )
+
+    def _save(self) -> None:
+        if self.directory is None:
+            return
+        import tensorflow as tf
+
+        arrays = tuple(np.asarray(leaf) for leaf in tf.nest.flatten(self.state))
+        progress = {"books": self.books.to_json(), "seconds": self.seconds}
+        self.directory.checkpoints.save(Checkpoint(self.next_round, self.identity, arrays, progress))
+        self.directory.write_tables(self.books, self.seconds)
+
+    def finish(self) -> Run:
+        """Evaluates if the last round was not, writes everything; the result is `finished` from now on."""
+        reason = self.stop_reason() or stopping.ROUND_LIMIT
+        if (self.books.metric_rows and self.books.metric_rows[-1].get("loss") is None) or not self.books.metric_rows:
+            self.books.last_evaluation = self._evaluate()
+        summary = run_directory.summary_row(
+            self.plan,
+            self.dataset,
+            self.noise,
+            self.books,
+            reason,
+            self.next_round,
+            self.seconds,
+            self.shared.runtime_name,
+        )
+        run = self._result(summary, already_finished=False)
+        if self.directory is not None:
+            self._save()
+            self.directory.finish(run, summary)
+        self.finished = run
+        return run
+
+    def _result(self, summary: Mapping[str, Any], *, already_finished: bool) -> Run:
+        return Run(
+            plan=self.plan,
+            summary=summary,
+            ledger=self.books.released(),
+            weights=tuple(np.asarray(weight) for weight in self.state.weights),
+            frozen=self.frozen,
+            evaluation=self.books.last_evaluation,
+            directory=None if self.directory is None else self.directory.path,
+            already_finished=already_finished,
+            model=self.model,
+        )
