@@ -125,6 +125,22 @@ def test_extreme_noise_does_not_break_the_certificate_of_an_exact_epsilon(noise_
     assert second["rdp"]["va"] > 0
 
 
+def test_a_smaller_renyi_epsilon_must_be_above_the_tight_one(monkeypatch):
+    """dp_accounting's series do not converge at orders close to one, which a huge epsilon needs."""
+    found = Ledger(delta=1e-3)
+    event = MechanismEvent("poisson_gaussian", noise_multiplier=1.0, sampling_probability=1 / 12)
+    found.record("record", "va", 1, event, count=20_000)
+    second = certify(found, "record")
+    own = found.epsilon("record", "va")
+    assert second["pld"]["va"] < own < 0.98 * second["rdp"]["va"]
+    real = certificate._second_opinion
+    monkeypatch.setattr(
+        certificate, "_second_opinion", lambda *given: 1.02 * own if given[3] == "pld" else real(*given)
+    )
+    with pytest.raises(CertificateError, match="va: epsilon by rdp"):
+        certify(found, "record")
+
+
 def test_a_small_epsilon_is_certified_on_a_finer_grid():
     """At epsilon 0.08 the usual grid overstates dp_accounting's bound by 1.6 %: finer, both agree."""
     ledger = Ledger(delta=1e-3)

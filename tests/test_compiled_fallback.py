@@ -7,10 +7,11 @@ import tensorflow as tf
 import toy
 from test_cluster_driver import InProcess, flat
 
+from tff_hospitals import learning_process
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.plan import Plan
 from tff_hospitals.runtimes import cluster, compiled
-from tff_hospitals.training import loop
+from tff_hospitals.training import loop, session
 
 pytestmark = pytest.mark.tensorflow
 
@@ -69,7 +70,17 @@ def test_what_xla_lacks_is_done_without_it_and_said_once(monkeypatch, name, stra
     assert flat(found.weights).tolist() == flat(expected.weights).tolist()
     assert found.ledger == expected.ledger
     monkeypatch.undo()
-    assert strategy == compiled.choose_strategy(loop.learning_process.compose(found.plan, sites(), found.model))
+    assert strategy == compiled.choose_strategy(learning_process.compose(found.plan, sites(), found.model))
+
+
+def test_seeds_of_such_a_model_train_as_each_would_alone(monkeypatch):
+    monkeypatch.setattr(session, "_CALLS_THAT_PAY", 0)
+    plan = PLAN.replace(model={"name": "test_compiled_fallback:bicubic"})
+    runs = loop.train_seeds([plan.replace(seed=seed) for seed in (1, 2)], sites())
+    monkeypatch.setattr(compiled, "choose_strategy", lambda _: "side_by_side")
+    for seed, run in zip((1, 2), runs):
+        assert flat(run.weights).tolist() == flat(loop.train(plan.replace(seed=seed), sites()).weights).tolist()
+        assert ["ResizeBicubic" in text for text in run.summary["warnings"] if "XLA" in text] == [True]
 
 
 def test_a_second_run_does_not_try_again():
@@ -91,7 +102,7 @@ def test_a_worker_of_a_cluster_does_the_same(monkeypatch):
 def test_other_failures_are_not_taken_for_that():
     dataset = toy.hospitals()
     plan = PLAN.replace(data={"name": "toy", "options": {}})
-    parts = loop.learning_process.compose(plan, dataset, loop.build_model(plan, dataset))
+    parts = learning_process.compose(plan, dataset, loop.build_model(plan, dataset))
     executor = compiled.Executor(parts, "scanned")
 
     def fail(program):
