@@ -25,6 +25,7 @@ TOLERANCE = {"rdp": 2e-2, "pld": 2e-3, "gaussian_exact": 1e-6}
 """By how much ours may be smaller, relative. dp_accounting bounds fractional Renyi orders loosely where noise is small
 (we use the convexity between whole orders); its loss distributions are taken on a coarse grid here, for speed."""
 _GRID = 5e-4
+_CLOSE_TO_ONE = 2.0  # Renyi orders below it
 _FINER = (1.0, 8.0, 64.0)  # grids of dp_accounting's upper bound are made finer where epsilon itself is small
 MOST_CELLS_OF_A_STEP, MOST_CELLS = 1 << 20, 1 << 23
 """The largest loss distributions that dp_accounting is asked for: about 1,000 and 100 bytes a cell at its peak."""
@@ -100,12 +101,18 @@ def certify(ledger: Ledger, unit: str, conversion: str = "rdp") -> dict[str, Any
 
 
 def _covers_tight_bound(ledger: Ledger, released: Events, conversion: str, own: float) -> bool:
-    """Whether a Renyi epsilon, although smaller than dp_accounting's, is above its loss distributions.
+    """Whether a Renyi epsilon, although smaller than dp_accounting's, holds by dp_accounting's loss distributions.
 
     At very large epsilon the best orders are close to one, where dp_accounting's series do not converge and it leaves
-    them out. Its own tighter bound then says whether the smaller figure holds.
+    them out. Only there its own tighter bound decides; elsewhere both Renyi figures must agree.
     """
     if conversion != "rdp" or _too_large(released, ledger.delta, ledger.adjacency) is not None:
+        return False
+    from dp_accounting import rdp
+
+    accountant = rdp.RdpAccountant(neighboring_relation=_relation(ledger.adjacency))
+    accountant.compose(compose_dp_event(released, ledger.adjacency))
+    if accountant.get_epsilon_and_optimal_order(ledger.delta)[1] >= _CLOSE_TO_ONE:
         return False
     tight = _converged(released, ledger.delta, ledger.adjacency, "pld", own)
     return tight is not None and own >= tight
@@ -192,6 +199,17 @@ def cells_of(released: Events, adjacency: str, interval: float = _GRID) -> tuple
     return widest, total
 
 
+def _relation(adjacency: str) -> Any:
+    from dp_accounting import NeighboringRelation
+
+    relations: Mapping[str, Any] = {
+        "add_or_remove_one": NeighboringRelation.ADD_OR_REMOVE_ONE,
+        "replace_one": NeighboringRelation.REPLACE_ONE,
+        "replace_special": NeighboringRelation.REPLACE_SPECIAL,
+    }
+    return relations[adjacency]
+
+
 @functools.lru_cache(maxsize=512)
 def _second_opinion(
     released: Events, delta: float, adjacency: str, conversion: str, interval: float = _GRID
@@ -202,11 +220,6 @@ def _second_opinion(
 
     if not released:
         return None
-    relations: Mapping[str, Any] = {
-        "add_or_remove_one": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        "replace_one": dp_accounting.NeighboringRelation.REPLACE_ONE,
-        "replace_special": dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
-    }
     if conversion == "pld" and adjacency == REPLACE_ONE:
         return None  # its events would have to be scaled differently for the two accountants
     try:
@@ -214,9 +227,9 @@ def _second_opinion(
         if conversion == "gaussian_exact":
             return _exactly(event, delta)
         if conversion == "rdp":
-            accountant: Any = rdp.RdpAccountant(neighboring_relation=relations[adjacency])
+            accountant: Any = rdp.RdpAccountant(neighboring_relation=_relation(adjacency))
         else:
-            accountant = pld.PLDAccountant(relations[adjacency], value_discretization_interval=interval)
+            accountant = pld.PLDAccountant(_relation(adjacency), value_discretization_interval=interval)
         if not accountant.supports(event):
             return None
         epsilon = float(accountant.compose(event).get_epsilon(delta))
