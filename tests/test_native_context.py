@@ -123,7 +123,8 @@ def test_bad_arguments_are_named_all_at_once() -> None:
 
 
 CHILD = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from tff_hospitals import quiet
 quiet.be_quiet()
 import tensorflow_federated as tff

@@ -18,8 +18,9 @@ from tff_hospitals.runtimes.worker import Worker, WorkerError
 SECONDS_TO_END = 5.0
 
 CHILD = """
-import os, sys, time
+import os, signal, sys, time
 from tff_hospitals.runtimes.worker import Worker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 worker = Worker()
 print(worker.pid, worker.address, flush=True)
 sys.stdin.readline()
