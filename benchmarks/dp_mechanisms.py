@@ -201,7 +201,7 @@ def draw(panels: list[dict[str, Any]], path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 5.4), squeeze=False)
     for axis, panel in zip(axes[0], panels):
         names = list(dict.fromkeys(found["method"] for found in panel["cells"]))
         for place, name in enumerate(names):
@@ -220,10 +220,13 @@ def draw(panels: list[dict[str, Any]], path: pathlib.Path) -> None:
             )
         axis.axhline(100 * panel["reference"]["accuracy"], color="grey", linestyle=":", label="without privacy")
         axis.set_xscale("log")
+        targets = sorted({found["target_epsilon"] for found in panel["cells"]})
+        axis.set_xticks(targets, [f"{value:g}" for value in targets])
+        axis.set_xticks([], minor=True)
         axis.set_xlabel("epsilon of the worst hospital")
         axis.set_ylabel("accuracy, %")
         axis.set_title(panel["title"], fontsize=9)
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 
