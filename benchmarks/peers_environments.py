@@ -51,6 +51,8 @@ SIZES = (
     "fedjax takes 0.7 GB of disk, flower 1.0 GB, pfl 1.1 GB where pip finds a CPU-only wheel of torch (as with one in \
 PIP_FIND_LINKS); the index itself has only the one for graphics cards, of which pip fetches 2.7 GB"
 )
+# The library and what its speed depends on.
+_BESIDE = {"fedjax": ("fedjax", "jaxlib"), "flower": ("flwr", "ray", "jaxlib"), "pfl": ("pfl", "torch")}
 _STAMP, _OURS, _LOG = "installed.txt", "made-by-peers", "install.log"
 
 
@@ -69,6 +71,13 @@ class Unusable(Exception):
 def stamp_text(peer: str) -> str:
     """What the stamp of a finished environment of this peer holds."""
     return f"python=={VERSION}\n" + "".join(f"{pin}\n" for pin in PINS[peer].split())
+
+
+def main_versions(peer: str) -> str:
+    """The library and what its speed depends on: `fedjax 0.0.17, jaxlib 0.4.23`."""
+    versions = dict(pin.split("==") for pin in PINS[peer].split())
+    by_name = {name.split("[")[0]: version for name, version in versions.items()}
+    return ", ".join(f"{name} {by_name[name]}" for name in _BESIDE[peer])
 
 
 def is_ready(peer: str, environment: pathlib.Path) -> bool:

@@ -90,7 +90,7 @@ def pfl(sites: int) -> None:
     """pfl-research on PyTorch: `FederatedAveraging` over a `SimulatedBackend` in one process.
 
     Its in-memory data sets hand out records in their order, so the data set that is made for a sampled user is
-    permuted. One thread: batches this small take longer with two, and many times longer if another program runs.
+    permuted. One thread: with batches this small two are no faster, and many times slower if another program runs.
     """
     import torch
     from pfl.aggregate.simulate import SimulatedBackend
