@@ -27,8 +27,8 @@ from peers_environments import Unusable
 
 ROWS = pathlib.Path(__file__).resolve().parent / "peers_rows.py"
 FOLDER = ROWS.parent.parent / ".peers"
-# Relative. Other orders of the records move the loss by a standard deviation of 0.17 % with 10 sites, a learning rate of
-# 0.09 instead of 0.1 by 9 % with 10 sites and by 1.6 % with 100.
+# Relative. Other orders of the records move the loss by a standard deviation of 0.17 % with 10 sites, a rate of 0.09
+# instead of 0.1 by 9 % with 10 sites and by 1.6 % with 100.
 LOSS_TOLERANCE = 0.01
 
 
