@@ -7,6 +7,7 @@ turns.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,28 +15,33 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 _MARK = "seconds: "
+
+
+def say(answer: str) -> None:
+    """The child's side: one answer to the parent, among whatever else the child prints."""
+    print(f"{_MARK}{answer}", flush=True)
 
 
 def serve(prepare: Callable[[], Callable[[], float]]) -> None:
     """The child's side: prepares, says so, and measures at every line of input until the input ends."""
     measure = prepare()
-    print(f"{_MARK}ready", flush=True)
+    say("ready")
     for _ in sys.stdin:
-        print(f"{_MARK}{measure()!r}", flush=True)
+        say(repr(measure()))
 
 
 class Child:
-    """One program under measurement."""
+    """One program under measurement; what it writes to its error output goes to `log`, or nowhere."""
 
-    def __init__(self, command: Sequence[str], **environment: str):
+    def __init__(self, command: Sequence[str], log: IO[str] | None = None, **environment: str):
         self._process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if log is None else log,
             text=True,
             env={**os.environ, **environment},
         )
@@ -60,8 +66,13 @@ class Child:
     def close(self) -> None:
         """Ends the child."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait(timeout=60)
+            with contextlib.suppress(BrokenPipeError):  # it ended before it read all
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def in_turn(commands: dict[str, Sequence[str]], turns: int) -> dict[str, list[float]]:
@@ -71,13 +82,14 @@ def in_turn(commands: dict[str, Sequence[str]], turns: int) -> dict[str, list[fl
         for name, command in commands.items():
             children[name] = Child(command)
             children[name].wait()
-        return _measure(children, turns)
+        return measure_in_turn(children, turns)
     finally:
         for child in children.values():
             child.close()
 
 
-def _measure(children: dict[str, Child], turns: int) -> dict[str, list[float]]:
+def measure_in_turn(children: dict[str, Child], turns: int) -> dict[str, list[float]]:
+    """Seconds of every child, which is ready, in every turn."""
     seconds: dict[str, list[float]] = {name: [] for name in children}
     for _ in range(turns):
         for name, child in children.items():

@@ -1,0 +1,174 @@
+"""The programs that `peers.py` measures, each in its library's environment: named by the first argument.
+
+Every library is used through its documented interface, in the way that its own examples recommend for one machine
+without accelerators.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import peers_work
+
+
+def compiled(sites: int) -> None:
+    """This package: the compiled runtime, one round per call; batches are drawn, metrics come back."""
+    import dataclasses
+
+    import numpy as np
+    import round_time_rows  # first: it finds the package in a checkout that is not installed
+
+    from tff_hospitals import learning_process, noise_plan, quiet
+    from tff_hospitals.hospitals import Hospital, Part, load_dataset
+    from tff_hospitals.random_streams import Streams
+    from tff_hospitals.runtimes import build_runtime
+    from tff_hospitals.training.loop import build_model
+    from tff_hospitals.training.rounds import RoundDrawer
+
+    quiet.be_quiet()
+    quiet.one_thread_per_operation()  # as the scripts do
+    features, classes = peers_work.FEATURES, peers_work.CLASSES
+    made = load_dataset("synthetic", sites=sites, records_per_site=1, features=features, num_classes=classes)
+    hospitals = tuple(
+        Hospital(one.hospital_id, Part(x, y.astype(np.int64)), one.test)
+        for one, (x, y) in zip(made.hospitals, map(peers_work.site_records, range(sites)))
+    )
+    dataset = dataclasses.replace(made, hospitals=hospitals)
+    plan = round_time_rows.mlp_plan()
+    model = build_model(plan, dataset)
+    parts = learning_process.compose(plan, dataset, model)
+    _, frozen = model.initial_weights(np.array([1, 2], np.int64))
+    noise = noise_plan.make(plan, dataset)
+    drawer = RoundDrawer(plan, dataset, noise)
+    executor = build_runtime("compiled", parts, dataset, frozen)
+    state = parts.initial_state(tuple(peers_work.first_weights()), Streams.from_seed(1), noise.server_multiplier)
+    kept: dict[str, Any] = {"state": state, "round": 0}
+
+    def one_round() -> None:
+        kept["state"], _ = executor.run_rounds(kept["state"], [drawer.draw(kept["round"])])
+        kept["round"] += 1
+
+    peers_work.repeat(sites, one_round, lambda: [np.asarray(one) for one in kept["state"].weights])
+
+
+def fedjax(sites: int) -> None:
+    """FedJAX: `fedjax.algorithms.fed_avg` with its `for_each_client` of jitted steps, its choice for one device."""
+    import fedjax
+    import jax
+    import jax.numpy as jnp
+    from fedjax.algorithms import fed_avg
+
+    def loss(weights: Any, batch: Any, rng: Any) -> Any:
+        del rng
+        hidden = jax.nn.relu(batch["x"] @ weights[0] + weights[1])
+        log_probabilities = jax.nn.log_softmax(hidden @ weights[2] + weights[3])
+        return -jnp.mean(jnp.take_along_axis(log_probabilities, batch["y"][:, None], 1))
+
+    algorithm = fed_avg.federated_averaging(
+        jax.grad(loss),
+        client_optimizer=fedjax.optimizers.sgd(peers_work.RATE),
+        server_optimizer=fedjax.optimizers.sgd(1.0),
+        client_batch_hparams=fedjax.ShuffleRepeatBatchHParams(batch_size=peers_work.BATCH, num_epochs=1),
+    )
+    data = [fedjax.ClientDataset(dict(zip("xy", peers_work.site_records(site)))) for site in range(sites)]
+    first = [jnp.asarray(one) for one in peers_work.first_weights()]
+    kept = {"state": algorithm.init(first), "key": jax.random.PRNGKey(0)}
+
+    def one_round() -> None:
+        kept["key"], *keys = jax.random.split(kept["key"], sites + 1)
+        clients = [(b"%d" % site, data[site], keys[site]) for site in range(sites)]
+        kept["state"], _ = algorithm.apply(kept["state"], clients)
+        jax.block_until_ready(kept["state"].params)
+
+    peers_work.repeat(sites, one_round, lambda: kept["state"].params)
+
+
+def pfl(sites: int) -> None:
+    """pfl-research on PyTorch: `FederatedAveraging` over a `SimulatedBackend` in one process.
+
+    Its in-memory data sets hand out records in their order, so the data set that is made for a sampled user is
+    permuted. One thread: with batches this small two are no faster, and many times slower if another program runs.
+    """
+    import torch
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.algorithm.base import NNAlgorithmParams
+    from pfl.algorithm.federated_averaging import FederatedAveraging
+    from pfl.callback.base import TrainingProcessCallback
+    from pfl.data.federated_dataset import FederatedDataset
+    from pfl.data.pytorch import PyTorchTensorDataset
+    from pfl.data.sampling import get_user_sampler
+    from pfl.hyperparam.base import NNTrainHyperParams
+    from pfl.metrics import Metrics, Weighted
+    from pfl.model.pytorch import PyTorchModel
+
+    torch.set_num_threads(1)
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            first, first_bias, second, second_bias = map(torch.from_numpy, peers_work.first_weights())
+            self.hidden = torch.nn.Linear(peers_work.FEATURES, peers_work.HIDDEN)
+            self.logits = torch.nn.Linear(peers_work.HIDDEN, peers_work.CLASSES)
+            with torch.no_grad():
+                self.hidden.weight.copy_(first.T)
+                self.hidden.bias.copy_(first_bias)
+                self.logits.weight.copy_(second.T)
+                self.logits.bias.copy_(second_bias)
+
+        def forward(self, x: Any) -> Any:
+            return self.logits(torch.relu(self.hidden(x)))
+
+        def loss(self, x: Any, y: Any) -> Any:
+            return torch.nn.functional.cross_entropy(self(x), y)
+
+        @torch.no_grad()
+        def metrics(self, x: Any, y: Any) -> Any:
+            return {"loss": Weighted(float(self.loss(x, y)) * len(y), len(y))}
+
+    records = [tuple(map(torch.from_numpy, peers_work.site_records(site))) for site in range(sites)]
+    records = [(x, y.long()) for x, y in records]
+
+    def user(site: int) -> Any:
+        order = torch.randperm(peers_work.RECORDS)
+        return PyTorchTensorDataset(tuple(one[order] for one in records[site]), user_id=str(site))
+
+    def users() -> Any:
+        return FederatedDataset(user, get_user_sampler("minimize_reuse", list(range(sites))))
+
+    network = Network()
+    model = PyTorchModel(network, torch.optim.SGD, torch.optim.SGD(network.parameters(), 1.0))
+    turns = peers_work.Turns(sites)
+
+    def weights() -> Any:
+        found = [network.hidden.weight.T, network.hidden.bias, network.logits.weight.T, network.logits.bias]
+        return [one.detach().numpy() for one in found]
+
+    class AfterRound(TrainingProcessCallback):
+        def after_central_iteration(self, aggregate_metrics: Any, model: Any, *, central_iteration: int) -> Any:
+            return not turns.round_done(weights), Metrics()
+
+    FederatedAveraging().run(
+        NNAlgorithmParams(
+            central_num_iterations=10**9, evaluation_frequency=10**9, train_cohort_size=sites, val_cohort_size=None
+        ),
+        SimulatedBackend(users(), users()),
+        model,
+        NNTrainHyperParams(local_num_epochs=1, local_learning_rate=peers_work.RATE, local_batch_size=peers_work.BATCH),
+        callbacks=[AfterRound()],
+    )
+
+
+def flower(sites: int) -> None:
+    """Flower: see `peers_flower`."""
+    import peers_flower
+
+    peers_flower.flower(sites)
+
+
+ROWS = {function.__name__: function for function in (compiled, fedjax, pfl, flower)}
+
+if __name__ == "__main__":
+    ROWS[sys.argv[1]](int(sys.argv[2]))
