@@ -125,6 +125,7 @@ def test_bad_arguments_are_named_all_at_once() -> None:
 CHILD = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as do children of some libraries' threads
 from tff_hospitals import quiet
 quiet.be_quiet()
 import tensorflow_federated as tff

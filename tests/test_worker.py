@@ -21,6 +21,7 @@ CHILD = """
 import os, signal, sys, time
 from tff_hospitals.runtimes.worker import Worker
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as do children of some libraries' threads
 worker = Worker()
 print(worker.pid, worker.address, flush=True)
 sys.stdin.readline()
