@@ -39,11 +39,20 @@ def unit_normals(key: Any, shape: Sequence[int], *, stream: Any = 0, position: A
     (TensorShape([3, 2]), True)
     """
     stream, position = tf.cast(stream, tf.int32), tf.cast(position, tf.int32)
-    key = tf.convert_to_tensor(key, tf.int64)
-    together = tf.broadcast_static_shape(key.shape[:-1], tf.broadcast_static_shape(stream.shape, position.shape))
-    key = tf.broadcast_to(key, [*together, 2])
+    together = draws_asked(key, stream, position)
+    key = tf.broadcast_to(tf.convert_to_tensor(key, tf.int64), [*together, 2])
     draws = exact_normals(key, stream, position, int(np.prod(shape, dtype=np.int64)))
     return tf.reshape(draws, [*together, *shape])
+
+
+def draws_asked(key: Any, stream: Any, position: Any) -> tf.TensorShape:
+    """The leading axes [...] of what `unit_normals` draws.
+
+    >>> draws_asked(np.zeros([4, 2], np.int64), 0, 7)
+    TensorShape([4])
+    """
+    parts = tf.broadcast_static_shape(tf.convert_to_tensor(stream).shape, tf.convert_to_tensor(position).shape)
+    return tf.broadcast_static_shape(tf.convert_to_tensor(key).shape[:-1], parts)
 
 
 def unflatten(flat: tf.Tensor, specs: Sequence[tf.TensorSpec]) -> Tensors:

@@ -47,10 +47,8 @@ class SystemSource(Source):
 
     def normals(self, key: Any, shape: Sequence[int], *, stream: Any = 0, position: Any = 0) -> tf.Tensor:
         """float32 unit normals [..., *shape]."""
-        leading = tf.convert_to_tensor(key, tf.int64).shape[:-1]
-        for part in (stream, position):
-            leading = tf.broadcast_static_shape(leading, tf.convert_to_tensor(part).shape)
-        return _drawn(lambda: system_noise.normals([*leading, *shape]), [*leading, *shape], tf.float32)
+        whole = [*noise.draws_asked(key, stream, position), *shape]
+        return _drawn(lambda: system_noise.normals(whole), whole, tf.float32)
 
     def uniforms(self, key: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
         """float32 in [0, 1): multiples of 2**-24."""

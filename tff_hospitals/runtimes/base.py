@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -78,6 +78,19 @@ class Runtime(Protocol):
     def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> tuple[ServerState, list[RoundOutput]]: ...
 
     def close(self) -> None: ...
+
+
+def one_after_the_other(
+    run_one: Callable[[ServerState, RoundInput], tuple[ServerState, RoundOutput]],
+    state: ServerState,
+    rounds: Sequence[RoundInput],
+) -> tuple[ServerState, list[RoundOutput]]:
+    """Runs rounds in order, each from the state that the one before left: the last state and all outputs."""
+    outputs = []
+    for one in rounds:
+        state, output = run_one(state, one)
+        outputs.append(output)
+    return state, outputs
 
 
 def element(composition: Composition, one: HospitalRound, frozen: tuple) -> collections.OrderedDict:

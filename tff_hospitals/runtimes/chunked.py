@@ -86,8 +86,8 @@ class ChunkedProgram(abc.ABC):
         self, state: ServerState, rounds: Sequence[base.RoundInput], data: resident.Data, frozen: tuple
     ) -> tuple[ServerState, list[base.RoundOutput]]:
         """Runs the rounds one after the other."""
-        outputs = []
-        for one in rounds:
+
+        def run_one(state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
             opened = self.server.begin(state, one)
             chunks = self.chunks(one, data.record_bytes)
             total: TreeSum[Any] = TreeSum(self._add)
@@ -95,9 +95,9 @@ class ChunkedProgram(abc.ABC):
             for contribution, found in self.sums(opened.broadcast, chunks, data, frozen, opened.residuals):
                 total.append(contribution)
                 reports.extend(found)
-            state, output = self.server.finish(opened, one, total.result(), reports)
-            outputs.append(output)
-        return state, outputs
+            return self.server.finish(opened, one, total.result(), reports)
+
+        return base.one_after_the_other(run_one, state, rounds)
 
     def sums(
         self,

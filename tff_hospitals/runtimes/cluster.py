@@ -128,11 +128,7 @@ class ClusterRuntime:
         self, state: ServerState, rounds: Sequence[base.RoundInput]
     ) -> tuple[ServerState, list[base.RoundOutput]]:
         """Runs the rounds one after the other and returns numpy state."""
-        outputs = []
-        for one in rounds:
-            state, output = self._round(state, one)
-            outputs.append(output)
-        return state, outputs
+        return base.one_after_the_other(self._round, state, rounds)
 
     def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
         server, when = self._program.server, f"round {one.number + 1}"

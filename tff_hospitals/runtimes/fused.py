@@ -50,12 +50,15 @@ class FusedProgram:
 
     def _rounds_per_call(self, rounds: Sequence[base.RoundInput]) -> int | None:
         """Of how many rounds the noise fits in memory; None: there is none."""
-        work = self._parts.client_work
-        scalars = sum(int(np.prod(draw.shape)) for draw in self._parts.aggregator.no_hospital_noise().values())
-        if work.record_level:
-            scalars += self._blocks(rounds) * work.block * work.noise_width
+        scalars = self._noise_scalars(rounds)
         cohort = max(1, max(len(one.cohort) for one in rounds))
         return max(1, NOISE_SCALARS // (cohort * scalars)) if scalars else None
+
+    def _noise_scalars(self, rounds: Sequence[base.RoundInput]) -> int:
+        """Numbers that one hospital draws in one of these rounds, at most."""
+        work = self._parts.client_work
+        scalars = sum(int(np.prod(draw.shape)) for draw in self._parts.aggregator.no_hospital_noise().values())
+        return scalars + (self._blocks(rounds) * work.block * work.noise_width if work.record_level else 0)
 
     def _blocks(self, rounds: Sequence[base.RoundInput]) -> int:
         steps = max((h.schedule.indices.shape[0] for one in rounds for h in one.cohort), default=1)
@@ -140,7 +143,7 @@ class FusedProgram:
     def _server_noise(self, state: ServerState, inputs: Any) -> Any:
         """Unit noise of the aggregator, stacked over rounds."""
         aggregator = self._parts.aggregator
-        if not aggregator.server_noise(state.aggregator):
+        if "round" not in state.aggregator:
             return collections.OrderedDict()
         first = state.aggregator["round"]
         rounds = tf.range(inputs["indices"].shape[0])

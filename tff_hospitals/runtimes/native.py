@@ -47,11 +47,7 @@ class NativeRuntime:
         self, state: ServerState, rounds: Sequence[base.RoundInput]
     ) -> tuple[ServerState, list[base.RoundOutput]]:
         """One `next` per round; a round without hospitals is finished at the server alone."""
-        outputs = []
-        for one in rounds:
-            state, output = self._round(state, one)
-            outputs.append(output)
-        return state, outputs
+        return base.one_after_the_other(self._round, state, rounds)
 
     def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
         exchange, data = self._composition.exchange, []

@@ -69,11 +69,7 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
 
     def _largest(self, one: base.RoundInput) -> int:
         """As many as their noise may be drawn in one call."""
-        scalars = sum(int(np.prod(draw.shape)) for draw in self._parts.aggregator.no_hospital_noise().values())
-        if self._parts.client_work.record_level and one.cohort:
-            work = self._parts.client_work
-            scalars += self._blocks([one]) * work.block * work.noise_width
-        return min(super()._largest(one), fused.NOISE_SCALARS // max(1, scalars))
+        return min(super()._largest(one), fused.NOISE_SCALARS // max(1, self._noise_scalars([one])))
 
     def _draw_and_scan(
         self, broadcast: Broadcast, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
