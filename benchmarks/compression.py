@@ -70,8 +70,8 @@ def images(sites: int) -> Any:
 
     import numpy as np
 
+    from tff_hospitals.foundations.files import RecordError
     from tff_hospitals.hospitals import Part, load_dataset
-    from tff_hospitals.records import RecordError
 
     try:
         return load_dataset("fashion_mnist", partition="dirichlet", sites=sites, alpha=1.0, records=5000)
@@ -187,11 +187,11 @@ def distributed(dataset: Any, base: Any, seeds: int) -> list[dict[str, Any]]:
 def _refuses(plan: Any, dataset: Any, model: Any) -> bool:
     import numpy as np
 
-    from tff_hospitals import learning_process
-    from tff_hospitals.validation import InvalidInput
+    from tff_hospitals.foundations.validation import InvalidInput
+    from tff_hospitals.processes import composition
 
     try:
-        parts = learning_process.compose(plan, dataset, model)
+        parts = composition.compose(plan, dataset, model)
         parts.aggregator.initial_state(np.zeros([2], np.int64), plan.privacy.noise_multiplier)
     except InvalidInput:
         return True
@@ -238,8 +238,8 @@ def libraries() -> list[dict[str, Any]]:
 
 def run() -> None:
     """All parts, then the aims."""
-    from tff_hospitals import records
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.foundations import files
+    from tff_hospitals.plan.plan import Plan
 
     base = Plan().replace(
         rounds=FLAGS.rounds,
@@ -280,7 +280,7 @@ def run() -> None:
             "rows": rows,
             **found,
         }
-        records.write_json(pathlib.Path(FLAGS.json), figures)
+        files.write_json(pathlib.Path(FLAGS.json), figures)
     if "mlp" in FLAGS.parts and not (found["aim_met"] and found["far_met"]):
         sys.exit(1)
 

@@ -45,7 +45,7 @@ DELTA = {"heart_disease": 1e-3, 20: 1e-2, 100: 1e-3, 1000: 1e-4}
 def settings(sites: int | None, rounds: int) -> tuple[Any, Any]:
     """The plan without privacy and the hospitals; `sites` None: the four hospitals."""
     from tff_hospitals.experiments import baselines, presets
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
     if sites is None:
         plan = presets.preset("heart_disease").replace(privacy={"delta": DELTA["heart_disease"]}, evaluate_every=15)
@@ -67,8 +67,8 @@ def held_out(dataset: Any, by_site: bool) -> tuple[Any, Any]:
 
     import numpy as np
 
+    from tff_hospitals.foundations.random_streams import Streams
     from tff_hospitals.hospitals import Hospital, Part
-    from tff_hospitals.random_streams import Streams
 
     def rows(part: Any, chosen: Any) -> Any:
         return Part(part.features[chosen], part.labels[chosen])
@@ -114,7 +114,7 @@ def cell(
     method: Any, base: Any, dataset: Any, model: Any, epsilon: float | None, seeds: range, best: dict[str, Any]
 ) -> dict[str, Any]:
     """One method at one target: accuracy over the seeds, or why there is none."""
-    from tff_hospitals.experiments.reports.seeds import mean, sample_sd, t_interval
+    from tff_hospitals.reports.seeds import mean, sample_sd, t_interval
     from tff_hospitals.training.loop import train
 
     if best:
@@ -233,7 +233,7 @@ def draw(panels: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def run() -> None:
     """Measures, prints the tables and writes figures and picture."""
-    from tff_hospitals import records
+    from tff_hospitals.foundations import files as records
 
     sites = command.numbers("sites", FLAGS.sites, int)
     epsilons = command.numbers("epsilons", FLAGS.epsilons, float)

@@ -152,7 +152,7 @@ def main() -> None:
     """Measures all models, prints a Markdown table, writes the figures."""
     import tensorflow as tf
 
-    from tff_hospitals import records
+    from tff_hospitals.foundations import files
     from tff_hospitals.models import ModelSignature, build_model
     from tff_hospitals.models.per_record import method_for
 
@@ -181,7 +181,7 @@ def main() -> None:
     if FLAGS.json:
         machine = {"machine": platform.machine(), "python": platform.python_version(), "tensorflow": tf.__version__}
         head = {"schema_version": 1, "batch": FLAGS.batch, "repetitions": FLAGS.repetitions, "machine": machine}
-        records.write_json(FLAGS.json, {**head, **figures, "aims": aims, "models": rows})
+        files.write_json(FLAGS.json, {**head, **figures, "aims": aims, "models": rows})
     sys.exit(0 if all(aims.values()) else 1)
 
 

@@ -97,7 +97,7 @@ def main(argv: list) -> int:
     """Measures all chains, prints a table, writes the figures."""
     import numpy as np
 
-    from tff_hospitals import records
+    from tff_hospitals.foundations import files
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -139,7 +139,7 @@ def main(argv: list) -> int:
     if FLAGS.json:
         machine = {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
         head = {"schema_version": 1, "values": FLAGS.values, "machine": machine, "copy_seconds": min(copies)}
-        records.write_json(FLAGS.json, {**head, "aims": aims, "rows": rows})
+        files.write_json(FLAGS.json, {**head, "aims": aims, "rows": rows})
     return 0 if all(aims.values()) else 1
 
 

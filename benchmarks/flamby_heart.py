@@ -129,14 +129,14 @@ def report(rows: dict[str, Any]) -> str:
 
 def run() -> None:
     """Measures, prints the table and writes the figures."""
-    from tff_hospitals import records
+    from tff_hospitals.foundations import files
 
     rows = measure(FLAGS.dp_seeds)
     print("ours / published (methods) or recomputed (lr 1e-2 and the DP rows)\n")
     print(report(rows))
     if FLAGS.json:
         published = {name: dict(zip(("per_hospital", "pooled_test", "mean", "sd"), v)) for name, v in PUBLISHED.items()}
-        records.write_json(FLAGS.json, {"rows": rows, "published": published, "recomputed": RECOMPUTED})
+        files.write_json(FLAGS.json, {"rows": rows, "published": published, "recomputed": RECOMPUTED})
 
 
 def main() -> None:

@@ -21,12 +21,14 @@ def compiled(sites: int) -> None:
     import numpy as np
     import round_time_rows  # first: it finds the package in a checkout that is not installed
 
-    from tff_hospitals import learning_process, noise_plan, quiet
+    from tff_hospitals.foundations import quiet
+    from tff_hospitals.foundations.random_streams import Streams
     from tff_hospitals.hospitals import Hospital, Part, load_dataset
-    from tff_hospitals.random_streams import Streams
+    from tff_hospitals.plan import noise as noise_plan
+    from tff_hospitals.processes import composition
     from tff_hospitals.runtimes import build_runtime
     from tff_hospitals.training.loop import build_model
-    from tff_hospitals.training.rounds import RoundDrawer
+    from tff_hospitals.training.round_inputs import RoundDrawer
 
     quiet.be_quiet()
     quiet.one_thread_per_operation()  # as the scripts do
@@ -39,7 +41,7 @@ def compiled(sites: int) -> None:
     dataset = dataclasses.replace(made, hospitals=hospitals)
     plan = round_time_rows.mlp_plan()
     model = build_model(plan, dataset)
-    parts = learning_process.compose(plan, dataset, model)
+    parts = composition.compose(plan, dataset, model)
     _, frozen = model.initial_weights(np.array([1, 2], np.int64))
     noise = noise_plan.make(plan, dataset)
     drawer = RoundDrawer(plan, dataset, noise)

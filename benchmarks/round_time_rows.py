@@ -15,14 +15,14 @@ if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout tha
 
 import paired
 
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 
 RECORDS, BATCH, RATE = 200, 20, 0.1
 Measure = Callable[[], float]
 
 
 def _plan(rounds: int = 10_000, **changes: Any) -> Any:
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
     client = {"local_steps": None, "local_epochs": 1, "batch_size": BATCH, "learning_rate": RATE}
     return Plan().replace(rounds=rounds, client=client).replace(**changes)
@@ -32,14 +32,15 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, optio
     """Seconds per round of this package: batches are drawn, rounds run, metrics come back."""
     import numpy as np
 
-    from tff_hospitals import learning_process, noise_plan
-    from tff_hospitals.random_streams import Streams
+    from tff_hospitals.foundations.random_streams import Streams
+    from tff_hospitals.plan import noise as noise_plan
+    from tff_hospitals.processes import composition
     from tff_hospitals.runtimes import build_runtime
     from tff_hospitals.training.loop import build_model
-    from tff_hospitals.training.rounds import RoundDrawer
+    from tff_hospitals.training.round_inputs import RoundDrawer
 
     model = build_model(plan, dataset)
-    parts = learning_process.compose(plan, dataset, model)
+    parts = composition.compose(plan, dataset, model)
     noise = noise_plan.make(plan, dataset)
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
     drawer = RoundDrawer(plan, dataset, noise)
@@ -169,7 +170,7 @@ def mlp_tutorial(sites: int) -> Measure:
     import tensorflow as tf
     import tensorflow_federated as tff
 
-    from tff_hospitals.runtimes.native import shared_context
+    from tff_hospitals.runtimes.native.runtime import shared_context
 
     dataset = _images(sites)
     data = [

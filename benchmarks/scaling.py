@@ -53,11 +53,11 @@ BY_PARAMETERS = (
 
 def run_point(point: Point) -> dict[str, Any]:
     """Trains one point in this process; seconds are of the rounds after the first, which compiles."""
-    from tff_hospitals import quiet
+    from tff_hospitals.foundations import quiet
 
     quiet.be_quiet()
     from tff_hospitals.hospitals import load_dataset
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
     from tff_hospitals.training.loop import train
 
     data: dict[str, Any] = {

@@ -23,7 +23,7 @@ if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout tha
 
 import paired
 
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 
 CHANGES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -46,14 +46,15 @@ def in_turn(alone: Callable[[], Any], together: Callable[[], Any], turns: int) -
 
 def call(plan: Any, dataset: Any, runs: int, turns: int) -> tuple[float, float]:
     """Seconds of a run's round when it is called alone, and the ratio for so many runs in one call."""
-    from tff_hospitals import learning_process, noise_plan
-    from tff_hospitals.random_streams import Streams
-    from tff_hospitals.runtimes.compiled import CompiledRuntime
+    from tff_hospitals.foundations.random_streams import Streams
+    from tff_hospitals.plan import noise as noise_plan
+    from tff_hospitals.processes import composition
+    from tff_hospitals.runtimes.compiled.runtime import CompiledRuntime
     from tff_hospitals.training.loop import build_model
-    from tff_hospitals.training.rounds import RoundDrawer
+    from tff_hospitals.training.round_inputs import RoundDrawer
 
     model = build_model(plan, dataset)
-    parts, noise = learning_process.compose(plan, dataset, model), noise_plan.make(plan, dataset)
+    parts, noise = composition.compose(plan, dataset, model), noise_plan.make(plan, dataset)
     states, rounds, frozen = [], [], []
     for seed in range(runs):
         root = Streams.from_seed(seed)
@@ -72,7 +73,7 @@ def call(plan: Any, dataset: Any, runs: int, turns: int) -> tuple[float, float]:
 
 def sweep(plan: Any, dataset: Any, runs: int, turns: int) -> tuple[float, float]:
     """Seconds of a run's round in whole training, one seed after the other, and the ratio for all seeds together."""
-    from tff_hospitals.runtimes import compiled
+    from tff_hospitals.runtimes.compiled import runtime as compiled
     from tff_hospitals.training.loop import build_model, train, train_seeds
 
     model = build_model(plan, dataset)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from tff_hospitals.communication import Chain, parse_chain
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
 
 KEY = np.array([3, -5], np.int64)
 SPARSIFIERS = ["", "threshold:0.5", "topk:0.3", "randk:0.3", "randk:0.3:unscaled"]

@@ -10,7 +10,7 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 
 # Before any import of TensorFlow, for this process and for those that tests start.
 quiet.be_quiet()

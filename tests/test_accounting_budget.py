@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import Budget, Ledger, MechanismEvent, epsilon_of
+from tff_hospitals.foundations import validation
 
 STEP = MechanismEvent("gaussian", noise_multiplier=10.0)
 RARE = MechanismEvent("poisson_gaussian", noise_multiplier=2.4, sampling_probability=0.02)

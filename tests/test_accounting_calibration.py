@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import (
     Ledger,
     MechanismEvent,
@@ -18,6 +17,7 @@ from tff_hospitals.accounting import (
     sampling_probability_of,
 )
 from tff_hospitals.accounting.calibration import with_noise
+from tff_hospitals.foundations import validation
 
 RECORDS = {"cleveland": 199, "hungary": 172, "switzerland": 30, "va": 85}
 

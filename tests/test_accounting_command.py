@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tff_hospitals import validation
 from tff_hospitals.experiments import account_command
+from tff_hospitals.foundations import validation
 
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent / "scripts" / "account.py"
 

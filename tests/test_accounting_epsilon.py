@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import (
     CONVERSIONS,
     MechanismEvent,
@@ -19,7 +18,8 @@ from tff_hospitals.accounting import (
     split_adaptive_noise,
 )
 from tff_hospitals.accounting.epsilon import conversions_of
-from tff_hospitals.accounting.parts import GaussianPart, LaplacePart, PoissonPart, parts_of
+from tff_hospitals.accounting.loss_shapes import GaussianPart, LaplacePart, PoissonPart, parts_of
+from tff_hospitals.foundations import validation
 
 # q, sigma, steps, delta; classical conversion, dp_accounting's Renyi accountant, its loss distribution accountant.
 # The first three classical figures are those of the TensorFlow Privacy MNIST tutorial (3.01, 1.19, 7.10).

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import (
     KINDS,
     MechanismEvent,
@@ -17,7 +16,8 @@ from tff_hospitals.accounting import (
     toeplitz_sensitivity,
     tree_squared_sensitivity,
 )
-from tff_hospitals.accounting.parts import discrete_tau, settled
+from tff_hospitals.accounting.loss_shapes import discrete_tau, settled
+from tff_hospitals.foundations import validation
 
 STEP = MechanismEvent("poisson_gaussian", noise_multiplier=1.1, sampling_probability=0.02)
 EXAMPLES = {

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import Ledger, MechanismEvent, epsilon_of
 from tff_hospitals.accounting import epsilon as epsilon_lib
+from tff_hospitals.foundations import validation
 
 STEP = MechanismEvent("poisson_gaussian", noise_multiplier=2.4, sampling_probability=0.02)
 OTHER = MechanismEvent("gaussian", noise_multiplier=20.0)

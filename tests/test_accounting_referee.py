@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import (
     MechanismEvent,
     compose_dp_event,
@@ -16,7 +15,8 @@ from tff_hospitals.accounting import (
     to_dp_event,
 )
 from tff_hospitals.accounting.gaussian import exact_epsilon
-from tff_hospitals.accounting.parts import parts_of
+from tff_hospitals.accounting.loss_shapes import parts_of
+from tff_hospitals.foundations import validation
 
 dp_accounting = pytest.importorskip("dp_accounting")
 from dp_accounting import pld, rdp  # noqa: E402

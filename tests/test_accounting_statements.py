@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import (
     Ledger,
     MechanismEvent,
@@ -22,6 +21,7 @@ from tff_hospitals.accounting import (
     noise_to_signal,
 )
 from tff_hospitals.accounting.statements import meaning
+from tff_hospitals.foundations import validation
 
 STEP = MechanismEvent("poisson_gaussian", noise_multiplier=2.4, sampling_probability=0.02)
 PLAIN = MechanismEvent("gaussian", noise_multiplier=10.0)

@@ -11,10 +11,10 @@ from tff_hospitals.audits.per_record import RecordGradients
 from tff_hospitals.audits.probe import Probe
 from tff_hospitals.audits.reconstruction import rebuild
 from tff_hospitals.experiments.presets import preset
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.models import build_model
-from tff_hospitals.plan import Plan
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.plan.plan import Plan
 
 pytestmark = pytest.mark.tensorflow
 KEY = np.array([1, 2], np.int64)

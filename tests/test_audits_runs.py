@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from toy import hospitals
 
-from tff_hospitals import noise_plan
 from tff_hospitals.audits import canary_runs, mechanism_checks, membership, shadows, statistics
 from tff_hospitals.audits.loading import load_run
 from tff_hospitals.audits.run_audit import AuditOptions, audit_run, sentences
 from tff_hospitals.experiments import audit_rows, comparison
-from tff_hospitals.experiments.reports import read_summary, write_report
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import batches, load_dataset
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import noise
-from tff_hospitals.records import RecordError
+from tff_hospitals.reports import read_summary, write_report
 from tff_hospitals.training.loop import build_model, train
-from tff_hospitals.training.rounds import RoundDrawer
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.training.round_inputs import RoundDrawer
 
 pytestmark = pytest.mark.tensorflow
 HEART = Plan(rounds=3, evaluate_every=3, checkpoint_every=3).replace(client={"local_steps": 20})

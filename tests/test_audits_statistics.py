@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tff_hospitals.audits import canaries, labels, membership, picture, promise, statistics, threat_models
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
 
 
 def test_every_attack_names_a_known_threat_model_and_every_defence_what_it_stops():

@@ -10,7 +10,7 @@ import pytest
 from test_cluster_driver import OPTIONS, PLAN, PRIVACY, flat, sites
 
 from tff_hospitals.experiments import comparison as comparisons
-from tff_hospitals.runtimes.cluster_connection import ClusterError, Connection
+from tff_hospitals.runtimes.cluster.connection import ClusterError, Connection
 from tff_hospitals.training.loop import train
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -12,13 +12,17 @@ import time
 import numpy as np
 import pytest
 
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset
-from tff_hospitals.plan import Plan
-from tff_hospitals.runtimes import cluster, cluster_worker, compiled, ordered, stand_in
-from tff_hospitals.runtimes.cluster_connection import ClusterError, Connection
-from tff_hospitals.runtimes.tree_sum import add_leaves, tree_sum
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.runtimes.cluster import dataset_description
+from tff_hospitals.runtimes.cluster import runtime as cluster
+from tff_hospitals.runtimes.cluster import worker as cluster_worker
+from tff_hospitals.runtimes.cluster.connection import ClusterError, Connection
+from tff_hospitals.runtimes.compiled import parallel_calls
+from tff_hospitals.runtimes.compiled import runtime as compiled
+from tff_hospitals.runtimes.compiled.tree_sum import add_leaves, tree_sum
 from tff_hospitals.training.loop import train
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 
@@ -156,7 +160,7 @@ def test_a_worker_compiles_once_and_not_for_every_chunk_or_round(in_process):
 def test_chunks_are_handed_out_as_workers_come_to_them(in_process, monkeypatch):
     monkeypatch.setattr(cluster, "_CHUNKS_PER_WORKER", 1)
     log = []
-    order_for, begun = cluster_worker.order_for, ordered.ordered
+    order_for, begun = cluster_worker.order_for, parallel_calls.ordered
 
     def handed(chunk, residuals):
         log.append("out")
@@ -197,12 +201,12 @@ def test_records_of_another_origin_are_refused_with_round_and_hospital(in_proces
 
 def test_another_version_of_the_code_is_refused(in_process):
     with pytest.raises(RuntimeError, match="the driver other"):
-        cluster_worker.Worker(PLAN.to_json(), stand_in.describe(sites()), (), "other")
+        cluster_worker.Worker(PLAN.to_json(), dataset_description.describe(sites()), (), "other")
 
 
 def test_a_stand_in_says_all_but_the_records():
     original = sites()
-    made = stand_in.rebuild(stand_in.describe(original), PLAN.data)
+    made = dataset_description.rebuild(dataset_description.describe(original), PLAN.data)
     assert made.ids == original.ids
     assert made.records() == original.records()
     assert made.records(train=False) == original.records(train=False)
@@ -225,7 +229,7 @@ def test_an_address_must_have_a_port():
 WITHOUT_RAY = """
 import sys
 sys.modules["ray"] = None  # what an import of a missing package finds
-from tff_hospitals.runtimes.cluster_connection import Connection
+from tff_hospitals.runtimes.cluster.connection import Connection
 try:
     Connection()
 except Exception as error:

@@ -10,7 +10,7 @@ import pytest
 
 from tff_hospitals.communication import bandwidth, forecast, parse_chain, sizes
 from tff_hospitals.communication.bandwidth import Link
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
 
 MLP = [(784, 200), (200,), (200, 10), (10,)]
 FLAGS = ["--model_shapes=784x200,200,200x10,10", "--hospitals=10", "--rounds=100"]

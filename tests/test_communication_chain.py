@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tff_hospitals.communication import Chain, Feedback, parse_chain, sizes
 from tff_hospitals.communication.sparsify import TopK
 from tff_hospitals.communication.uniform import Quantize
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
 
 CHAINS = all_chains()
 finite = st.floats(-(2.0**127), 2.0**127, width=32, allow_subnormal=True)

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from tff_hospitals import records
 from tff_hospitals.experiments import comparison as comparisons
 from tff_hospitals.experiments import reports
 from tff_hospitals.experiments.comparison import Comparison
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 
@@ -163,13 +163,13 @@ def test_the_same_command_reads_what_is_there(done):
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
     again = comparisons.run(ASKED, folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == before
-    assert records.plain(again["rows"]) == summary["rows"]
+    assert files.plain(again["rows"]) == summary["rows"]
 
 
 def test_another_comparison_does_not_overwrite_this_one(done):
     folder, _, _ = done
     before = (folder / "summary.json").read_bytes()
-    with pytest.raises(records.RecordError, match="differs in seeds"):
+    with pytest.raises(files.RecordError, match="differs in seeds"):
         comparisons.run(Comparison(ASKED.methods, ASKED.target_epsilons, (44,), given=ASKED.given), folder)
     assert (folder / "summary.json").read_bytes() == before
 

@@ -7,10 +7,11 @@ import tensorflow as tf
 import toy
 from test_cluster_driver import InProcess, flat
 
-from tff_hospitals import learning_process
 from tff_hospitals.hospitals import load_dataset
-from tff_hospitals.plan import Plan
-from tff_hospitals.runtimes import cluster, compiled
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import composition
+from tff_hospitals.runtimes.cluster import runtime as cluster
+from tff_hospitals.runtimes.compiled import runtime as compiled
 from tff_hospitals.training import loop, session
 
 pytestmark = pytest.mark.tensorflow
@@ -70,7 +71,7 @@ def test_what_xla_lacks_is_done_without_it_and_said_once(monkeypatch, name, stra
     assert flat(found.weights).tolist() == flat(expected.weights).tolist()
     assert found.ledger == expected.ledger
     monkeypatch.undo()
-    assert strategy == compiled.choose_strategy(learning_process.compose(found.plan, sites(), found.model))
+    assert strategy == compiled.choose_strategy(composition.compose(found.plan, sites(), found.model))
 
 
 def test_seeds_of_such_a_model_train_as_each_would_alone(monkeypatch):
@@ -102,7 +103,7 @@ def test_a_worker_of_a_cluster_does_the_same(monkeypatch):
 def test_other_failures_are_not_taken_for_that():
     dataset = toy.hospitals()
     plan = PLAN.replace(data={"name": "toy", "options": {}})
-    parts = learning_process.compose(plan, dataset, loop.build_model(plan, dataset))
+    parts = composition.compose(plan, dataset, loop.build_model(plan, dataset))
     executor = compiled.Executor(parts, "scanned")
 
     def fail(program):

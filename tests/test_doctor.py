@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from tff_hospitals import doctor
+from tff_hospitals.installation import doctor
 
 
 def test_every_package_of_a_lock_is_compared(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,10 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.tensorflow
 def test_this_installation_is_well() -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "tff_hospitals.doctor", "--json"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tff_hospitals.installation.doctor", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     report = json.loads(child.stdout)
     status = {check["name"]: check["status"] for check in report["checks"]}

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals import learning_process
 from tff_hospitals.communication import parse_chain
 from tff_hospitals.communication.bits import pack, unpack
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.models import build_model
-from tff_hospitals.plan import Plan
-from tff_hospitals.processes import exchange as exchanges
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import composition
+from tff_hospitals.processes import encoded_transfer as exchanges
 from tff_hospitals.training import loop
 from tff_hospitals.training.loop import train
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 
@@ -65,7 +65,7 @@ def test_lossless_chains_train_bit_for_bit_as_dense_float32(dataset, model, tmp_
 
 def test_counted_bytes_are_those_of_the_payloads_that_trained(dataset, model, tmp_path, monkeypatch):
     sent = []
-    original = exchanges.Exchange.send_upload
+    original = exchanges.EncodedTransfer.send_upload
 
     def spy(self, update, key, residual):
         upload = original(self, update, key, residual)
@@ -74,7 +74,7 @@ def test_counted_bytes_are_those_of_the_payloads_that_trained(dataset, model, tm
         sent.append(len(again))
         return upload
 
-    monkeypatch.setattr(exchanges.Exchange, "send_upload", spy)
+    monkeypatch.setattr(exchanges.EncodedTransfer, "send_upload", spy)
     run = train(PLAN.replace(upload="rotate,quantize:3"), dataset, model=model, run_dir=tmp_path / "run")
     rows = rows_of(run)
     assert len(rows) == len(sent) == 15
@@ -151,13 +151,13 @@ def test_a_hospital_that_missed_rounds_fetches_what_it_missed(dataset, model, tm
 
 def test_all_hospitals_decode_the_same_model_and_errors_do_not_add_up(model):
     shapes = [spec.shape.as_list() for spec in model.trainable_specs]
-    exchange = exchanges.build_exchange("delta,rotate,quantize:4", "", model.trainable_names, shapes)
+    transfer = exchanges.build_encoded_transfer("delta,rotate,quantize:4", "", model.trainable_names, shapes)
     generator = np.random.default_rng(0)
     weights = [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
-    held = exchange.no_broadcast()["held"]
+    held = transfer.no_broadcast()["held"]
     errors = []
     for number in range(30):
-        sent = exchange.send_broadcast(weights, held, number == 0, np.array([number, 1]))
+        sent = transfer.send_broadcast(weights, held, number == 0, np.array([number, 1]))
         held = sent.held
         errors.append(np.linalg.norm(flat(held) - flat(weights)))
         weights = [w + 0.01 * generator.standard_normal(w.shape).astype(np.float32) for w in weights]
@@ -174,7 +174,7 @@ def test_no_encoder_moves_the_sum_by_more_than_the_clip_norm(dataset, model, mec
         upload="rotate,quantize:1",  # stretches vectors more than any other
         privacy={"mechanism": mechanism, "clip_norm": 0.3, "noise_multiplier": 0.1, "delta": 1e-2},
     )
-    parts = learning_process.compose(plan, dataset, model)
+    parts = composition.compose(plan, dataset, model)
     state = parts.aggregator.initial_state(np.array([1, 2]), 0.1)
     parameters = parts.aggregator.parameters(tf.nest.map_structure(tf.constant, state))
     generator = np.random.default_rng(1)
@@ -185,7 +185,7 @@ def test_no_encoder_moves_the_sum_by_more_than_the_clip_norm(dataset, model, mec
             for spec in model.trainable_specs
         )
         prepared = parts.aggregator.prepare(parameters, update, tf.constant(1.0))
-        sent = parts.exchange.send_upload(prepared["delta"], np.array([number, 3]), None)
+        sent = parts.transfer.send_upload(prepared["delta"], np.array([number, 3]), None)
         stretched += exchanges.norm_of(sent.update) > 0.3001
         decoded = tuple(tf.constant(part) for part in sent.update)
         used = parts.aggregator.received(parameters, prepared, decoded, tf.constant(1.0))
@@ -197,18 +197,18 @@ def test_no_encoder_moves_the_sum_by_more_than_the_clip_norm(dataset, model, mec
 
 
 def test_a_payload_that_is_not_what_tff_used_ends_the_run(dataset, model, monkeypatch):
-    from tff_hospitals.processes import tff_exchange
-    from tff_hospitals.runtimes.native_exchange import PayloadMismatch
+    from tff_hospitals.processes import tff_encoded_transfer
+    from tff_hospitals.runtimes.native.encoded_transfer import PayloadMismatch
 
-    original = tff_exchange.encoders.transcode
-    monkeypatch.setattr(tff_exchange.encoders, "transcode", lambda *given: 1.5 * original(*given))
+    original = tff_encoded_transfer.encoders.transcode
+    monkeypatch.setattr(tff_encoded_transfer.encoders, "transcode", lambda *given: 1.5 * original(*given))
     with pytest.raises(PayloadMismatch, match=r"round 1: the upload of 'site_0'"):
         train(PLAN.replace(upload="rotate,quantize:4", rounds=1), dataset, model=model, runtime="native")
 
 
 def test_whole_numbers_of_a_secure_sum_are_counted_without_gaps(dataset, model):
     privacy = {"mechanism": "skellam", "clip_norm": 1.0, "noise_multiplier": 0.5, "delta": 1e-2, "modulus_bits": 16}
-    parts = learning_process.compose(PLAN.replace(weighting="equal", privacy=privacy), dataset, model)
+    parts = composition.compose(PLAN.replace(weighting="equal", privacy=privacy), dataset, model)
     numbers = np.random.default_rng(0).integers(2**16, size=parts.aggregator.dimension + 1).astype(np.uint16)
     packed = pack(numbers, 16)
     assert (unpack(packed.tobytes(), numbers.size, 16) == numbers).all()
@@ -368,8 +368,8 @@ def test_time_on_the_link_and_the_classic_formula(dataset, model, tmp_path):
 
 def test_an_encoder_of_another_key_is_not_understood_as_this_one(model):
     shapes = [spec.shape.as_list() for spec in model.trainable_specs]
-    exchange = exchanges.build_exchange("", "rotate,onebit", model.trainable_names, shapes)
+    transfer = exchanges.build_encoded_transfer("", "rotate,onebit", model.trainable_names, shapes)
     update = [np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in shapes]
-    one, other = (exchange.send_upload(update, np.array(key), None) for key in ([1, 2], [1, 3]))
+    one, other = (transfer.send_upload(update, np.array(key), None) for key in ([1, 2], [1, 3]))
     assert flat(one.update).tolist() != flat(other.update).tolist()
     assert collections.Counter([one.payload_bytes, other.payload_bytes])[one.payload_bytes] == 2

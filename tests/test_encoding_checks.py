@@ -6,7 +6,7 @@ import pytest
 
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.hospitals import load_dataset
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan.plan import Plan
 
 PRIVATE = {"mechanism": "fixed_clip", "noise_multiplier": 1.0}
 

@@ -12,8 +12,8 @@ import pytest
 from tff_hospitals.experiments import options, presets
 from tff_hospitals.experiments.comparison import Comparison
 from tff_hospitals.experiments.methods import METHODS, default_methods, find_methods
-from tff_hospitals.plan import Plan
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan.plan import Plan
 
 
 def script(checkout, name, *arguments):

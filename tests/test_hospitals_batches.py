@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import batches
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import InvalidInput
 
 STREAMS = Streams.from_seed(11)
 

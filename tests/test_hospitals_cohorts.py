@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Cohorts
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import InvalidInput
 
 IDS = tuple(f"h{number}" for number in range(20))
 STREAMS = Streams.from_seed(5)

@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from tff_hospitals import records
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import NO_PREPROCESSING, Hospital, HospitalDataset, Part, list_datasets, load_dataset
-from tff_hospitals.validation import InvalidInput
 
 
 def part(count, width=2, label=None):
@@ -74,7 +74,7 @@ def test_options_that_nothing_can_honour_are_refused(name, options, words):
 
 def test_a_data_set_describes_itself_in_plain_types(tmp_path):
     described = load_dataset("heart_disease").describe()
-    records.write_json(tmp_path / "dataset.json", described)
+    files.write_json(tmp_path / "dataset.json", described)
     assert json.loads((tmp_path / "dataset.json").read_text()) == described
     assert described["hospitals"][2] == {"id": "switzerland", "train_records": 30, "test_records": 16}
     assert described["licence"] == "CC BY 4.0"
@@ -204,21 +204,21 @@ def test_fashion_mnist_from_a_folder(tmp_path):
 
 
 def test_fashion_mnist_names_what_is_wrong_with_its_files(tmp_path):
-    with pytest.raises(records.RecordError, match=r"no Fashion-MNIST.*Remedy: install the Debian package"):
+    with pytest.raises(files.RecordError, match=r"no Fashion-MNIST.*Remedy: install the Debian package"):
         load_dataset("fashion_mnist", folder=tmp_path)
     make_fashion(tmp_path)
     images = tmp_path / "train-images-idx3-ubyte.gz"
     whole = images.read_bytes()
     images.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(records.RecordError, match=r"train-images-idx3-ubyte\.gz cannot be read"):
+    with pytest.raises(files.RecordError, match=r"train-images-idx3-ubyte\.gz cannot be read"):
         load_dataset("fashion_mnist", folder=tmp_path)
     images.write_bytes(whole)
     labels = tmp_path / "t10k-labels-idx1-ubyte"
     labels.write_bytes(labels.read_bytes()[:-1])
-    with pytest.raises(records.RecordError, match="no whole idx file"):
+    with pytest.raises(files.RecordError, match="no whole idx file"):
         load_dataset("fashion_mnist", folder=tmp_path)
     labels.unlink()
-    with pytest.raises(records.RecordError, match="does not exist"):
+    with pytest.raises(files.RecordError, match="does not exist"):
         load_dataset("fashion_mnist", folder=tmp_path)
 
 

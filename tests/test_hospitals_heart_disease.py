@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
+from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.hospitals import decode, load_dataset
 from tff_hospitals.hospitals.heart_disease import heart_disease
 from tff_hospitals.hospitals.locations import data_folder
-from tff_hospitals.records import RecordError
 
 # Recomputed for this project with numpy and scikit-learn from the split rule in FLamby's dataset.py (arXiv:2210.04620):
 # records, train, test, and the first 16 digits of the SHA-256 of the comma-joined sorted test rows.

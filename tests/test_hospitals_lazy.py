@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Part, load_dataset
 from tff_hospitals.hospitals.checks import Signature
 from tff_hospitals.hospitals.lazy import LazyPart, PartStore, lazy_hospital, load_part
-from tff_hospitals.validation import InvalidInput
 
 MANY = {"sites": 5, "records_per_site": 12, "features": 3, "test_records_per_site": 4}
 

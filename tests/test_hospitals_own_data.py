@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Feature, InvalidTable, Schema, Target, decode, load_dataset, own_data, read_schema
 from tff_hospitals.hospitals.locations import data_folder
-from tff_hospitals.records import RecordError
-from tff_hospitals.validation import InvalidInput
 
 SCHEMA = """
 features:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals.partitions import PARTITIONS, partition, site_ids
 from tff_hospitals.hospitals.splits import test_rows as rows_for_testing
 from tff_hospitals.hospitals.splits import train_rows
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import InvalidInput
 
 OPTIONS = {"iid": {}, "dirichlet": {"alpha": 0.3}, "quantity_skew": {"alpha": 0.5}, "missing_classes": {}}
 LABELS = np.arange(1000) % 10

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Feature, Schema, Target, decode, dp_moments, load_dataset
 from tff_hospitals.hospitals.preprocessing import Scaling, Site, prepare
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import InvalidInput
 
 LOW, HIGH = np.array([18.0, -3.0]), np.array([100.0, 7.0])
 STREAMS = Streams.from_seed(2)

@@ -18,26 +18,20 @@ TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_privacy", "keras
 HEAVY = {*TENSORFLOW, "scipy", "pandas", "matplotlib", "sklearn"}
 RANKS = {
     "": 0,  # the package itself
-    "quiet": 0,
-    "validation": 0,
-    "random_streams": 0,
-    "records": 0,
+    "foundations": 0,
     "accounting": 1,
     "communication": 1,
     "hospitals": 2,
     "models": 2,
-    "processes": 3,
-    "encoding_checks": 4,
-    "plan": 4,
-    "learning_process": 4,
+    "plan": 3,
+    "processes": 4,
     "runtimes": 5,
     "training": 5,
     "audits": 6,
     "experiments": 7,
-    "smoke": 8,
-    "doctor": 8,
+    "reports": 7,
+    "installation": 7,
 }
-FILES_OF_THE_PLAN = ("plan", "encoding_checks", "plan_checks", "plan_warnings", "privacy_checks", "noise_plan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +54,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 def unit(module: str) -> str:
     """The part of the package that has a rank: `tff_hospitals.accounting.ledger` is in `accounting`."""
-    name = module.split(".")[1] if "." in module else ""
-    return "plan" if name in FILES_OF_THE_PLAN else name
+    return module.split(".")[1] if "." in module else ""
 
 
 def is_for_types_only(node: ast.stmt) -> bool:
@@ -142,11 +135,11 @@ def is_entrance(module: str) -> bool:
         return names[-1].endswith("command") or names[-1] == "flag_groups" or len(names) == 2
     if unit(module) in ("accounting", "communication", "hospitals", "models"):
         return len(names) == 2 or names[-1] == "command"
-    return RANKS[unit(module)] == 0 or unit(module) in ("plan", "doctor", "smoke")
+    return unit(module) in ("", "foundations", "plan", "installation")
 
 
 def is_free_of_tensorflow(module: str) -> bool:
-    return RANKS[unit(module)] <= 1 or unit(module) in ("hospitals", "plan", "doctor")
+    return RANKS[unit(module)] <= 1 or unit(module) in ("hospitals", "plan")
 
 
 ENTRANCES = [module for module in MODULES if is_entrance(module)]

@@ -12,19 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg, stats
 
-from tff_hospitals.processes import (
-    aggregators,
-    discrete_noise,
-    distributed,
-    noise,
-    noise_sources,
-    secure_sum,
-    tree_noise,
-)
-from tff_hospitals.processes.discretisation import discretise
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.plan import tree_noise
+from tff_hospitals.plan.discretisation import discretise
+from tff_hospitals.plan.parts import DISTRIBUTED, MECHANISMS, ClientPlan, CohortPlan, PrivacyPlan
+from tff_hospitals.processes import discrete_noise, noise, noise_sources
+from tff_hospitals.processes.aggregators import base as aggregators
+from tff_hospitals.processes.aggregators import noise_shares, secure_sum
 from tff_hospitals.processes.local_training import LocalTraining
-from tff_hospitals.processes.plan_parts import DISTRIBUTED, MECHANISMS, ClientPlan, CohortPlan, PrivacyPlan
-from tff_hospitals.random_streams import Streams
 from tff_hospitals.training.loop import build_model
 
 pytestmark = pytest.mark.tensorflow
@@ -80,7 +75,7 @@ def one_round(aggregator, state, updates, round_number=0):
 
 def rounding_of(aggregator, state):
     """The largest error that whole numbers bring into one coordinate of the mean."""
-    if isinstance(aggregator, distributed.Distributed):
+    if isinstance(aggregator, noise_shares.Distributed):
         return float(np.sqrt(aggregator.dimension) / state["scale"])
     if isinstance(aggregator, secure_sum.SecureSum):
         parameters = aggregator.parameters(state)
@@ -179,7 +174,7 @@ def test_one_hospital_moves_the_unnoised_sum_by_at_most_the_stated_bound(name, o
     """Blanking a hospital out takes away exactly its contribution, whose norm is bounded whatever its data are."""
     aggregator, state = build(name, options, clip_norm=clip)
     parameters = aggregator.parameters(state)
-    if isinstance(aggregator, distributed.Distributed):
+    if isinstance(aggregator, noise_shares.Distributed):
         quiet = aggregator.no_hospital_noise()
         shown = collections.OrderedDict(
             quiet,
@@ -196,7 +191,9 @@ def test_one_hospital_moves_the_unnoised_sum_by_at_most_the_stated_bound(name, o
         units = aggregator.inner.resolutions(parameters, aggregator.steps)
         sent = {
             part: tf.nest.map_structure(
-                lambda whole, part=part: tf.cast(distributed.centred(whole, secure_sum.BITS), tf.float32) * units[part],
+                lambda whole, part=part: (
+                    tf.cast(noise_shares.centred(whole, secure_sum.BITS), tf.float32) * units[part]
+                ),
                 value,
             )
             for part, value in sent.items()
@@ -246,7 +243,7 @@ STEPS = 13
 
 @pytest.fixture(scope="module")
 def model():
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
     return build_model(Plan(), toy.hospitals())
 
@@ -422,8 +419,8 @@ def test_the_rotation_is_tffs():
 
     values = np.random.default_rng(0).normal(size=64).astype(np.float32)
     theirs = hadamard.fast_walsh_hadamard_transform(tf.constant(values)[tf.newaxis])[0].numpy()
-    np.testing.assert_allclose(distributed.walsh_hadamard(tf.constant(values)).numpy(), theirs, rtol=1e-4, atol=1e-5)
-    again = distributed.walsh_hadamard(distributed.walsh_hadamard(tf.constant(values)))
+    np.testing.assert_allclose(noise_shares.walsh_hadamard(tf.constant(values)).numpy(), theirs, rtol=1e-4, atol=1e-5)
+    again = noise_shares.walsh_hadamard(noise_shares.walsh_hadamard(tf.constant(values)))
     np.testing.assert_allclose(again.numpy(), values, rtol=1e-4, atol=1e-5)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.models import FunctionalModel, ModelSignature, build_model, list_models, model_problems
 from tff_hospitals.models.randomness import Rows, normal, uniform
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.models import FunctionalModel, ModelSignature, build_model, clipped_gradient_sum
 from tff_hospitals.models.clipping import layer_groups
 from tff_hospitals.models.per_record import method_for
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 

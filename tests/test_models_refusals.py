@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.models import FunctionalModel, ModelSignature
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 

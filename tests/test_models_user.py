@@ -8,8 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.models import ModelSignature, build_model
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 

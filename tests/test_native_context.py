@@ -15,8 +15,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from test_worker import SECONDS_TO_END, gone_in_time, lives
 
-from tff_hospitals.runtimes.native_context import NativeContext, WorkerError, native_context
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.runtimes.native.context import NativeContext, WorkerError, native_context
 
 pytestmark = pytest.mark.tensorflow
 
@@ -129,7 +129,7 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as do children of
 from tff_hospitals import quiet
 quiet.be_quiet()
 import tensorflow_federated as tff
-from tff_hospitals.runtimes.native_context import native_context
+from tff_hospitals.runtimes.native.context import native_context
 from test_native_context import mean, spin
 
 def compute_and_end(way):

@@ -10,12 +10,12 @@ import tensorflow as tf
 from scipy import stats
 from toy import hospitals
 
-from tff_hospitals.plan import Plan
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan.parts import PrivacyPlan
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import exact_normals, noise, noise_sources, system_noise
 from tff_hospitals.processes.exact_normals import Words
-from tff_hospitals.processes.plan_parts import PrivacyPlan
 from tff_hospitals.training.loop import train
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 KEY = np.array([3, -4], np.int64)
@@ -172,7 +172,7 @@ def test_secure_runs_take_their_noise_from_the_operating_system(mechanism, monke
 
 
 def _same_root():
-    from tff_hospitals.random_streams import Streams
+    from tff_hospitals.foundations.random_streams import Streams
 
     return Streams.from_seed(5)
 

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from tff_hospitals import noise_plan
+from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.hospitals import load_dataset
-from tff_hospitals.plan import Plan
-from tff_hospitals.records import RecordError
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
 
 
 @pytest.fixture(scope="module")

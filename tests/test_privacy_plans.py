@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals import noise_plan
 from tff_hospitals.accounting import MechanismEvent, epsilon_of
 from tff_hospitals.experiments.methods import METHODS
-from tff_hospitals.plan import Plan
-from tff_hospitals.processes import tree_noise
-from tff_hospitals.processes.plan_parts import DISTRIBUTED, MECHANISMS
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan import tree_noise
+from tff_hospitals.plan.parts import DISTRIBUTED, MECHANISMS
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.signal_to_noise import ratio
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 
@@ -140,7 +140,7 @@ def test_hospitals_in_turn_pay_for_their_own_rounds(name, many, model):
 
 def test_records_come_back_in_the_same_place_of_every_pass(few):
     """What the tree's accounting assumes of the batches of DP-FTRL."""
-    from tff_hospitals.training.rounds import RoundDrawer
+    from tff_hospitals.training.round_inputs import RoundDrawer
 
     plan = plan_of("dp_ftrl_local", client={"local_epochs": None, "local_steps": 12})
     drawer = RoundDrawer(plan, few, noise_plan.make(plan, few))

@@ -10,8 +10,8 @@ import pytest
 import toy
 from test_privacy_plans import BASE, COUNTING, PRIVATE, every_method, hospitals_for, plan_of
 
-from tff_hospitals import noise_plan
 from tff_hospitals.accounting.gaussian import exact_delta
+from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.training.loop import build_model, train
 
 pytestmark = pytest.mark.tensorflow

@@ -8,8 +8,9 @@ import tensorflow as tf
 from scipy import stats
 
 from tff_hospitals.accounting import split_adaptive_noise
-from tff_hospitals.processes import aggregators, client_optimizers, finalizers, noise
-from tff_hospitals.processes.plan_parts import ClientPlan, CohortPlan, PrivacyPlan, ServerPlan
+from tff_hospitals.plan.parts import ClientPlan, CohortPlan, PrivacyPlan, ServerPlan
+from tff_hospitals.processes import client_optimizers, finalizers, noise
+from tff_hospitals.processes.aggregators import base as aggregators
 
 pytestmark = pytest.mark.tensorflow
 

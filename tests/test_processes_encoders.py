@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tff_hospitals.communication import parse_chain, parsing
+from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.processes import encoder_draws
-from tff_hospitals.random_streams import Streams
 
 pytestmark = pytest.mark.tensorflow
 

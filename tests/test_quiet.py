@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.foundations.random_streams import Streams
 
 
 def test_same_names_same_stream_other_names_other_stream():

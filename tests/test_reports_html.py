@@ -11,12 +11,12 @@ import sys
 import pytest
 import report_samples
 
-from tff_hospitals import records
 from tff_hospitals.experiments import reports
-from tff_hospitals.experiments.reports import html as comparison_html
-from tff_hospitals.experiments.reports import html_run, pages, rerender, run_files
-from tff_hospitals.experiments.reports.plot_style import Picture
-from tff_hospitals.experiments.reports.summary import summary_from_json
+from tff_hospitals.foundations import files
+from tff_hospitals.reports import html as comparison_html
+from tff_hospitals.reports import html_run, pages, rerender, run_files
+from tff_hospitals.reports.plot_style import Picture
+from tff_hospitals.reports.summary import summary_from_json
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>{{ 7*7 }}"
 PICTURE = Picture("sample", "Sample", "caption", "alt", b"png", '<svg role="img" aria-label="alt"></svg>')
@@ -243,7 +243,7 @@ def test_bad_metrics_are_named(text, words, tmp_path):
     report_samples.write_sample_run(tmp_path, rounds=2)
     metrics = tmp_path / "metrics.csv"
     metrics.unlink() if text is None else metrics.write_text(text)
-    with pytest.raises(records.RecordError, match=words):
+    with pytest.raises(files.RecordError, match=words):
         reports.write_report(tmp_path)
 
 
@@ -252,26 +252,26 @@ def test_half_written_metrics_are_named_with_line_and_column(tmp_path):
     metrics = tmp_path / "metrics.csv"
     whole = metrics.read_text()
     metrics.write_text(whole[: len(whole) - 40])
-    with pytest.raises(records.RecordError, match="line 11 has not 15 cells"):
+    with pytest.raises(files.RecordError, match="line 11 has not 15 cells"):
         reports.write_report(tmp_path)
     metrics.write_text(whole.replace("\n1,hungary,", "\n1,hungary,much", 1))
-    with pytest.raises(records.RecordError, match="line 3, column loss: 'much"):
+    with pytest.raises(files.RecordError, match="line 3, column loss: 'much"):
         reports.write_report(tmp_path)
 
 
 def test_folders_that_hold_nothing_to_report_are_named(tmp_path):
-    with pytest.raises(records.RecordError, match="is not a folder"):
+    with pytest.raises(files.RecordError, match="is not a folder"):
         reports.write_report(tmp_path / "nowhere")
-    with pytest.raises(records.RecordError, match="does not exist"):
+    with pytest.raises(files.RecordError, match="does not exist"):
         reports.write_report(tmp_path)
     (tmp_path / "plan.json").write_text("{}")
-    with pytest.raises(records.RecordError, match="has not finished"):
+    with pytest.raises(files.RecordError, match="has not finished"):
         reports.write_report(tmp_path)
     (tmp_path / "summary.json").write_text('{"name": "another program"}')
-    with pytest.raises(records.RecordError, match="neither a comparison"):
+    with pytest.raises(files.RecordError, match="neither a comparison"):
         reports.write_report(tmp_path)
     (tmp_path / "summary.json").write_text('{"rows": [')
-    with pytest.raises(records.RecordError, match="cannot be read"):
+    with pytest.raises(files.RecordError, match="cannot be read"):
         rerender.is_comparison(tmp_path)
 
 

@@ -9,15 +9,15 @@ import report_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tff_hospitals.experiments.reports import plot_labels, plot_privacy, plot_style, plots
-from tff_hospitals.experiments.reports.plot_attacks import attacks_against_epsilon
-from tff_hospitals.experiments.reports.plot_bytes import bytes_against_accuracy
-from tff_hospitals.experiments.reports.plot_hospitals import accuracy_per_hospital
-from tff_hospitals.experiments.reports.plot_privacy import accuracy_against_epsilon
-from tff_hospitals.experiments.reports.plot_rounds import accuracy_by_round
-from tff_hospitals.experiments.reports.plot_run import run_by_round
-from tff_hospitals.experiments.reports.run_files import read_run
-from tff_hospitals.experiments.reports.summary import summary_from_json
+from tff_hospitals.reports import plot_labels, plot_privacy, plot_style, plots
+from tff_hospitals.reports.plot_attacks import attacks_against_epsilon
+from tff_hospitals.reports.plot_bytes import bytes_against_accuracy
+from tff_hospitals.reports.plot_hospitals import accuracy_per_hospital
+from tff_hospitals.reports.plot_privacy import accuracy_against_epsilon
+from tff_hospitals.reports.plot_rounds import accuracy_by_round
+from tff_hospitals.reports.plot_run import run_by_round
+from tff_hospitals.reports.run_files import read_run
+from tff_hospitals.reports.summary import summary_from_json
 
 LONG = tuple((m, label + " with a very long name, spelt out, " + m, *r) for m, label, *r in report_samples.METHODS)
 CASES = {

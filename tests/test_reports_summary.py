@@ -10,11 +10,11 @@ import math
 import pytest
 import report_samples
 
-from tff_hospitals import records
-from tff_hospitals.experiments.reports import rows, seeds, summary
-from tff_hospitals.experiments.reports.rows import row_from_json
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.reports import rows, seeds, summary
+from tff_hospitals.reports.rows import row_from_json
 from tff_hospitals.training.signal_to_noise import SWAMPS, swamped_words
-from tff_hospitals.validation import InvalidInput
 
 TOP_FIELDS = {
     *("schema_version", "title", "command", "created", "versions", "machine", "dataset", "seeds", "rounds"),
@@ -233,7 +233,7 @@ def test_paired_difference_uses_the_pairs():
 def test_a_bad_summary_is_a_named_error(change, words):
     source = report_samples.sample_summary()
     change(source)
-    with pytest.raises(records.RecordError, match=words) as error:
+    with pytest.raises(files.RecordError, match=words) as error:
         summary.summary_from_json(source)
     assert "Remedy" in str(error.value)
     assert len(str(error.value).splitlines()) <= 12
@@ -244,25 +244,25 @@ def test_all_problems_come_at_once():
     source["rows"][0]["accuracy_mean"] = "high"
     source["rows"][1]["loss_mean"] = "low"
     source["delta"] = 2
-    with pytest.raises(records.RecordError) as error:
+    with pytest.raises(files.RecordError) as error:
         summary.summary_from_json(source)
     assert all(word in str(error.value) for word in ("accuracy_mean", "loss_mean", "delta"))
 
 
 def test_missing_and_corrupt_files_are_named(tmp_path):
-    with pytest.raises(records.RecordError, match="does not exist"):
+    with pytest.raises(files.RecordError, match="does not exist"):
         summary.read_summary(tmp_path)
     (tmp_path / "summary.json").write_text('{"schema_version": 1, "rows": [')
-    with pytest.raises(records.RecordError, match="cannot be read"):
+    with pytest.raises(files.RecordError, match="cannot be read"):
         summary.read_summary(tmp_path)
     (tmp_path / "summary.json").write_text("[1, 2]")
-    with pytest.raises(records.RecordError, match="must be an object"):
+    with pytest.raises(files.RecordError, match="must be an object"):
         summary.read_summary(tmp_path)
 
 
 def test_a_bad_summary_is_not_written(tmp_path):
     bad = summary.Summary(summary.DatasetFacts("d"), (rows.Row("m", accuracy_mean=7.0),))
-    with pytest.raises(records.RecordError, match="accuracy_mean"):
+    with pytest.raises(files.RecordError, match="accuracy_mean"):
         summary.write_summary(tmp_path, bad)
     assert not list(tmp_path.iterdir())
 

@@ -7,9 +7,9 @@ import io
 import pytest
 import report_samples
 
-from tff_hospitals.experiments.reports import findings, progress, table, wording
-from tff_hospitals.experiments.reports.rows import Row
-from tff_hospitals.experiments.reports.summary import summary_from_json
+from tff_hospitals.reports import findings, progress, table, wording
+from tff_hospitals.reports.rows import Row
+from tff_hospitals.reports.summary import summary_from_json
 
 
 def sample(**changes):
@@ -41,7 +41,7 @@ def test_golden_pieces():
 
 
 def wording_titles():
-    from tff_hospitals.experiments.reports.rows import GROUP_TITLES
+    from tff_hospitals.reports.rows import GROUP_TITLES
 
     return tuple(GROUP_TITLES.values())
 

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals import learning_process, noise_plan
 from tff_hospitals.experiments.methods import METHODS
-from tff_hospitals.plan import Plan
-from tff_hospitals.plan_checks import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
-from tff_hospitals.processes.plan_parts import MECHANISMS
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.checks.training import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
+from tff_hospitals.plan.parts import MECHANISMS
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import composition
 from tff_hospitals.runtimes import build_runtime
-from tff_hospitals.training.books import Books
 from tff_hospitals.training.loop import build_model
-from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.training.round_inputs import RoundDrawer
+from tff_hospitals.training.run_history import RunHistory
 
 pytestmark = pytest.mark.tensorflow
 
@@ -76,20 +77,20 @@ CASES = cases()
 def run(plan, runtime, **options):
     dataset = toy.hospitals()
     model = build_model(plan, dataset)
-    parts = learning_process.compose(plan, dataset, model)
+    parts = composition.compose(plan, dataset, model)
     noise = noise_plan.make(plan, dataset)
     root = Streams.from_seed(plan.seed)
     weights, frozen = model.initial_weights(root.child("model").key())
     state = parts.initial_state(weights, root, noise.server_multiplier)
     drawer = RoundDrawer(plan, dataset, noise)
-    books = Books(plan, dataset, noise, parts.wire_bytes(), (0, 0), 0)
+    history = RunHistory(plan, dataset, noise, parts.wire_bytes(), (0, 0), 0)
     inputs = [drawer.draw(number) for number in range(plan.rounds)]
     executor = build_runtime(runtime, parts, dataset, frozen, **options)
     state, outputs = executor.run_rounds(state, inputs)
     for one, output in zip(inputs, outputs):
-        books.record_round(one, output)
+        history.record_round(one, output)
     executor.close()
-    return state, outputs, books
+    return state, outputs, history
 
 
 @functools.cache
@@ -104,7 +105,7 @@ def flat(structure):
 
 
 def same(found, expected):
-    (state, outputs, books), (their_state, their_outputs, their_books) = found, expected
+    (state, outputs, history), (their_state, their_outputs, their_books) = found, expected
     for name in ("weights", "aggregator", "finalizer"):
         mine, theirs = (
             flat(getattr(state, name)) if getattr(state, name) else [],
@@ -112,9 +113,9 @@ def same(found, expected):
         )
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6, err_msg=name)
     assert int(state.round_number) == int(their_state.round_number) == ROUNDS
-    assert books.ledger == their_books.ledger
-    assert books.bytes_up == their_books.bytes_up
-    assert books.bytes_down == their_books.bytes_down
+    assert history.ledger == their_books.ledger
+    assert history.bytes_up == their_books.bytes_up
+    assert history.bytes_down == their_books.bytes_down
     for one, other in zip(outputs, their_outputs):
         assert list(one.metrics) == list(other.metrics)  # the same hospitals by id, in the same order
         for hospital, values in one.metrics.items():
@@ -139,7 +140,7 @@ def test_rounds_in_one_call_equal_rounds_one_by_one():
     plan = CASES["method adaptive_clip"]
     dataset = toy.hospitals()
     model = build_model(plan, dataset)
-    parts = learning_process.compose(plan, dataset, model)
+    parts = composition.compose(plan, dataset, model)
     noise = noise_plan.make(plan, dataset)
     root = Streams.from_seed(1)
     weights, frozen = model.initial_weights(root.child("model").key())

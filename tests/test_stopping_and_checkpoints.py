@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tff_hospitals.processes.plan_parts import StoppingPlan
-from tff_hospitals.records import RecordError
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.plan.parts import StoppingPlan
 from tff_hospitals.training.checkpoints import KEEP, Checkpoint, CheckpointFolder, from_bytes, to_bytes
 from tff_hospitals.training.evaluation import area_under_curve
 from tff_hospitals.training.stopping import PlateauRule

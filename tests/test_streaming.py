@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals import learning_process, noise_plan
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Part, load_dataset
 from tff_hospitals.hospitals.checks import Signature
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital
-from tff_hospitals.plan import Plan
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.runtimes import resident
-from tff_hospitals.runtimes.scanned import ScannedProgram
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import composition
+from tff_hospitals.runtimes.compiled import device_data
+from tff_hospitals.runtimes.compiled.scanned import ScannedProgram
 from tff_hospitals.training.loop import build_model, train
-from tff_hospitals.training.rounds import RoundDrawer
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.training.round_inputs import RoundDrawer
 
 pytestmark = pytest.mark.tensorflow
 
@@ -60,15 +61,15 @@ def test_streamed_sites_give_what_resident_ones_give(changes, features):
 def test_chunks_of_any_bound_give_the_same_bits(monkeypatch):
     dataset = sites(True)
     whole = train(PLAN, dataset).weights
-    monkeypatch.setattr(resident, "KEPT_BYTES", 0)
+    monkeypatch.setattr(device_data, "KEPT_BYTES", 0)
     monkeypatch.setattr(PartStore, "get", lambda self, name, make: make())
     assert flat(train(PLAN, dataset).weights).tolist() == flat(whole).tolist()
 
 
 def test_only_chunks_are_held():
     dataset = sites(True, sizes=(50,) * 40)
-    bytes_each = 50 * resident.record_bytes(dataset)
-    data = resident.StreamedData(dataset, kept_bytes=3 * bytes_each)
+    bytes_each = 50 * device_data.record_bytes(dataset)
+    data = device_data.StreamedData(dataset, kept_bytes=3 * bytes_each)
     for hospital in dataset.hospitals:
         chunk = data.of((hospital,))
         assert chunk.features.shape == (50, 6)
@@ -78,11 +79,11 @@ def test_only_chunks_are_held():
 
 def test_what_is_too_large_to_be_resident_is_streamed():
     dataset = sites(False)
-    total = sum(SIZES) * resident.record_bytes(dataset)
-    assert resident.record_bytes(dataset) == 6 * 4 + 8
-    assert isinstance(resident.load(dataset, resident_bytes=total), resident.ResidentData)
-    assert isinstance(resident.load(dataset, resident_bytes=total - 1), resident.StreamedData)
-    assert isinstance(resident.load(sites(True)), resident.StreamedData)
+    total = sum(SIZES) * device_data.record_bytes(dataset)
+    assert device_data.record_bytes(dataset) == 6 * 4 + 8
+    assert isinstance(device_data.load(dataset, resident_bytes=total), device_data.ResidentData)
+    assert isinstance(device_data.load(dataset, resident_bytes=total - 1), device_data.StreamedData)
+    assert isinstance(device_data.load(sites(True)), device_data.StreamedData)
 
 
 def cohort(sizes):
@@ -92,7 +93,7 @@ def cohort(sizes):
 
 
 def test_pieces_are_alike_in_size_and_lose_nobody():
-    found = [[one.schedule.records for one in piece] for piece in resident.pieces(cohort(SIZES), 3, 32)]
+    found = [[one.schedule.records for one in piece] for piece in device_data.pieces(cohort(SIZES), 3, 32)]
     assert sorted(size for piece in found for size in piece) == sorted(SIZES)
     # One step of 8 for 1, 2, 3 and 8 records; 5, 15 and 50 steps for 40, 120 and 400.
     assert found == [[3, 1, 8], [2], [40, 120], [400]]
@@ -100,21 +101,21 @@ def test_pieces_are_alike_in_size_and_lose_nobody():
 
 def test_pieces_of_equal_sites_keep_their_order_and_their_bound(monkeypatch):
     equal = cohort((10, 12, 10, 12, 10))
-    assert [len(piece) for piece in resident.pieces(equal, 2, 32)] == [2, 2, 1]
-    assert [one for piece in resident.pieces(equal, 2, 32) for one in piece] == list(equal)
-    monkeypatch.setattr(resident, "CHUNK_BYTES", 22 * 32)
-    assert [len(piece) for piece in resident.pieces(equal, 5, 32)] == [2, 2, 1]
-    assert list(resident.pieces((), 5, 32)) == []
+    assert [len(piece) for piece in device_data.pieces(equal, 2, 32)] == [2, 2, 1]
+    assert [one for piece in device_data.pieces(equal, 2, 32) for one in piece] == list(equal)
+    monkeypatch.setattr(device_data, "CHUNK_BYTES", 22 * 32)
+    assert [len(piece) for piece in device_data.pieces(equal, 5, 32)] == [2, 2, 1]
+    assert list(device_data.pieces((), 5, 32)) == []
 
 
 def test_rooms_waste_less_than_four_times():
     for rows in (1, 63, 65, 500, 4_000, 99_999, 100_000):
-        assert rows <= resident.room_for(rows, 100_000) <= max(64, 4 * rows + 4)
+        assert rows <= device_data.room_for(rows, 100_000) <= max(64, 4 * rows + 4)
 
 
 def test_very_unequal_sites_are_not_padded_to_the_largest():
-    assert resident.is_uneven(toy.hospitals((400, *(5,) * 9)))
-    assert not resident.is_uneven(toy.hospitals((40, *(20,) * 9)))
+    assert device_data.is_uneven(toy.hospitals((400, *(5,) * 9)))
+    assert not device_data.is_uneven(toy.hospitals((40, *(20,) * 9)))
 
 
 @pytest.mark.parametrize("client", [{}, {"local_epochs": None, "local_steps": 20}], ids=["an epoch", "20 steps"])
@@ -122,15 +123,15 @@ def test_small_sites_are_not_padded_to_the_batches_of_large_ones(client):
     dataset = toy.hospitals((2, 3, 500, 600, 4, 40))
     plan = PLAN.replace(client={"batch_size": 64, **client}, model={"name": "mlp"})
     model = build_model(plan, dataset)
-    program = ScannedProgram(learning_process.compose(plan, dataset, model))
+    program = ScannedProgram(composition.compose(plan, dataset, model))
     one = RoundDrawer(plan, dataset, noise_plan.make(plan, dataset)).draw(0)
-    chunks = program.chunks(one, resident.record_bytes(dataset))
+    chunks = program.chunks(one, device_data.record_bytes(dataset))
     assert chunks[0].ids == ("site_0", "site_1", "site_4")  # the three smallest
     assert sorted(name for chunk in chunks for name in chunk.ids) == list(dataset.ids)
     for chunk in chunks:
         for hospital in chunk.cohort:
-            assert chunk.sizes["capacity"] <= resident.MOST_PADDING * hospital.schedule.capacity
-            assert chunk.sizes["steps"] <= resident.MOST_PADDING * hospital.schedule.steps
+            assert chunk.sizes["capacity"] <= device_data.MOST_PADDING * hospital.schedule.capacity
+            assert chunk.sizes["steps"] <= device_data.MOST_PADDING * hospital.schedule.steps
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

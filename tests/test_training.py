@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals import noise_plan, records
 from tff_hospitals.accounting import Ledger
-from tff_hospitals.plan import Plan
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training import loop
 from tff_hospitals.training.loop import TrainingError, train
-from tff_hospitals.training.rounds import RoundDrawer
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.training.round_inputs import RoundDrawer
 
 pytestmark = pytest.mark.tensorflow
 
@@ -124,9 +125,9 @@ def test_resuming_a_finished_run_does_nothing_and_says_so(dataset, model, whole)
 
 def test_a_directory_of_another_plan_is_refused_and_left_alone(dataset, model, whole):
     before = (whole.directory / "plan.json").read_bytes()
-    with pytest.raises(records.RecordError, match=r"differs in rounds \(6 there, 7 here\)"):
+    with pytest.raises(files.RecordError, match=r"differs in rounds \(6 there, 7 here\)"):
         train(PLAN.replace(rounds=7), dataset, model=model, run_dir=whole.directory)
-    with pytest.raises(records.RecordError, match="the data"):
+    with pytest.raises(files.RecordError, match="the data"):
         train(PLAN, toy.hospitals(seed=1), run_dir=whole.directory)
     assert (whole.directory / "plan.json").read_bytes() == before
 
@@ -147,21 +148,21 @@ def test_no_whole_checkpoint_is_an_error_that_names_the_remedy(dataset, model, w
     shutil.copytree(whole.directory, folder)
     for path in (folder / "checkpoints").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(records.RecordError, match="Remedy"):
+    with pytest.raises(files.RecordError, match="Remedy"):
         train(PLAN, dataset, model=model, run_dir=folder)
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(dataset, model, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    real = records.write_bytes
+    real = files.write_bytes
 
     def full_after_round_two(path, content):
         if "000004" in str(path):
-            raise records.RecordError(f"could not write {path}: No space left on device. Remedy: free some space.")
+            raise files.RecordError(f"could not write {path}: No space left on device. Remedy: free some space.")
         real(path, content)
 
-    monkeypatch.setattr(records, "write_bytes", full_after_round_two)
-    with pytest.raises(records.RecordError, match="No space left"):
+    monkeypatch.setattr(files, "write_bytes", full_after_round_two)
+    with pytest.raises(files.RecordError, match="No space left"):
         train(PLAN, dataset, model=model, run_dir=folder)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["round_000002.ckpt"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import toy
 
-from tff_hospitals import noise_plan
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments.methods import METHODS
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.budgets import RoundBudgets, limits
 
 BASE = Plan().replace(

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals import learning_process
-from tff_hospitals.plan import Plan
-from tff_hospitals.runtimes import compiled, fused, together
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import composition
+from tff_hospitals.runtimes.compiled import fused, joint_runs
+from tff_hospitals.runtimes.compiled import runtime as compiled
 from tff_hospitals.training import loop, session
 from tff_hospitals.training.loop import TrainingError, train, train_seeds
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 
@@ -53,13 +54,13 @@ def model(dataset):
 def calls(monkeypatch):
     """Makes any number of saved calls pay, and says how many runs each shared call had."""
     runs = []
-    run_all = together.TogetherProgram.run_all
+    run_all = joint_runs.JointProgram.run_all
 
     def counted(self, states, *rest):
         runs.append(len(states))
         return run_all(self, states, *rest)
 
-    monkeypatch.setattr(together.TogetherProgram, "run_all", counted)
+    monkeypatch.setattr(joint_runs.JointProgram, "run_all", counted)
     monkeypatch.setattr(session, "_CALLS_THAT_PAY", 0)
     return runs
 
@@ -200,14 +201,14 @@ def test_calls_hold_no_more_noise_than_is_allowed(dataset, model, monkeypatch, c
     plan = PLANS["dp_sgd"].replace(evaluate_every=6, checkpoint_every=6)
     whole = train_seeds(with_seeds(plan), dataset, model=model)
     shapes = []
-    noise_of_all = together.TogetherProgram._noise_of_all
+    noise_of_all = joint_runs.JointProgram._noise_of_all
 
     def watched(self, own, inputs):
         noise = noise_of_all(self, own, inputs)
         shapes.append(noise[0].shape)
         return noise
 
-    monkeypatch.setattr(together.TogetherProgram, "_noise_of_all", watched)
+    monkeypatch.setattr(joint_runs.JointProgram, "_noise_of_all", watched)
     one_round = 3 * 5 * 6  # hospitals, steps, parameters
     for rounds, expected in ((1, (1, 1)), (4, (3, 1)), (6, (3, 2))):
         monkeypatch.setattr(fused, "NOISE_SCALARS", rounds * one_round)
@@ -219,7 +220,7 @@ def test_calls_hold_no_more_noise_than_is_allowed(dataset, model, monkeypatch, c
 
 
 def test_few_rounds_do_not_pay_for_a_program_of_their_own(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(together.TogetherProgram, "run_all", lambda *_: pytest.fail("shared a call"))
+    monkeypatch.setattr(joint_runs.JointProgram, "run_all", lambda *_: pytest.fail("shared a call"))
     plans = with_seeds(PLANS["frozen_differ"])
     built = loop.build_model(plans[0], dataset)
     runs = train_seeds(plans, dataset, model=built, run_dirs=folders(tmp_path / "in_turn"))
@@ -228,7 +229,7 @@ def test_few_rounds_do_not_pay_for_a_program_of_their_own(dataset, tmp_path, mon
 
 
 def test_only_the_fused_strategy_shares_calls(dataset, model):
-    parts = learning_process.compose(PLAN, dataset, model)
+    parts = composition.compose(PLAN, dataset, model)
     assert compiled.CompiledRuntime(parts, dataset, (), strategy="fused").shares_calls
     assert not compiled.CompiledRuntime(parts, dataset, (), strategy="scanned").shares_calls
 

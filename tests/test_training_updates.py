@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from toy import hospitals
 
-from tff_hospitals.plan import Plan
-from tff_hospitals.records import RecordError
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.loop import train
 from tff_hospitals.training.updates import UpdateFolder
-from tff_hospitals.validation import InvalidInput
 
 pytestmark = pytest.mark.tensorflow
 PLAN = Plan(rounds=5, evaluate_every=5, checkpoint_every=5).replace(client={"local_steps": 6, "batch_size": 4})

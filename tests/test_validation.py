@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tff_hospitals.validation import InvalidInput, in_range, one_of, raise_if, whole_number
+from tff_hospitals.foundations.validation import InvalidInput, in_range, one_of, raise_if, whole_number
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "0.1", True, None])

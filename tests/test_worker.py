@@ -12,14 +12,14 @@ import time
 
 import pytest
 
-from tff_hospitals.runtimes import worker as worker_module
-from tff_hospitals.runtimes.worker import Worker, WorkerError
+from tff_hospitals.runtimes.native import worker as worker_module
+from tff_hospitals.runtimes.native.worker import Worker, WorkerError
 
 SECONDS_TO_END = 5.0
 
 CHILD = """
 import os, signal, sys, time
-from tff_hospitals.runtimes.worker import Worker
+from tff_hospitals.runtimes.native.worker import Worker
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as do children of some libraries' threads
 worker = Worker()

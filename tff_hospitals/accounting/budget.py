@@ -24,12 +24,12 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import epsilon as epsilon_lib
-from tff_hospitals.accounting import parts
+from tff_hospitals.accounting import loss_shapes
 from tff_hospitals.accounting.events import UNITS, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
-from tff_hospitals.validation import Problem
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import Problem
 
 Planned = Sequence[tuple[MechanismEvent, int]]
 
@@ -89,7 +89,7 @@ class Budget:
         """The epsilon that the ledger would state for one hospital after the planned events."""
         known = hospital_id is not None and ledger.knows(unit, hospital_id)
         taken = ledger.events(unit, hospital_id) if known else ledger.shared_events(unit)
-        composition = parts.compose([*taken, *planned], ledger.adjacency)
+        composition = loss_shapes.compose([*taken, *planned], ledger.adjacency)
         if self.conversion == "pld" and epsilon_lib.size_problem(composition) is not None:
             return math.inf  # more than any limit: its loss is too wide for memory
         return epsilon_lib.composed_epsilon(composition, ledger.delta, self.conversion)

@@ -16,12 +16,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import epsilon as epsilon_lib
-from tff_hospitals.accounting import gaussian, parts
+from tff_hospitals.accounting import gaussian, loss_shapes
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, MechanismEvent
 from tff_hospitals.accounting.sampling import adjacency_of, sampled_events, sampling_probability_of, sampling_problems
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 LARGEST_NOISE = 1e6
 """Noise multiplier at which a search gives up; no model survives a millionth of it."""
@@ -120,7 +120,7 @@ def calibrate_event(
 
     def epsilon_at(scale: float) -> float:
         pairs = [*spent, (with_noise(template, scale), count)]
-        if conversion == "pld" and epsilon_lib.size_problem(parts.compose(pairs, adjacency)) is not None:
+        if conversion == "pld" and epsilon_lib.size_problem(loss_shapes.compose(pairs, adjacency)) is not None:
             return math.inf  # a loss too wide for memory is beyond every target
         return epsilon_lib.epsilon_of(pairs, delta, adjacency=adjacency, conversion=conversion)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from tff_hospitals.accounting.gaussian import adaptive_noise_problem
-from tff_hospitals.validation import Problem
+from tff_hospitals.foundations.validation import Problem
 
 FEW_HOSPITALS = 20
 """Below this a hospital is at least a twentieth of everything; hiding it needs noise of the size of the update."""

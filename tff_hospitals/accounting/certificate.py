@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from tff_hospitals.accounting import epsilon as epsilon_lib
-from tff_hospitals.accounting import parts, privacy_loss
+from tff_hospitals.accounting import loss_shapes, privacy_loss
 from tff_hospitals.accounting.dp_events import compose_dp_event
 from tff_hospitals.accounting.events import REPLACE_ONE, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
 
 TOLERANCE = {"rdp": 2e-2, "pld": 2e-3, "gaussian_exact": 1e-6}
 """By how much ours may be smaller, relative. dp_accounting bounds fractional Renyi orders loosely where noise is small
@@ -155,7 +155,7 @@ def _too_large(released: Events, delta: float, adjacency: str) -> str | None:
     """Why nobody is asked for a loss distribution: it would not fit into memory. None when it would."""
     if adjacency == REPLACE_ONE or not released:
         return None
-    composition = parts.compose(released, adjacency)
+    composition = loss_shapes.compose(released, adjacency)
     problem = epsilon_lib.conversion_problem(composition, "pld", delta)
     if problem is not None:
         return problem.bound if epsilon_lib.size_problem(composition) is not None else None
@@ -186,10 +186,10 @@ def cells_of(released: Events, adjacency: str, interval: float = _GRID) -> tuple
     '2.0e+09'
     """
     widest = total = 0.0
-    for event, count in parts.settled(released):
-        for part in parts.parts_of(event, adjacency):
-            if isinstance(part, parts.GaussianPart):
-                part, count = parts.GaussianPart(count * part.mu_squared), 1
+    for event, count in loss_shapes.settled(released):
+        for part in loss_shapes.parts_of(event, adjacency):
+            if isinstance(part, loss_shapes.GaussianPart):
+                part, count = loss_shapes.GaussianPart(count * part.mu_squared), 1
             variance, width = privacy_loss.spread(part)
             length = width / interval + 2
             share = variance / (interval * length) ** 2

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tff_hospitals.accounting import gaussian, parts
+from tff_hospitals.accounting import gaussian, loss_shapes
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, REPLACE_ONE, MechanismEvent
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 
 def to_dp_event(event: MechanismEvent, adjacency: str = ADD_OR_REMOVE_ONE) -> Any:
@@ -29,22 +29,22 @@ def to_dp_event(event: MechanismEvent, adjacency: str = ADD_OR_REMOVE_ONE) -> An
     """
     import dp_accounting
 
-    (part,) = parts.parts_of(event, adjacency)
-    if isinstance(part, parts.NonPrivatePart):
+    (part,) = loss_shapes.parts_of(event, adjacency)
+    if isinstance(part, loss_shapes.NonPrivatePart):
         return dp_accounting.NonPrivateDpEvent()
-    if isinstance(part, parts.SelectionPart):
+    if isinstance(part, loss_shapes.SelectionPart):
         inner = compose_dp_event(event.base or (), adjacency)
         return dp_accounting.dp_event.RepeatAndSelectDpEvent(inner, part.mean_runs, part.shape)
-    if isinstance(part, parts.LaplacePart):
+    if isinstance(part, loss_shapes.LaplacePart):
         return dp_accounting.LaplaceDpEvent(part.scale)
-    if isinstance(part, parts.DiscreteGaussianPart):
+    if isinstance(part, loss_shapes.DiscreteGaussianPart):
         return dp_accounting.ZCDpEvent(gaussian.zcdp_rho(part))
-    if isinstance(part, parts.PoissonPart):
+    if isinstance(part, loss_shapes.PoissonPart):
         return dp_accounting.PoissonSampledDpEvent(part.sampling_probability, dp_accounting.GaussianDpEvent(part.sigma))
-    if isinstance(part, parts.FixedSizePart):
+    if isinstance(part, loss_shapes.FixedSizePart):
         noise = dp_accounting.GaussianDpEvent(part.sigma)
         return dp_accounting.SampledWithoutReplacementDpEvent(event.records, event.batch, noise)
-    if isinstance(part, parts.GaussianPart):
+    if isinstance(part, loss_shapes.GaussianPart):
         return dp_accounting.GaussianDpEvent(part.mu_squared**-0.5)
     bound = "has no event in dp_accounting"
     raise InvalidInput([Problem("event.kind", event.kind, bound, "use this package's Renyi curve")])
@@ -54,7 +54,7 @@ def compose_dp_event(events: Iterable[tuple[MechanismEvent, int]], adjacency: st
     """The `DpEvent` of many releases; of a whole ledger with `ledger.events(unit, hospital_id)`."""
     import dp_accounting
 
-    settled = parts.settled(events)
+    settled = loss_shapes.settled(events)
     composed = [dp_accounting.SelfComposedDpEvent(to_dp_event(event, adjacency), count) for event, count in settled]
     return dp_accounting.ComposedDpEvent(composed)
 

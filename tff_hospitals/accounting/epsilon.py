@@ -20,14 +20,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Union
 
-from tff_hospitals import validation
-from tff_hospitals.accounting import parts as parts_lib
+from tff_hospitals.accounting import loss_shapes as parts_lib
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, MechanismEvent
-from tff_hospitals.accounting.parts import Composition
-from tff_hospitals.validation import Problem
+from tff_hospitals.accounting.loss_shapes import Composition
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import Problem
 
 if TYPE_CHECKING:
-    from tff_hospitals.accounting.parts import Part
+    from tff_hospitals.accounting.loss_shapes import Part
 
 CONVERSIONS: Mapping[str, str] = {
     "rdp": "Renyi DP, improved conversion (Canonne, Kamath and Steinke 2020), as in dp_accounting",

@@ -23,8 +23,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from tff_hospitals import validation
-from tff_hospitals.accounting.kinds import (
+from tff_hospitals.accounting.event_kinds import (
     ADD_OR_REMOVE_ONE,
     ADJACENCIES,
     ALL_ADJACENCIES,
@@ -33,7 +32,8 @@ from tff_hospitals.accounting.kinds import (
     REPLACE_SPECIAL,
     UNITS,
 )
-from tff_hospitals.validation import Problem
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import Problem
 
 __all__ = [
     "ADD_OR_REMOVE_ONE",

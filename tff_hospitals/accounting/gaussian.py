@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-from tff_hospitals import validation
-from tff_hospitals.accounting.parts import Composition, DiscreteGaussianPart, GaussianPart, LaplacePart, Part
-from tff_hospitals.validation import Problem
+from tff_hospitals.accounting.loss_shapes import Composition, DiscreteGaussianPart, GaussianPart, LaplacePart, Part
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import Problem
 
 
 def total_mu(composition: Composition) -> float:

@@ -20,11 +20,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import epsilon as epsilon_lib
-from tff_hospitals.accounting import parts
+from tff_hospitals.accounting import loss_shapes
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, REPLACE_ONE, MechanismEvent
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 METHODS = ("gaussian", "mixture", "lemma")
 _CLIPPED_SUMS = ("gaussian", "no_amplification", "laplace", "adaptive_clip")
@@ -88,14 +88,14 @@ def _weakened(event: MechanismEvent, factor: int) -> MechanismEvent:
 def _by_mixture(
     events: Sequence[tuple[MechanismEvent, int]], delta: float, size: int, adjacency: str, conversion: str
 ) -> float:
-    composition: list[tuple[parts.Part, float]] = []
-    for part, count in parts.compose(events, adjacency):
-        if isinstance(part, parts.PoissonPart):
+    composition: list[tuple[loss_shapes.Part, float]] = []
+    for part, count in loss_shapes.compose(events, adjacency):
+        if isinstance(part, loss_shapes.PoissonPart):
             q = part.sampling_probability
             chances = tuple(math.comb(size, k) * q**k * (1 - q) ** (size - k) for k in range(size + 1))
-            composition.append((parts.MixturePart(chances, part.sigma), count))
-        elif isinstance(part, parts.GaussianPart):
-            composition.append((parts.GaussianPart(part.mu_squared * size**2), count))
+            composition.append((loss_shapes.MixturePart(chances, part.sigma), count))
+        elif isinstance(part, loss_shapes.GaussianPart):
+            composition.append((loss_shapes.GaussianPart(part.mu_squared * size**2), count))
         else:
             composition.append((part, count))
     return epsilon_lib.composed_epsilon(tuple(composition), delta, conversion)

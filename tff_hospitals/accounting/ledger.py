@@ -19,12 +19,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tff_hospitals import validation
 from tff_hospitals.accounting import epsilon as epsilon_lib
-from tff_hospitals.accounting import parts
-from tff_hospitals.accounting.entries import Entry
+from tff_hospitals.accounting import loss_shapes
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, ADJACENCIES, UNITS, MechanismEvent
-from tff_hospitals.validation import Problem
+from tff_hospitals.accounting.ledger_entry import Entry
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import Problem
 
 SCHEMA_VERSION = 1
 
@@ -70,7 +70,7 @@ class Ledger:
                 _unit_problem(unit),
                 validation.whole_number("round_number", round_number, low=0, remedy="give the round's number"),
                 validation.whole_number("count", count, low=0, remedy="give the number of steps really taken"),
-                parts.adjacency_problem(event, self.adjacency),
+                loss_shapes.adjacency_problem(event, self.adjacency),
             ]
         )
         of_hospital = self._of_hospital(unit, hospital_id)
@@ -110,7 +110,7 @@ class Ledger:
         """What was released about one hospital, with counts: its own entries and those that touch every hospital."""
         validation.raise_if([self._hospital_problem(unit, hospital_id)])
         own = [(unit, None), (unit, hospital_id)] if hospital_id is not None else [(unit, None)]
-        return parts.settled(
+        return loss_shapes.settled(
             (event, entry.count(through_round)) for key in own for event, entry in self._entries.get(key, {}).items()
         )
 
@@ -153,7 +153,7 @@ class Ledger:
             return self.worst_epsilon(unit, conversion, through_round)[0]
         if unit not in self._ids:
             return math.inf
-        composition = parts.compose(self.events(unit, hospital_id, through_round), self.adjacency)
+        composition = loss_shapes.compose(self.events(unit, hospital_id, through_round), self.adjacency)
         return epsilon_lib.composed_epsilon(composition, self.delta, conversion)
 
     def worst_epsilon(
@@ -171,18 +171,18 @@ class Ledger:
 
     def _compositions(
         self, unit: str, hospital_id: str | None, through_round: int | None = None
-    ) -> dict[parts.Composition, str | None]:
+    ) -> dict[loss_shapes.Composition, str | None]:
         """What is charged to one hospital, or to each of them (None), and whose it first is: of thousands of hospitals
         most have done the same.
         """
         ids = self._ids.get(unit) if hospital_id is None else None
-        found: dict[parts.Composition, str | None] = {}
+        found: dict[loss_shapes.Composition, str | None] = {}
         seen: set[tuple[tuple[MechanismEvent, int], ...]] = set()
         for of in ids or (hospital_id,):
             events = self.events(unit, of, through_round)
             if events not in seen:
                 seen.add(events)
-                found.setdefault(parts.compose(events, self.adjacency), of)
+                found.setdefault(loss_shapes.compose(events, self.adjacency), of)
         return found
 
     def epsilon_by_round(self, unit: str, hospital_id: str | None = None, conversion: str = "rdp") -> dict[int, float]:

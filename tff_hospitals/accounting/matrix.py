@@ -15,8 +15,8 @@ import functools
 import math
 from collections.abc import Sequence
 
-from tff_hospitals import validation
-from tff_hospitals.validation import Problem
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import Problem
 
 
 @functools.lru_cache(maxsize=4096)

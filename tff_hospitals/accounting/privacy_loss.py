@@ -23,7 +23,7 @@ import numpy as np
 from scipy import fft, special
 
 from tff_hospitals.accounting import gaussian, renyi
-from tff_hospitals.accounting.parts import Composition, GaussianPart, LaplacePart, MixturePart, Part, PoissonPart
+from tff_hospitals.accounting.loss_shapes import Composition, GaussianPart, LaplacePart, MixturePart, Part, PoissonPart
 from tff_hospitals.accounting.sampled_gaussian import mixture_loss
 
 PRECISION = 1e-4

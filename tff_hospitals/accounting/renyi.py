@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from tff_hospitals.accounting.parts import (
+from tff_hospitals.accounting.loss_shapes import (
     Composition,
     DiscreteGaussianPart,
     FixedSizePart,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tff_hospitals import validation
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, REPLACE_ONE, REPLACE_SPECIAL, MechanismEvent
-from tff_hospitals.validation import Problem
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.validation import Problem
 
 SAMPLINGS: Mapping[str, str] = {
     "poisson": "each record joins a step independently with the sampling probability",

@@ -16,10 +16,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from tff_hospitals import validation
 from tff_hospitals.accounting.epsilon import CONVERSIONS
 from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, ADJACENCIES, REPLACE_ONE, UNITS, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
+from tff_hospitals.foundations import validation
 
 PROTECTED: Mapping[str, str] = {
     "record": "one patient record at any hospital",

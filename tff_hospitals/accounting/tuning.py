@@ -18,9 +18,9 @@ import functools
 import math
 from typing import TYPE_CHECKING
 
-from tff_hospitals import validation
 from tff_hospitals.accounting.events import MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
+from tff_hospitals.foundations import validation
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tff_hospitals.audits.gradients import Tensors, first_dense_layer
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel

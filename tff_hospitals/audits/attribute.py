@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tff_hospitals.audits.statistics import Interval, clopper_pearson
-from tff_hospitals.validation import Problem, one_of, raise_if
+from tff_hospitals.foundations.validation import Problem, one_of, raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.audits.gradients import Tensors

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tff_hospitals.validation import in_range, raise_if, whole_number
+from tff_hospitals.foundations.validation import in_range, raise_if, whole_number
 
 LARGEST = 60.0  # an epsilon beyond any use: the search ends there
 

@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals import learning_process, noise_plan
 from tff_hospitals.audits import canaries
 from tff_hospitals.audits.per_record import RecordGradients
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import raise_if, whole_number
 from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.processes import composition
 from tff_hospitals.runtimes.base import HospitalRound
-from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.training.round_inputs import RoundDrawer
 from tff_hospitals.training.updates import Replay
-from tff_hospitals.validation import raise_if, whole_number
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
 
 def without(one: HospitalRound, left_out: np.ndarray) -> HospitalRound:
@@ -86,7 +87,7 @@ def one_run(
     """
     root = Streams.from_seed(plan.seed).child("audit", "one_run")
     changed, chosen, coins = _with_canaries(dataset, root, share)
-    parts = learning_process.compose(plan, changed, model)
+    parts = composition.compose(plan, changed, model)
     noise = noise_plan.make(plan, changed)
     weights, frozen = model.initial_weights(root.child("model").key())
     state = parts.initial_state(weights, root, noise.server_multiplier)
@@ -249,7 +250,7 @@ def repeated_record(
         stopping={"outer_max_epsilon": None},
     )
     model = models.build_model("logistic_regression", blank, init="zeros")
-    parts = learning_process.compose(simple, blank, model)
+    parts = composition.compose(simple, blank, model)
     noise = noise_plan.make(simple, blank)
     runtime = _runtime(parts, blank, ())
     canary = np.zeros(size, bool)
@@ -300,7 +301,7 @@ def repeated_hospital(
     import tensorflow as tf
 
     raise_if([whole_number("audit_runs", runs, low=4, remedy="repeat 4 runs or more")])
-    parts = learning_process.compose(plan, dataset, model)
+    parts = composition.compose(plan, dataset, model)
     noise = noise_plan.make(plan, dataset)
     aggregator, specs = parts.aggregator, model.trainable_specs
     root = Streams.from_seed(plan.seed).child("audit", "repeated_hospital")

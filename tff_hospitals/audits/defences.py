@@ -14,7 +14,7 @@ import numpy as np
 from tff_hospitals.audits import membership, statistics
 from tff_hospitals.audits.reconstruction import choose_attack, rebuild
 from tff_hospitals.audits.threat_models import DEFENCES
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
     from tff_hospitals.communication import Chain
@@ -124,7 +124,7 @@ def defence_table(
       shadow_models: of each membership attack; 0 leaves these out.
       epsilon: of the noisy defences.
     """
-    from tff_hospitals.random_streams import Streams
+    from tff_hospitals.foundations.random_streams import Streams
     from tff_hospitals.training.loop import build_model
 
     key = Streams.from_seed(plan.seed).child("model").key()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals.audits.gradients import Tensors
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import in_range, one_of, raise_if, whole_number
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import in_range, one_of, raise_if, whole_number
 
 if TYPE_CHECKING:
     from tff_hospitals.audits.probe import Seen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tff_hospitals.audits.gradients import Tensors, last_dense_layer
-from tff_hospitals.validation import Problem, raise_if
+from tff_hospitals.foundations.validation import Problem, raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel

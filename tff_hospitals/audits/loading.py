@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals import records
 from tff_hospitals.accounting import Ledger
-from tff_hospitals.plan import Plan
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.updates import StoredRound, UpdateFolder
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class LoadedRun:
         folder = UpdateFolder(self.folder)
         numbers = folder.rounds()
         if not numbers:
-            raise records.RecordError(
+            raise files.RecordError(
                 f"{self.folder} holds no stored updates (updates/), which this attack needs. Remedy: train again into "
                 "a new folder with --store_updates=1."
             )
@@ -71,18 +71,18 @@ def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
     folder = pathlib.Path(run_dir)
     if not (folder / "plan.json").is_file():
         what = "a comparison" if (folder / "comparison.json").is_file() else "no run"
-        raise records.RecordError(
+        raise files.RecordError(
             f"{folder} holds {what}: there is no plan.json. Remedy: name the --run_dir of scripts/train.py, or a "
             "folder below runs/ of a comparison."
         )
     if not (folder / "summary.json").is_file():
-        raise records.RecordError(f"{folder} holds a run that has not finished. Remedy: start the same command again.")
-    plan = Plan.from_json(records.read_json(folder / "plan.json"))
-    record = records.read_json(folder / "record.json")
-    summary = records.read_json(folder / "summary.json")
+        raise files.RecordError(f"{folder} holds a run that has not finished. Remedy: start the same command again.")
+    plan = Plan.from_json(files.read_json(folder / "plan.json"))
+    record = files.read_json(folder / "record.json")
+    summary = files.read_json(folder / "summary.json")
     dataset = _dataset(plan, record["dataset"])
     if dataset.fingerprint() != record["dataset"]["fingerprint"]:
-        raise records.RecordError(
+        raise files.RecordError(
             f"{folder} was trained on other data: {dataset.name} has the fingerprint {dataset.fingerprint()} now, the "
             f"run recorded {record['dataset']['fingerprint']}. Remedy: restore the data that it was trained on."
         )
@@ -100,7 +100,7 @@ def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
         model,
         _final_weights(folder, model, len(initial)),
         frozen,
-        Ledger.from_json(records.read_json(folder / "ledger.json")),
+        Ledger.from_json(files.read_json(folder / "ledger.json")),
         summary,
         int(summary.get("rounds") or plan.rounds),
     )
@@ -137,6 +137,6 @@ def _final_weights(folder: pathlib.Path, model: FunctionalModel, count: int) -> 
 
     path = folder / "model.keras"
     if not path.is_file():
-        raise records.RecordError(f"{folder} holds neither checkpoints nor model.keras. Remedy: train again.")
+        raise files.RecordError(f"{folder} holds neither checkpoints nor model.keras. Remedy: train again.")
     loaded = tf.keras.models.load_model(path, compile=False)
     return tuple(variable.numpy() for variable in loaded.trainable_variables)

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals import learning_process, noise_plan
-from tff_hospitals.training.rounds import RoundDrawer
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.processes import composition
+from tff_hospitals.training.round_inputs import RoundDrawer
 from tff_hospitals.training.updates import Replay
 
 if TYPE_CHECKING:
     from tff_hospitals.accounting import Ledger
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
 SMALLEST_P = 1e-6
 _ROUNDS = 6
@@ -138,7 +139,7 @@ def check_record_noise(
             "proximal_mu": 0.0,
         }
     )
-    parts = learning_process.compose(simple, dataset, model)
+    parts = composition.compose(simple, dataset, model)
     frozen = model.initial_weights(np.zeros(2, np.int64))[1]
     replay = Replay(parts, frozen)
     zeros = tuple(np.zeros(spec.shape, np.float32) for spec in model.trainable_specs)
@@ -226,9 +227,9 @@ def check_server(plan: Plan, dataset: HospitalDataset, model: FunctionalModel, l
     import tensorflow as tf
 
     from tff_hospitals.audits.canary_runs import plan_clip_norm
-    from tff_hospitals.random_streams import Streams
+    from tff_hospitals.foundations.random_streams import Streams
 
-    parts = learning_process.compose(plan, dataset, model)
+    parts = composition.compose(plan, dataset, model)
     aggregator = parts.aggregator
     noise = noise_plan.make(plan, dataset)
     key = Streams.from_seed(plan.seed).child("server", "noise").key()

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tff_hospitals.audits import statistics
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 _SMALLEST_SPREAD = 1e-3
 _FEW = 64  # shadow models with (or without) a record below which its own deviation is too rough to use

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.validation import Problem, raise_if
+from tff_hospitals.foundations.validation import Problem, raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital, HospitalDataset

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals.audits.gradients import Tensors
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import raise_if, whole_number
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import raise_if, whole_number
 
 if TYPE_CHECKING:
     from tff_hospitals.communication import Chain
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Probe:
     ):
         import tensorflow as tf
 
-        from tff_hospitals import learning_process, noise_plan
+        from tff_hospitals.plan import noise as noise_plan
+        from tff_hospitals.processes import composition
 
         raise_if([whole_number("local_steps", steps, low=1, remedy="probe one step or more")])
         self.noise = noise_plan.make(plan, dataset)  # of the run itself, not of the probe
@@ -83,7 +84,7 @@ class Probe:
         )
         if plan.privacy.unit == "record":  # the multiplier is handed over with each probe; no target is to be met here
             simple = simple.replace(privacy={"target_epsilon": None, "noise_multiplier": 1.0})
-        self._parts = learning_process.compose(simple, dataset, model)
+        self._parts = composition.compose(simple, dataset, model)
         self._model, self._weights, self._frozen = model, weights, frozen
         self._steps, self._rate, self._chain = steps, learning_rate, chain
         state = self._parts.initial_state(weights, Streams.from_seed(plan.seed), self.noise.server_multiplier)

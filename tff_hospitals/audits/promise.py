@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 from tff_hospitals.audits.mechanism_checks import Check
-from tff_hospitals.validation import in_range, one_of, raise_if
+from tff_hospitals.foundations.validation import in_range, one_of, raise_if
 
 
 @dataclasses.dataclass(frozen=True)

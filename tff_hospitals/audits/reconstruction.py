@@ -15,14 +15,14 @@ from tff_hospitals.audits import analytic, labels, picture
 from tff_hospitals.audits.gradient_matching import GradientMatching
 from tff_hospitals.audits.gradients import Tensors, first_dense_layer
 from tff_hospitals.audits.probe import Probe
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations.validation import InvalidInput
 
 if TYPE_CHECKING:
     from tff_hospitals.audits.loading import LoadedRun
     from tff_hospitals.communication import Chain
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)

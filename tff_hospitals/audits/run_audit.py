@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals import records as records_lib
 from tff_hospitals.audits import membership, promise, statistics
 from tff_hospitals.audits.loading import LoadedRun, load_run
 from tff_hospitals.audits.threat_models import ATTACKS, THREAT_MODELS
-from tff_hospitals.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
+from tff_hospitals.foundations import files as records_lib
+from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
 
 if TYPE_CHECKING:
     from tff_hospitals.audits.shadows import Records
@@ -344,7 +344,7 @@ def _promise(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
     if "record" in units and run.plan.privacy.mechanism == "dp_sgd":
         epsilon, worst = run.ledger.worst_epsilon("record", _stated_in(run, "record"))
         hospital = worst or run.dataset.ids[0]
-        from tff_hospitals import noise_plan
+        from tff_hospitals.plan import noise as noise_plan
 
         repeated = canary_runs.repeated_record(
             run.plan,

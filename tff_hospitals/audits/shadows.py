@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tff_hospitals.audits.membership import Shadows
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import raise_if, whole_number
 from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import raise_if, whole_number
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel
-    from tff_hospitals.plan import Plan
+    from tff_hospitals.plan.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

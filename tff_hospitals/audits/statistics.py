@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_hospitals.validation import Problem, in_range, raise_if, whole_number
+from tff_hospitals.foundations.validation import Problem, in_range, raise_if, whole_number
 
 
 @dataclasses.dataclass(frozen=True)

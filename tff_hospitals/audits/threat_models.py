@@ -178,7 +178,7 @@ def defences_against(threat_model: str) -> tuple[str, ...]:
     Raises:
       validation.InvalidInput: an unknown threat model.
     """
-    from tff_hospitals.validation import one_of, raise_if
+    from tff_hospitals.foundations.validation import one_of, raise_if
 
     raise_if([one_of("threat_model", threat_model, THREAT_MODELS)])
     return tuple(name for name, defence in DEFENCES.items() if threat_model in defence.stops)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from tff_hospitals import validation
+from tff_hospitals.foundations import validation
 
 
 def classic_bytes(

@@ -31,10 +31,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tff_hospitals import validation
 from tff_hospitals.communication import container, parsing, rotation, shared_randomness, stage, tensors
 from tff_hospitals.communication.body import Pipeline, Section
 from tff_hospitals.communication.feedback import Feedback
+from tff_hospitals.foundations import validation
 
 
 class Encoded(NamedTuple):

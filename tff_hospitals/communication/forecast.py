@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tff_hospitals import validation
 from tff_hospitals.communication import bandwidth, chain, sizes, tensors
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.foundations import validation
+from tff_hospitals.foundations.random_streams import Streams
 
 SYNTHETIC = "synthetic Gaussian values; entropy-coded sizes of real updates differ"
 

@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tff_hospitals import validation
 from tff_hospitals.communication import stage
 from tff_hospitals.communication.casts import BFloat16, Float16
 from tff_hospitals.communication.codebook import Eden, OneBit
@@ -24,6 +23,7 @@ from tff_hospitals.communication.rotation import Rotate
 from tff_hospitals.communication.sparsify import RandomK, Threshold, TopK
 from tff_hospitals.communication.ternary import Ternary
 from tff_hospitals.communication.uniform import Quantize
+from tff_hospitals.foundations import validation
 
 
 @dataclasses.dataclass(frozen=True)

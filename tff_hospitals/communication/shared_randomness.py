@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_hospitals import validation
+from tff_hospitals.foundations import validation
 
 SIGNS, POSITIONS, DITHER = 1, 2, 3  # purposes: each has its own stream under one key
 

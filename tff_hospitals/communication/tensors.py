@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_hospitals import validation
+from tff_hospitals.foundations import validation
 
 _PIECE = 1 << 18
 MAX_VALUES = (1 << 32) - 1

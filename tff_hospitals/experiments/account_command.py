@@ -48,7 +48,7 @@ def _account() -> None:
     if FLAGS.json:
         import json
 
-        from tff_hospitals.records import plain
+        from tff_hospitals.foundations.files import plain
 
         print(json.dumps(plain(found), indent=2, allow_nan=False))
     else:
@@ -85,11 +85,11 @@ def answer(
     >>> round(found["epsilon_rdp"], 4), round(found["epsilon_pld"], 3)
     (2.5966, 2.382)
     """
-    from tff_hospitals import validation
     from tff_hospitals.accounting import epsilon
     from tff_hospitals.accounting import sampling as sampling_lib
     from tff_hospitals.accounting.calibration import calibrate_noise
     from tff_hospitals.accounting.cautions import delta_warning
+    from tff_hospitals.foundations import validation
 
     probability, wrong = _probability(sampling_probability, sampling, records, batch)
     problems = [wrong, _one_question(noise_multiplier, target_epsilon)]
@@ -145,7 +145,7 @@ def answer(
 
 
 def _one_question(noise_multiplier: float | None, target_epsilon: float | None) -> Any:
-    from tff_hospitals.validation import Problem
+    from tff_hospitals.foundations.validation import Problem
 
     if (noise_multiplier is None) != (target_epsilon is None):
         return None
@@ -158,7 +158,7 @@ def _probability(given: str | float | None, sampling: str, records: int | None, 
     """The sampling probability as a number, and what is wrong with how it was given."""
     import fractions
 
-    from tff_hospitals.validation import Problem
+    from tff_hospitals.foundations.validation import Problem
 
     if sampling == "fixed_size":
         if records is None or batch is None:

@@ -32,7 +32,7 @@ def define_flags() -> None:
 
 def run() -> None:
     """Audits what the flags name; exits with 1 when the promise does not hold."""
-    from tff_hospitals.validation import Problem, raise_if
+    from tff_hospitals.foundations.validation import Problem, raise_if
 
     if not FLAGS.run_dir:
         raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
@@ -53,7 +53,7 @@ def run() -> None:
     print("\n".join(sentences(result)))
     written = [str(folder / "audit.json")]
     if FLAGS.report:
-        from tff_hospitals.experiments import reports
+        from tff_hospitals import reports
 
         written.append(str(reports.write_report(folder)[-1]))
     print(f"{result['seconds']:.0f} s; results: {', '.join(written)}")

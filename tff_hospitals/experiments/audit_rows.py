@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tff_hospitals import records
-from tff_hospitals.experiments.reports.rows import ATTACK_FIELDS
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.reports.rows import ATTACK_FIELDS
 
 if TYPE_CHECKING:
     from tff_hospitals.experiments.runner import MethodRunner
@@ -30,7 +30,7 @@ def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
       seed: which run.
     """
     from tff_hospitals.audits.run_audit import AuditOptions, audit_run
-    from tff_hospitals.experiments.reports import write_report
+    from tff_hospitals.reports import write_report
 
     options = AuditOptions(**OPTIONS)
     local = runner.method.kind == "local"
@@ -40,7 +40,7 @@ def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
         try:
             results.append(audit_run(runner.folder / name, options))
             write_report(runner.folder / name)  # the comparison's page links to it
-        except (InvalidInput, records.RecordError) as error:
+        except (InvalidInput, files.RecordError) as error:
             warnings.append(f"{name} was not audited: {error}")
     for result in results:
         if not result.get("promise", {"holds": True})["holds"]:

@@ -33,8 +33,8 @@ def main() -> None:
 
 
 def _forecast() -> None:
-    from tff_hospitals import validation
     from tff_hospitals.communication import forecast, parse_chain
+    from tff_hospitals.foundations import validation
 
     validation.raise_if(
         validation.Problem(f"--{name}", None, "must be given", f"add --{name}=...")
@@ -66,7 +66,7 @@ def _forecast() -> None:
 
 
 def _try(make: Any, problems: list) -> Any:
-    from tff_hospitals import validation
+    from tff_hospitals.foundations import validation
 
     try:
         return make()
@@ -76,8 +76,8 @@ def _try(make: Any, problems: list) -> Any:
 
 
 def _links() -> list:
-    from tff_hospitals import validation
     from tff_hospitals.communication import bandwidth
+    from tff_hospitals.foundations import validation
 
     given = {
         "uplink_mbps": command.numbers("uplink_mbps", FLAGS.uplink_mbps, float),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
-    from tff_hospitals.processes.plan_parts import DataPlan
+    from tff_hospitals.plan.parts import DataPlan
 
 POOLED_HOSPITAL = "all_records"
 

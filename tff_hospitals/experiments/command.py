@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from tff_hospitals import quiet
-from tff_hospitals.records import RecordError
-from tff_hospitals.validation import InvalidInput
+from tff_hospitals.foundations import quiet
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.validation import InvalidInput
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -83,7 +83,7 @@ def numbers(name: str, texts: Sequence[str], kind: type) -> tuple:
     >>> numbers("seeds", ["42", "43"], int)
     (42, 43)
     """
-    from tff_hospitals.validation import Problem
+    from tff_hospitals.foundations.validation import Problem
 
     found, problems = [], []
     for text in texts:

@@ -36,15 +36,15 @@ def _default_names() -> tuple[str, ...]:
 
 def run() -> None:
     """Compares what the flags describe."""
-    from tff_hospitals.validation import Problem, raise_if
+    from tff_hospitals.foundations.validation import Problem, raise_if
 
     if not FLAGS.run_dir:
         raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
     given = flag_groups.given_options()
     options = flag_groups.runtime_options()
+    from tff_hospitals import reports
     from tff_hospitals.experiments import comparison as comparisons
-    from tff_hospitals.experiments import reports
-    from tff_hospitals.experiments.reports import progress
+    from tff_hospitals.reports import progress
 
     comparison = comparisons.Comparison(
         methods=tuple(FLAGS.aggregators) if FLAGS.aggregators is not None else _default_names(),

@@ -10,15 +10,16 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tff_hospitals import noise_plan, records
 from tff_hospitals.experiments import audit_rows, baselines, options, presets, sweep
 from tff_hospitals.experiments.methods import Method, find_methods
-from tff_hospitals.experiments.reports import seeds as seed_statistics
-from tff_hospitals.experiments.reports.rows import row_from_json
 from tff_hospitals.experiments.runner import MethodRunner
-from tff_hospitals.plan import Plan
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.reports import seeds as seed_statistics
+from tff_hospitals.reports.rows import row_from_json
 from tff_hospitals.training.run_directory import versions
-from tff_hospitals.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -174,7 +175,7 @@ def run(
                 texts = [*results[0].get("warnings", ()), *columns.pop("audit_warnings")]
                 results[0] = {**results[0], **columns, "warnings": texts}
             summary["rows"].append(seed_statistics.aggregate_runs(results).to_json())
-        records.write_json(folder / "summary.json", summary)
+        files.write_json(folder / "summary.json", summary)
     runs.close()
     return summary
 
@@ -223,24 +224,22 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
     Raises:
       records.RecordError: when the folder holds another comparison.
     """
-    asked = records.plain({**dataclasses.asdict(comparison), "command": "", "data": dataset.fingerprint()})
+    asked = files.plain({**dataclasses.asdict(comparison), "command": "", "data": dataset.fingerprint()})
     for name in ("audit", "store_updates"):  # neither changes what is trained: an audit may be asked for later
         del asked[name]
     path = folder / "comparison.json"
     if path.exists():
-        there = records.read_json(path)
+        there = files.read_json(path)
         differing = [name for name in asked if there.get(name) != asked[name]]
         if differing:
-            raise records.RecordError(
+            raise files.RecordError(
                 f"{folder} holds another comparison: it differs in {', '.join(differing)}. Nothing was changed. "
                 "Remedy: choose another --run_dir, or give the same flags to go on with it."
             )
         return
     if (folder / "summary.json").exists() or (folder / "plan.json").exists():
-        raise records.RecordError(
-            f"{folder} already holds results of something else. Remedy: choose another --run_dir."
-        )
-    records.write_json(path, asked)
+        raise files.RecordError(f"{folder} already holds results of something else. Remedy: choose another --run_dir.")
+    files.write_json(path, asked)
 
 
 def _header(comparison: Comparison, dataset: HospitalDataset, plan: Plan) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def runtime_options() -> dict[str, Any]:
     Raises:
       InvalidInput: an unknown runtime, a flag that it does not use, a limit that is not positive.
     """
+    from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if, whole_number
     from tff_hospitals.runtimes import RUNTIMES
-    from tff_hospitals.validation import Problem, in_range, one_of, raise_if, whole_number
 
     names = ["cluster_address", "cluster_time_limit_seconds"]
     names += [name for name in ("cluster_hospitals_per_chunk",) if name in FLAGS]

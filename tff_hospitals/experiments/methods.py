@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tff_hospitals.plan import Plan
-from tff_hospitals.privacy_checks import known_name
-from tff_hospitals.validation import raise_if
+from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.plan.checks.privacy import known_name
+from tff_hospitals.plan.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tff_hospitals.plan import Plan
-from tff_hospitals.processes.plan_parts import DISTRIBUTED, ZEROING_MECHANISMS
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.plan.parts import DISTRIBUTED, ZEROING_MECHANISMS
+from tff_hospitals.plan.plan import Plan
 
 Used = Callable[[Plan], bool]
 

@@ -9,7 +9,7 @@ hospitals' models agree better (`--scaling=per_hospital` is FLamby's form).
 
 from __future__ import annotations
 
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan.plan import Plan
 
 _TABLE = Plan().replace(
     rounds=15, client={"learning_rate": 0.01, "local_steps": 100, "batch_size": 4}, privacy={"clip_norm": 1.1}

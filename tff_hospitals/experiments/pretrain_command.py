@@ -31,8 +31,8 @@ def define_flags() -> None:
 
 def run() -> None:
     """Trains in one place and saves the model."""
-    from tff_hospitals.plan import Plan
-    from tff_hospitals.validation import Problem, raise_if
+    from tff_hospitals.foundations.validation import Problem, raise_if
+    from tff_hospitals.plan.plan import Plan
 
     if not FLAGS.output or not FLAGS.output.endswith(".keras"):
         bound = "must name a file that ends in .keras"

@@ -24,13 +24,13 @@ def define_flags() -> None:
 
 def run() -> None:
     """Draws what the flags name."""
-    from tff_hospitals.validation import Problem, raise_if
+    from tff_hospitals.foundations.validation import Problem, raise_if
 
     if not FLAGS.run_dir:
         raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
-    from tff_hospitals.experiments import reports
-    from tff_hospitals.experiments.reports import progress, rerender
-    from tff_hospitals.experiments.reports.run_files import read_run
+    from tff_hospitals import reports
+    from tff_hospitals.reports import progress, rerender
+    from tff_hospitals.reports.run_files import read_run
 
     folder = pathlib.Path(FLAGS.run_dir)
     paths = reports.write_report(folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.experiments import baselines
 from tff_hospitals.experiments.methods import Method
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.loop import build_model, train_seeds
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ class Spread:
     """
 
     def __init__(self, jobs: Iterable[tuple[MethodRunner, int]], options: Mapping[str, Any]):
-        from tff_hospitals.runtimes.cluster_connection import Connection
+        from tff_hospitals.runtimes.cluster.connection import Connection
 
         self._connection = Connection(**options)
         task = self._connection.ray.remote(run_job).options(
@@ -69,7 +69,7 @@ class Spread:
         return rows
 
     def _row(self, runner: MethodRunner, seed: int) -> Mapping[str, Any]:
-        from tff_hospitals.runtimes.cluster_connection import ClusterError
+        from tff_hospitals.runtimes.cluster.connection import ClusterError
 
         name = runner.name(seed)
         try:
@@ -111,17 +111,17 @@ def job_of(runner: MethodRunner, seed: int) -> Job:
 
 def run_job(job: Job) -> tuple[Mapping[str, Any] | None, str | None]:
     """Trains a run where it was sent to: its row, or what went wrong in words."""
-    from tff_hospitals import quiet
+    from tff_hospitals.foundations import quiet
 
     quiet.be_quiet()
     quiet.one_thread_per_operation()  # a task counts as one processor; the scripts do the same here
     from tff_hospitals.experiments import baselines
     from tff_hospitals.experiments.methods import find_methods
     from tff_hospitals.experiments.runner import MethodRunner
-    from tff_hospitals.plan import Plan
-    from tff_hospitals.records import RecordError
+    from tff_hospitals.foundations.files import RecordError
+    from tff_hospitals.foundations.validation import InvalidInput
+    from tff_hospitals.plan.plan import Plan
     from tff_hospitals.training.loop import TrainingError
-    from tff_hospitals.validation import InvalidInput
 
     (method,) = find_methods((job.method,))
     plan = Plan.from_json(job.plan_json)

@@ -8,7 +8,7 @@ import sys
 from absl import flags
 
 from tff_hospitals.experiments import command, flag_groups
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan.plan import Plan
 
 FLAGS = flags.FLAGS
 
@@ -38,7 +38,7 @@ def plan_from_flags() -> Plan:
     """
     from tff_hospitals.experiments import options, presets
     from tff_hospitals.experiments.methods import METHODS, find_methods
-    from tff_hospitals.validation import Problem, raise_if
+    from tff_hospitals.foundations.validation import Problem, raise_if
 
     (method,) = find_methods((FLAGS.aggregator,))
     given = flag_groups.given_options()
@@ -73,7 +73,7 @@ def plan_from_flags() -> Plan:
 
 def run() -> None:
     """Trains what the flags describe."""
-    from tff_hospitals.validation import Problem, raise_if
+    from tff_hospitals.foundations.validation import Problem, raise_if
 
     if not FLAGS.run_dir:
         raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
@@ -81,7 +81,7 @@ def run() -> None:
     options = flag_groups.runtime_options()
     raise_if(plan.problems())
     from tff_hospitals.experiments import baselines
-    from tff_hospitals.experiments.reports import progress
+    from tff_hospitals.reports import progress
 
     dataset = baselines.load(plan.data)
     raise_if(plan.problems(dataset))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if
 from tff_hospitals.hospitals.checks import one_class_warnings
 from tff_hospitals.hospitals.dataset import (
     Hospital,
@@ -20,8 +22,6 @@ from tff_hospitals.hospitals.partitions import PARTITIONS, partition
 from tff_hospitals.hospitals.preprocessing import Scaling, Site, prepare
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.splits import test_rows, train_rows
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import Problem, in_range, one_of, raise_if
 
 # Sites of a data set that has no hospitals of its own, unless the caller says otherwise.
 DEFAULT_SITES = 10

@@ -22,8 +22,8 @@ import math
 
 import numpy as np
 
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import Problem, in_range, raise_if, whole_number
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import Problem, in_range, raise_if, whole_number
 
 KINDS = ("shuffled_epochs", "shuffled_steps", "poisson", "fixed_size")
 

@@ -16,13 +16,13 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
 from tff_hospitals.hospitals import heart_disease, images, own_data, synthetic
 from tff_hospitals.hospitals.assembly import Division
 from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.partitions import PARTITIONS
 from tff_hospitals.hospitals.preprocessing import Scaling
 from tff_hospitals.hospitals.schema import Schema
-from tff_hospitals.validation import InvalidInput, Problem, one_of, raise_if
 
 
 @dataclasses.dataclass(frozen=True)

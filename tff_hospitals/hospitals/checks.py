@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part

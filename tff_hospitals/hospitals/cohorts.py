@@ -24,8 +24,8 @@ import dataclasses
 
 import numpy as np
 
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import Problem, in_range, one_of, raise_if, whole_number
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if, whole_number
 
 KINDS = ("all", "fixed_size", "cyclic", "poisson")
 

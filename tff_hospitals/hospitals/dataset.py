@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.hospitals import checks
-from tff_hospitals.validation import one_of, raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals.schema import Schema

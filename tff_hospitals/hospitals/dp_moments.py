@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.foundations.random_streams import Streams
 
 # What is expected of a column before anything is released, in units of half its public range (value, deviation). The
 # noisier the release, the more these public guesses count: a small hospital ends near them instead of anywhere.

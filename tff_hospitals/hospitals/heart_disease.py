@@ -19,6 +19,7 @@ import pathlib
 
 import numpy as np
 
+from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.hospitals.assembly import Division, Pool, assemble_table
 from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.encoding import encode
@@ -26,7 +27,6 @@ from tff_hospitals.hospitals.locations import data_folder, read_checked
 from tff_hospitals.hospitals.preprocessing import Scaling
 from tff_hospitals.hospitals.schema import Feature, Schema, Target
 from tff_hospitals.hospitals.tables import InvalidTable, Problems, Table
-from tff_hospitals.validation import one_of, raise_if
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va_long_beach")
 PROVENANCE = (

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import raise_if, whole_number
 from tff_hospitals.hospitals.assembly import Division, Pool, assemble_images
 from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.splits import shuffled
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.records import RecordError
-from tff_hospitals.validation import raise_if, whole_number
 
 FASHION_MNIST_FOLDERS = (
     "/usr/share/datasets/fashion-mnist",  # Debian and Ubuntu: package dataset-fashion-mnist

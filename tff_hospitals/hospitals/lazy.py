@@ -23,9 +23,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
 from tff_hospitals.hospitals.checks import Signature, part_problems
 from tff_hospitals.hospitals.dataset import Hospital, Part
-from tff_hospitals.validation import InvalidInput, Problem, raise_if
 
 KEPT_BYTES = 4 * 2**20
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 
-from tff_hospitals.records import RecordError
+from tff_hospitals.foundations.files import RecordError
 
 
 def data_folder() -> pathlib.Path:

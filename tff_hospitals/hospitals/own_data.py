@@ -12,6 +12,8 @@ import pathlib
 
 import numpy as np
 
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.hospitals.assembly import Division, Pool, assemble_table
 from tff_hospitals.hospitals.checks import id_problem
 from tff_hospitals.hospitals.dataset import HospitalDataset
@@ -21,8 +23,6 @@ from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.schema_files import SUFFIXES as SCHEMA_SUFFIXES
 from tff_hospitals.hospitals.schema_files import read_schema
 from tff_hospitals.hospitals.tables import SUFFIXES, InvalidTable, Problems, Table, read_table
-from tff_hospitals.records import RecordError
-from tff_hospitals.validation import InvalidInput, Problem
 
 _PASSED_OVER = ("readme", "licence", "license", "sha256sums", "notes")
 

@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
 from tff_hospitals.hospitals.splits import shuffled
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if
 from tff_hospitals.hospitals import dp_moments
 from tff_hospitals.hospitals.dataset import Preprocessing, Scaler
 from tff_hospitals.hospitals.schema import SCALINGS, Column, Schema
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import Problem, in_range, one_of, raise_if
 
 
 @dataclasses.dataclass(frozen=True)

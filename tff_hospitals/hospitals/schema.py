@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tff_hospitals.validation import Problem, in_range, one_of
+from tff_hospitals.foundations.validation import Problem, in_range, one_of
 
 FEATURE_KINDS = ("numeric", "binary", "categorical")
 TARGET_KINDS = ("binary", "multiclass", "regression")

@@ -26,9 +26,9 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
 from tff_hospitals.hospitals.schema import Feature, Schema, Target
-from tff_hospitals.records import RecordError
-from tff_hospitals.validation import InvalidInput, Problem, one_of, raise_if
 
 SUFFIXES = (".yaml", ".yml", ".toml")
 

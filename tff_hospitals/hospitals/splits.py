@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.foundations.random_streams import Streams
 
 
 def shuffled(generator: np.random.Generator, count: int) -> np.ndarray:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import Problem, in_range, raise_if, whole_number
 from tff_hospitals.hospitals.checks import Signature, one_class_warnings
 from tff_hospitals.hospitals.dataset import NO_PREPROCESSING, Hospital, HospitalDataset, Part
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital
 from tff_hospitals.hospitals.partitions import site_ids
-from tff_hospitals.random_streams import Streams
-from tff_hospitals.validation import Problem, in_range, raise_if, whole_number
 
 _LAZY_BYTES = 2 * 2**30  # above it sites are made when they are needed, unless the caller says otherwise
 

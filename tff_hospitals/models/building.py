@@ -16,9 +16,9 @@ import tensorflow as tf
 from keras.src import backend as keras_backend
 from tensorflow.python.eager import context as eager_context
 
+from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
 from tff_hospitals.models import keras_zoo, options, user_model
 from tff_hospitals.models.signature import ModelSignature
-from tff_hospitals.validation import InvalidInput, Problem, raise_if
 
 # Building changes global state for a moment (seeds, layer names): one build at a time.
 FIXED_KEY = np.array([0, 0], np.int64)  # for weights that are replaced right away

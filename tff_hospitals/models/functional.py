@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.models import building, group_norm, losses
 from tff_hospitals.models.randomness import MissingKey, Rows
 from tff_hospitals.models.signature import ModelSignature
 from tff_hospitals.models.swapping import Override, Slots
 from tff_hospitals.models.tracing import autograph_enabled, plain_python
-from tff_hospitals.validation import InvalidInput, Problem
 
 Weights = Sequence[Any]
 

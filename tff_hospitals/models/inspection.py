@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.models import building
 from tff_hospitals.models.functional import source_operation
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import converted, plain_python
-from tff_hospitals.validation import Problem
 
 _BATCH = 4
 # Operations that draw unkeyed numbers, call Python or print: what computes with them is not a function of its inputs.

@@ -13,10 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.models import building, clipping, ghost
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import plain_python
-from tff_hospitals.validation import one_of, raise_if
 
 METHODS = ("auto", "ghost", "loop", "vectorized")
 # Per-record gradients of one chunk are kept below this size.

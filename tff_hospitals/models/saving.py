@@ -11,8 +11,8 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 import tensorflow as tf
 
-from tff_hospitals import records
-from tff_hospitals.validation import InvalidInput, Problem
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 _SUFFIXES = (".keras", ".weights.h5", ".h5")
 _LISTED = 8
@@ -37,10 +37,10 @@ def save_keras(model: tf.keras.Model, path: os.PathLike[str] | str) -> None:
         try:
             model.save(draft, save_format="keras")
         except OSError as error:
-            raise records.RecordError(
+            raise files.RecordError(
                 f"could not prepare {path} in {folder}: {error}. Remedy: free some space there or set TMPDIR."
             ) from error
-        records.write_bytes(path, draft.read_bytes())
+        files.write_bytes(path, draft.read_bytes())
 
 
 def load_weights(model: tf.keras.Model, path: os.PathLike[str] | str) -> None:

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import tensorflow as tf
 
+from tff_hospitals.plan.parts import ClientPlan
 from tff_hospitals.processes.noise import Tensors
-from tff_hospitals.processes.plan_parts import ClientPlan
 
 
 class ClientOptimizer(Protocol):

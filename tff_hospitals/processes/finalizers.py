@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.plan.parts import ServerPlan
 from tff_hospitals.processes.noise import Tensors
-from tff_hospitals.processes.plan_parts import ServerPlan
 
 Structure = collections.OrderedDict
 

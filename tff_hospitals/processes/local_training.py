@@ -30,10 +30,11 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.models import FunctionalModel
-from tff_hospitals.processes import client_optimizers, tree_noise
+from tff_hospitals.plan import tree_noise
+from tff_hospitals.plan.parts import ClientPlan, PrivacyPlan
+from tff_hospitals.processes import client_optimizers
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten
 from tff_hospitals.processes.noise_sources import source_of
-from tff_hospitals.processes.plan_parts import ClientPlan, PrivacyPlan
 
 METRICS = ("loss_sum", "records", "steps", "update_norm")
 _NOISE_BLOCK_SCALARS = 2**22  # 16 MiB of float32 noise at a time

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.processes import discrete_noise, noise, system_noise
-from tff_hospitals.processes.plan_parts import PrivacyPlan
 
 
 class Source:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tff_hospitals.random_streams import SystemGenerator
+from tff_hospitals.foundations.random_streams import SystemGenerator
 
 _SMALL_MEAN = 64.0  # below it Poisson numbers are read off a table
 

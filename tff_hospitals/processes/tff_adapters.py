@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_hospitals.processes import tff_exchange
-from tff_hospitals.processes.aggregators import Aggregator
-from tff_hospitals.processes.exchange import Exchange
+from tff_hospitals.processes import tff_encoded_transfer
+from tff_hospitals.processes.aggregators.base import Aggregator
+from tff_hospitals.processes.encoded_transfer import EncodedTransfer
 from tff_hospitals.processes.finalizers import Finalizer
 from tff_hospitals.processes.local_training import METRICS, LocalTraining
 
@@ -116,17 +116,17 @@ def _empty(spec: Any) -> Any:
 class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
     """Any `aggregators.Aggregator` as a TFF aggregation factory: map, sum (securely, if it asks for that), map.
 
-    With an exchange whose uploads are encoded, the first map encodes and decodes; measurements then are the server's
-    and the reports of `tff_exchange.transcode_upload`.
+    With a transfer whose uploads are encoded, the first map encodes and decodes; measurements then are the server's
+    and the reports of `tff_encoded_transfer.transcode_upload`.
     """
 
-    def __init__(self, aggregator: Aggregator, exchange: Exchange | None = None):
+    def __init__(self, aggregator: Aggregator, transfer: EncodedTransfer | None = None):
         self._aggregator = aggregator
-        self._exchange = exchange if exchange is not None and exchange.encodes_upload else None
+        self._transfer = transfer if transfer is not None and transfer.encodes_upload else None
 
     def create(self, value_type: Any, weight_type: Any) -> tff.templates.AggregationProcess:
         """The aggregation process for updates of `value_type`."""
-        aggregator, exchange = self._aggregator, self._exchange
+        aggregator, transfer = self._aggregator, self._transfer
         initial = aggregator.initial_state(np.zeros([2], np.int64), 0.0)
         state_type = tff_type(initial)
 
@@ -143,19 +143,19 @@ class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
             at_hospital, noise, given = collections.OrderedDict(at_hospital), None, delta
             if aggregator.draws_at_hospital:
                 noise = aggregator.hospital_noise(at_hospital, given["key"])
-            if aggregator.draws_at_hospital or exchange is not None:
+            if aggregator.draws_at_hospital or transfer is not None:
                 delta = given["delta"]
-            if exchange is None:
+            if transfer is None:
                 return aggregator.prepare(at_hospital, tuple(delta), weight, noise)
             prepared = aggregator.prepare(at_hospital, tuple(delta), tf.constant(1.0), noise)
-            decoded, report = tff_exchange.transcode_upload(exchange, prepared["delta"], given["upload"])
+            decoded, report = tff_encoded_transfer.transcode_upload(transfer, prepared["delta"], given["upload"])
             contribution = aggregator.received(at_hospital, prepared, decoded, weight)
             return collections.OrderedDict(contribution=contribution, report=report)
 
         @tff.tensorflow.computation(state_type, prepare.type_signature.result)
         def finish(state: Any, total: Any) -> Any:
             report = None
-            if exchange is not None:
+            if transfer is not None:
                 total, report = total["contribution"], total["report"]
             total = collections.OrderedDict(total)
             if "delta" in total:
@@ -229,9 +229,9 @@ def build_learning_process(
     aggregator: Aggregator,
     finalizer: Finalizer,
     hospitals_per_round: int,
-    exchange: Exchange | None = None,
+    transfer: EncodedTransfer | None = None,
 ) -> tff.learning.templates.LearningProcess:
-    """The learning process of four parts; `hospitals_per_round` sizes the metrics, `exchange` encodes what is sent."""
+    """The learning process of four parts; `hospitals_per_round` sizes the metrics, `transfer` encodes what is sent."""
     zeros = tuple(np.zeros(spec.shape.as_list(), np.float32) for spec in model.trainable_specs)
 
     @tff.tensorflow.computation
@@ -241,15 +241,15 @@ def build_learning_process(
     weights_type = initial_weights.type_signature.result
     with_key = aggregator.draws_at_hospital
     upload = None
-    if exchange is not None and exchange.encodes_upload:
-        upload = tff_exchange.upload_spec(exchange, hospitals_per_round)
+    if transfer is not None and transfer.encodes_upload:
+        upload = tff_encoded_transfer.upload_spec(transfer, hospitals_per_round)
     work = build_client_work(client_work, weights_type, hospitals_per_round, with_key=with_key, upload=upload)
-    process = LinearAggregationFactory(aggregator, exchange).create(
+    process = LinearAggregationFactory(aggregator, transfer).create(
         work.next.type_signature.result.result.member.update, tff.TensorType(np.float32)
     )
     distributor = build_distributor(weights_type)
-    if exchange is not None and exchange.encodes_broadcast:
-        distributor = tff_exchange.build_distributor(exchange, weights_type)
+    if transfer is not None and transfer.encodes_broadcast:
+        distributor = tff_encoded_transfer.build_distributor(transfer, weights_type)
     return tff.learning.templates.compose_learning_process(
         initial_weights,
         distributor,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
-    from tff_hospitals.learning_process import Composition
+    from tff_hospitals.processes.composition import Composition
     from tff_hospitals.runtimes.base import Runtime
 
 RUNTIMES = ("compiled", "native", "cluster")
@@ -22,17 +22,17 @@ def build_runtime(
     Raises:
       validation.InvalidInput: when the name is unknown.
     """
-    from tff_hospitals.validation import one_of, raise_if
+    from tff_hospitals.foundations.validation import one_of, raise_if
 
     raise_if([one_of("runtime", name, RUNTIMES)])
     if name == "native":
-        from tff_hospitals.runtimes.native import NativeRuntime
+        from tff_hospitals.runtimes.native.runtime import NativeRuntime
 
         return NativeRuntime(composition, dataset, frozen, **options)
     if name == "cluster":
-        from tff_hospitals.runtimes.cluster import ClusterRuntime
+        from tff_hospitals.runtimes.cluster.runtime import ClusterRuntime
 
         return ClusterRuntime(composition, dataset, frozen, **options)
-    from tff_hospitals.runtimes.compiled import CompiledRuntime
+    from tff_hospitals.runtimes.compiled.runtime import CompiledRuntime
 
     return CompiledRuntime(composition, dataset, frozen, **options)

@@ -12,8 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital
     from tff_hospitals.hospitals.batches import BatchSchedule
-    from tff_hospitals.learning_process import Composition, ServerState
-    from tff_hospitals.processes.exchange import Traffic
+    from tff_hospitals.processes.composition import Composition, ServerState
+    from tff_hospitals.processes.encoded_transfer import BytesSent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +54,14 @@ class RoundOutput:
       number: 0-based.
       metrics: by hospital id, see `local_training.METRICS`.
       server: the server's measurements.
-      traffic: what was sent when something is encoded; None for dense float32.
+      bytes_sent: what was sent when something is encoded; None for dense float32.
       wire_bytes: (down, up) of one hospital in this runtime's own form; None where payloads travel as they are.
     """
 
     number: int
     metrics: Mapping[str, Mapping[str, float]]
     server: Mapping[str, float]
-    traffic: Traffic | None = None
+    bytes_sent: BytesSent | None = None
     wire_bytes: tuple[int, int] | None = None
 
 

@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tff_hospitals import noise_plan
 from tff_hospitals.accounting import Budget
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
     from tff_hospitals.accounting import Ledger, MechanismEvent

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tff_hospitals import records
+from tff_hospitals.foundations import files
 
 KEEP = 2
 _MAGIC = b"tff_hospitals checkpoint 1\n"
@@ -49,7 +49,7 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
         {
             "next_round": checkpoint.next_round,
             "plan": checkpoint.plan,
-            "progress": records.plain(checkpoint.progress),
+            "progress": files.plain(checkpoint.progress),
             "arrays": len(checkpoint.arrays),
         }
     ).encode()
@@ -65,10 +65,10 @@ def from_bytes(content: bytes, name: str = "checkpoint") -> Checkpoint:
     """
     remedy = "Remedy: delete this file; the run then resumes from the checkpoint before it, or from the start."
     if not content.startswith(_MAGIC):
-        raise records.RecordError(f"{name} is not a checkpoint of this version ({len(content)} bytes). {remedy}")
+        raise files.RecordError(f"{name} is not a checkpoint of this version ({len(content)} bytes). {remedy}")
     digest, body = content[len(_MAGIC) : len(_MAGIC) + 32], content[len(_MAGIC) + 32 :]
     if hashlib.sha256(body).digest() != digest:
-        raise records.RecordError(
+        raise files.RecordError(
             f"{name} is corrupt or half-written: its checksum does not fit its {len(body)} bytes. {remedy}"
         )
     size = int.from_bytes(body[:8], "little")
@@ -90,7 +90,7 @@ class CheckpointFolder:
         Raises:
           records.RecordError: when it could not be written; older checkpoints are untouched.
         """
-        records.write_bytes(self._folder / f"round_{checkpoint.next_round:06d}.ckpt", to_bytes(checkpoint))
+        files.write_bytes(self._folder / f"round_{checkpoint.next_round:06d}.ckpt", to_bytes(checkpoint))
         for old in self._files()[:-KEEP]:
             old.unlink()
 
@@ -107,8 +107,8 @@ class CheckpointFolder:
         for path in reversed(self._files()):
             try:
                 return from_bytes(path.read_bytes(), str(path)), warnings
-            except (records.RecordError, OSError) as error:
+            except (files.RecordError, OSError) as error:
                 warnings.append(str(error))
         if warnings:
-            raise records.RecordError("no checkpoint of this run is whole:\n" + "\n".join(warnings))
+            raise files.RecordError("no checkpoint of this run is whole:\n" + "\n".join(warnings))
         return None, []

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tff_hospitals import models, records
-from tff_hospitals.plan import Plan
+from tff_hospitals import models
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.results import Progress, Run, TrainingError
+from tff_hospitals.training.seed_independent import SeedIndependentParts
 from tff_hospitals.training.session import Session
-from tff_hospitals.training.shared import SharedParts
-from tff_hospitals.validation import Problem, raise_if
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset, Part
@@ -64,7 +65,7 @@ def train(
     """
     model = build_model(plan, dataset) if model is None else model
     evaluated = dataset if evaluate_on is None else evaluate_on
-    shared = SharedParts(plan, dataset, model, runtime, evaluated, server_held, runtime_options)
+    shared = SeedIndependentParts(plan, dataset, model, runtime, evaluated, server_held, runtime_options)
     try:
         (run,) = _drive([Session(plan, shared, run_dir, store_updates)], on_round)
         return run
@@ -107,7 +108,7 @@ def train_seeds(
     """
     _refuse_other_differences(plans)
     model = build_model(plans[0], dataset) if model is None else model
-    shared = SharedParts(plans[0], dataset, model, runtime, dataset if evaluate_on is None else evaluate_on)
+    shared = SeedIndependentParts(plans[0], dataset, model, runtime, dataset if evaluate_on is None else evaluate_on)
     runs: list[Run] = []
     try:
         while len(runs) < len(plans):
@@ -128,7 +129,7 @@ def train_seeds(
 
 
 def _refuse_other_differences(plans: Sequence[Plan]) -> None:
-    same = {records.fingerprint(plan.replace(seed=0).to_json()) for plan in plans}
+    same = {files.fingerprint(plan.replace(seed=0).to_json()) for plan in plans}
     if len(same) != 1:
         bound = "must be one or more plans that differ in their seeds alone"
         raise_if([Problem("plans", len(plans), bound, "train other plans by themselves")])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals.accounting import Ledger
-from tff_hospitals.plan import Plan
+from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel

@@ -10,14 +10,16 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tff_hospitals import __version__, noise_plan, records
+from tff_hospitals import __version__
 from tff_hospitals.accounting.certificate import certify
-from tff_hospitals.plan import Plan
-from tff_hospitals.processes.plan_parts import MECHANISMS
-from tff_hospitals.training.books import METRIC_COLUMNS, Books
+from tff_hospitals.foundations import files
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.parts import MECHANISMS
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.byte_counts import BYTES_COLUMNS, DRIFT_COLUMNS
 from tff_hospitals.training.checkpoints import CheckpointFolder
 from tff_hospitals.training.evaluation import POOLED
-from tff_hospitals.training.traffic import BYTES_COLUMNS, DRIFT_COLUMNS
+from tff_hospitals.training.run_history import METRIC_COLUMNS, RunHistory
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -52,11 +54,11 @@ class RunDirectory:
         """
         plan_file = self.path / "plan.json"
         if plan_file.exists():
-            owner = records.read_json(self.path / "record.json").get("identity")
+            owner = files.read_json(self.path / "record.json").get("identity")
             if owner != identity:
-                there = records.read_json(plan_file)
+                there = files.read_json(plan_file)
                 differing = _differences(there, plan.to_json()) or ["the data"]
-                raise records.RecordError(
+                raise files.RecordError(
                     f"{self.path} belongs to another run: it differs in {', '.join(differing[:6])}. Nothing was "
                     "changed. "
                     "Remedy: choose another --run_dir, or give the same flags to resume."
@@ -65,7 +67,7 @@ class RunDirectory:
         if self.path.is_dir() and any(self.path.iterdir()):
             known = [p.name for p in self.path.iterdir() if p.name == "summary.json"]
             if known:
-                raise records.RecordError(
+                raise files.RecordError(
                     f"{self.path} already holds results of something else. Remedy: choose another --run_dir."
                 )
         record = {
@@ -80,32 +82,32 @@ class RunDirectory:
             "reproducible": not plan.privacy.secure_noise,
             "warnings": plan.warnings(dataset),
         }
-        records.write_json(self.path / "record.json", record)
-        records.write_json(plan_file, plan.to_json())
+        files.write_json(self.path / "record.json", record)
+        files.write_json(plan_file, plan.to_json())
 
     def finished_summary(self) -> Mapping[str, Any] | None:
         """The summary of a run that finished here, or None."""
         path = self.path / "summary.json"
         if not path.exists():
             return None
-        summary = records.read_json(path)
+        summary = files.read_json(path)
         return summary if summary.get("status") == "finished" else None
 
-    def write_tables(self, books: Books, seconds: Sequence[tuple[int, float]]) -> None:
+    def write_tables(self, history: RunHistory, seconds: Sequence[tuple[int, float]]) -> None:
         """metrics.csv, timing.csv, bytes.csv and ledger.json as they stand."""
-        records.write_csv(self.path / "metrics.csv", METRIC_COLUMNS, books.metric_rows)
+        files.write_csv(self.path / "metrics.csv", METRIC_COLUMNS, history.metric_rows)
         rows = [{"round": number, "seconds": value} for number, value in seconds]
-        records.write_csv(self.path / "timing.csv", ("round", "seconds"), rows)
-        records.write_csv(self.path / "bytes.csv", BYTES_COLUMNS, books.traffic.rows)
-        records.write_csv(self.path / "drift.csv", DRIFT_COLUMNS, books.traffic.drift_rows)
-        records.write_json(self.path / "ledger.json", books.released().to_json())
+        files.write_csv(self.path / "timing.csv", ("round", "seconds"), rows)
+        files.write_csv(self.path / "bytes.csv", BYTES_COLUMNS, history.bytes_sent.rows)
+        files.write_csv(self.path / "drift.csv", DRIFT_COLUMNS, history.bytes_sent.drift_rows)
+        files.write_json(self.path / "ledger.json", history.released().to_json())
 
     def finish(self, run: Run, summary: Mapping[str, Any]) -> None:
         """Writes the model and, last of all, summary.json: its presence means that the run is whole."""
         from tff_hospitals.models import save_keras
 
         save_keras(run.keras_model(), self.path / "model.keras")
-        records.write_json(self.path / "summary.json", summary)
+        files.write_json(self.path / "summary.json", summary)
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -123,25 +125,27 @@ def summary_row(
     plan: Plan,
     dataset: HospitalDataset,
     noise: noise_plan.NoisePlan,
-    books: Books,
+    history: RunHistory,
     stop_reason: str,
     rounds: int,
     seconds: Sequence[tuple[int, float]],
     runtime: str,
 ) -> dict[str, Any]:
     """The fields that comparison tables are made of, for one run."""
-    by_hospital = {scope: values for scope, values in books.last_evaluation.items() if scope not in (POOLED, "server")}
-    pooled = books.last_evaluation.get(POOLED, {})
+    by_hospital = {
+        scope: values for scope, values in history.last_evaluation.items() if scope not in (POOLED, "server")
+    }
+    pooled = history.last_evaluation.get(POOLED, {})
     private = noise.unit != "none"
-    conversion = books.stated_in(noise)
-    epsilons = {name: books.epsilon(name, conversion) for name in dataset.ids} if private else {}
+    conversion = history.stated_in(noise)
+    epsilons = {name: history.epsilon(name, conversion) for name in dataset.ids} if private else {}
     worst = max(epsilons, key=lambda name: epsilons[name] or 0.0) if epsilons else None
-    epsilon = books.epsilon(POOLED, conversion)
+    epsilon = history.epsilon(POOLED, conversion)
     settled = [value for _, value in seconds[1:]] or [value for _, value in seconds]
-    ledger = books.released()
+    ledger = history.released()
     certificate = certify(ledger, noise.unit, conversion) if private else None
     second = noise.second
-    second_conversion = books.stated_in(second) if second is not None else None
+    second_conversion = history.stated_in(second) if second is not None else None
     if certificate is not None and second is not None:
         certificate["second_unit"] = certify(ledger, second.unit, second_conversion or "rdp")
     return {
@@ -153,9 +157,9 @@ def summary_row(
         "unit": noise.unit,
         "target_epsilon": plan.privacy.target_epsilon,
         "epsilon": epsilon,
-        "epsilon_rdp": books.epsilon(POOLED, "rdp"),
-        "epsilon_pld": books.epsilon(POOLED, "pld"),
-        "epsilon_pld_missing": books.why_no_epsilon("pld"),
+        "epsilon_rdp": history.epsilon(POOLED, "rdp"),
+        "epsilon_pld": history.epsilon(POOLED, "pld"),
+        "epsilon_pld_missing": history.why_no_epsilon("pld"),
         "epsilon_per_hospital": epsilons,
         "worst_hospital": worst,
         "delta": noise.delta if private else None,
@@ -171,55 +175,64 @@ def summary_row(
         "auc_mean": _mean(by_hospital, "auc"),
         "loss_mean": _mean(by_hospital, "loss"),
         "accuracy_per_seed": [_mean(by_hospital, "accuracy")],
-        "bytes_up": sum(books.bytes_up.values()),
-        "bytes_down": sum(books.bytes_down.values()),
+        "bytes_up": sum(history.bytes_up.values()),
+        "bytes_down": sum(history.bytes_down.values()),
         "seconds_per_round": sum(settled) / len(settled) if settled else None,
         "rounds": rounds,
         "stop_reason": stop_reason,
         "runtime": runtime,
-        "guarantee": _guarantee(plan, noise, books, stop_reason, certificate),
+        "guarantee": _guarantee(plan, noise, history, stop_reason, certificate),
         "certificate": certificate,
         "second_unit": second.unit if second is not None else None,
-        "second_epsilon": _second_epsilon(second, books),
+        "second_epsilon": _second_epsilon(second, history),
         "second_conversion": second_conversion,
         "second_noise_multiplier": next(iter(second.multipliers.values())) if second is not None else None,
         "records_per_patient": plan.privacy.records_per_patient,
-        "epsilon_per_patient": epsilon_per_patient(plan, noise, books),
+        "epsilon_per_patient": epsilon_per_patient(plan, noise, history),
         "reproducible": not plan.privacy.secure_noise,
-        "signal_to_noise": books.signal.medians(),
-        "warnings": [*plan.warnings(dataset), *books.warnings, *books.signal.warnings(), *_second(plan, noise, books)],
-        "communication": books.traffic.summary(len(dataset.hospitals)),
-        "curve": curve(books, conversion),
+        "signal_to_noise": history.signal.medians(),
+        "warnings": [
+            *plan.warnings(dataset),
+            *history.warnings,
+            *history.signal.warnings(),
+            *_second(plan, noise, history),
+        ],
+        "communication": history.bytes_sent.summary(len(dataset.hospitals)),
+        "curve": curve(history, conversion),
     }
 
 
 def _guarantee(
-    plan: Plan, noise: noise_plan.NoisePlan, books: Books, stop_reason: str, certificate: Mapping[str, Any] | None
+    plan: Plan,
+    noise: noise_plan.NoisePlan,
+    history: RunHistory,
+    stop_reason: str,
+    certificate: Mapping[str, Any] | None,
 ) -> str:
     """What is protected, against whom and under which trust, for an ethics board; one paragraph for each unit."""
     from tff_hospitals.accounting import guarantee, no_guarantee
 
     if noise.unit == "none":
-        return no_guarantee("record", books.ledger).text
+        return no_guarantee("record", history.ledger).text
     paragraphs = []
     for part in noise.parts:
         inner = part is noise and noise.second is not None
         mechanism = plan.privacy.mechanism if part is noise else plan.privacy.outer
         noise_by = MECHANISMS[mechanism].noise_by
         text = guarantee(
-            books.released(),
+            history.released(),
             part.unit,
             noise_added_by=noise_by,
-            conversion=books.stated_in(part),
+            conversion=history.stated_in(part),
             simulated_trust=plan.privacy.summed_securely and noise_by != "hospital",
             stopped_by_data=stop_reason.startswith("plateau"),
         ).text
         paragraphs.append(f"{part.unit.capitalize()} level: {text}" if inner or part is not noise else text)
     words = " ".join(paragraphs)
     if noise.unit == "record" and plan.privacy.records_per_patient > 1:
-        k, epsilon = plan.privacy.records_per_patient, epsilon_per_patient(plan, noise, books)
+        k, epsilon = plan.privacy.records_per_patient, epsilon_per_patient(plan, noise, history)
         strength = "no guarantee" if epsilon is None else f"epsilon {epsilon:.3g} at delta {noise.delta:g}"
-        how = "" if books.stated_in(noise) == "rdp" else " (rdp)"
+        how = "" if history.stated_in(noise) == "rdp" else " (rdp)"
         words += f" A patient with up to {k} records: {strength}{how} for all of them together."
     if plan.privacy.secure_noise:
         words += (
@@ -232,25 +245,25 @@ def _guarantee(
     return words
 
 
-def _second(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -> list[str]:
+def _second(plan: Plan, noise: noise_plan.NoisePlan, history: RunHistory) -> list[str]:
     """The second guarantee of a run with two units: a table has one column for epsilon."""
     if noise.second is None:
         return []
-    epsilon = _second_epsilon(noise.second, books)
+    epsilon = _second_epsilon(noise.second, history)
     known = "no" if epsilon is None or math.isinf(epsilon) else f"{epsilon:.3g}"
-    by = books.stated_in(noise.second)
-    how = "" if by == books.stated_in(noise) else f" ({by})"
+    by = history.stated_in(noise.second)
+    how = "" if by == history.stated_in(noise) else f" ({by})"
     return [
         f"two guarantees: beside the epsilon per {noise.unit}, epsilon {known} per {noise.second.unit} at delta "
         f"{noise.delta:g}{how}, by {plan.privacy.outer} around the hospitals"
     ]
 
 
-def _second_epsilon(second: noise_plan.NoisePlan | None, books: Books) -> float | None:
-    return None if second is None else books.epsilon_of(second.unit, POOLED, books.stated_in(second))
+def _second_epsilon(second: noise_plan.NoisePlan | None, history: RunHistory) -> float | None:
+    return None if second is None else history.epsilon_of(second.unit, POOLED, history.stated_in(second))
 
 
-def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -> float | None:
+def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, history: RunHistory) -> float | None:
     """Epsilon for all records of one patient together, of the worst hospital; None without a finite one.
 
     The same as epsilon for one record per patient.
@@ -260,8 +273,8 @@ def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, books: Books) -
     if noise.unit != "record":
         return None
     if plan.privacy.records_per_patient == 1:
-        return books.epsilon(POOLED)
-    ledger = books.released()
+        return history.epsilon(POOLED)
+    ledger = history.released()
     found = [
         group_epsilon(
             ledger.events("record", hospital),
@@ -282,7 +295,7 @@ def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | 
     return sum(values) / len(values) if values else None
 
 
-def curve(books: Books, conversion: str = "rdp") -> list[dict[str, Any]]:
+def curve(history: RunHistory, conversion: str = "rdp") -> list[dict[str, Any]]:
     """Accuracy (mean over hospitals), epsilon as the run states it, and bytes at every evaluated round.
 
     Of Gaussian noise without sampling the loss distribution is known in closed form, so that `epsilon_pld` is exact.
@@ -290,7 +303,7 @@ def curve(books: Books, conversion: str = "rdp") -> list[dict[str, Any]]:
     column = "epsilon_rdp" if conversion == "rdp" else "epsilon_pld"
     accuracies: dict[int, list[float]] = {}
     points = []
-    for row in books.metric_rows:
+    for row in history.metric_rows:
         number = row["round"]
         if row["hospital"] == POOLED:
             if row.get("loss") is not None:

@@ -1,4 +1,4 @@
-"""One run in training: its state, books, files and reasons to stop, driven by `loop`."""
+"""One run in training: its state, history, files and reasons to stop, driven by `loop`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals import records
-from tff_hospitals.plan import Plan
-from tff_hospitals.privacy_checks import secure_noise_problems
-from tff_hospitals.random_streams import Streams
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.plan.checks.privacy import secure_noise_problems
+from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training import run_directory, stopping
-from tff_hospitals.training.books import Books
 from tff_hospitals.training.budgets import RoundBudgets, RoundDecision
 from tff_hospitals.training.checkpoints import Checkpoint
 from tff_hospitals.training.evaluation import POOLED
 from tff_hospitals.training.results import Progress, Run, TrainingError
-from tff_hospitals.training.rounds import RoundDrawer
-from tff_hospitals.training.shared import SharedParts
+from tff_hospitals.training.round_inputs import RoundDrawer
+from tff_hospitals.training.run_history import RunHistory
+from tff_hospitals.training.seed_independent import SeedIndependentParts
 from tff_hospitals.training.updates import UpdateStore
-from tff_hospitals.validation import raise_if
 
 if TYPE_CHECKING:
-    from tff_hospitals.learning_process import ServerState
+    from tff_hospitals.processes.composition import ServerState
     from tff_hospitals.runtimes.base import RoundInput, RoundOutput
 
 _ROUNDS_PER_CALL = 64
@@ -46,7 +46,7 @@ class Session:
     def __init__(
         self,
         plan: Plan,
-        shared: SharedParts,
+        shared: SeedIndependentParts,
         run_dir: str | pathlib.Path | None = None,
         store_updates: int | None = None,
     ):
@@ -61,7 +61,7 @@ class Session:
         self.state = self.composition.initial_state(weights, root, self.noise.server_multiplier)
         dense = 4 * self.composition.client_work.scalars
         frozen_bytes = sum(weight.nbytes for weight in self.frozen)
-        self.books = Books(
+        self.history = RunHistory(
             plan, self.dataset, self.noise, shared.wire_bytes, (dense, dense), frozen_bytes, shared.side_bytes
         )
         self.drawer = RoundDrawer(plan, self.dataset, self.noise, root)
@@ -82,17 +82,17 @@ class Session:
         directory = self.directory
         if directory is None:
             return
-        identity = records.fingerprint(
+        identity = files.fingerprint(
             [self.plan.fingerprint(), self.dataset.fingerprint(), self.evaluated.fingerprint()]
         )
         self.identity = identity
         directory.claim(self.plan, self.dataset, identity, self.shared.runtime_name)
         checkpoint, warnings = directory.checkpoints.latest()
-        self.books.warnings.extend(warnings)
+        self.history.warnings.extend(warnings)
         if checkpoint is None:
             return
         if checkpoint.plan != identity:
-            raise records.RecordError(
+            raise files.RecordError(
                 f"{directory.path} holds a checkpoint of another plan ({checkpoint.plan}, this one is {identity}). "
                 "Remedy: choose another --run_dir."
             )
@@ -105,9 +105,9 @@ class Session:
         import tensorflow as tf
 
         self.state = tf.nest.pack_sequence_as(self.state, list(checkpoint.arrays))
-        found = self.books.warnings
-        self.books.restore(checkpoint.progress["books"])
-        self.books.warnings.extend(found)
+        found = self.history.warnings
+        self.history.restore(checkpoint.progress["history"])
+        self.history.warnings.extend(found)
         self.seconds = [(int(number), float(value)) for number, value in checkpoint.progress["seconds"]]
         self.next_round = checkpoint.next_round
 
@@ -118,13 +118,13 @@ class Session:
         decision = self._budget_decision(self.next_round)
         if decision is not None and decision.stop is not None:
             return f"{stopping.BUDGET_SPENT}: {decision.stop}"
-        return self.plateau.reason(self.books.history)
+        return self.plateau.reason(self.history.monitored)
 
     def _budget_decision(self, round_number: int) -> RoundDecision | None:
         """Who can pay for a round; None without a limit."""
         if not self.budgets:
             return None
-        return self.budgets.decide(self.books.ledger, round_number, self.drawer.cohort(round_number))
+        return self.budgets.decide(self.history.ledger, round_number, self.drawer.cohort(round_number))
 
     def _draw(self, round_number: int) -> RoundInput:
         """A round's input without the hospitals that have spent their budget; the others go on."""
@@ -132,9 +132,9 @@ class Session:
         if decision is None or not decision.reasons:
             return self.drawer.draw(round_number)
         for one, reason in decision.reasons.items():
-            if one not in self.books.left:
-                self.books.left[one] = round_number + 1
-                self.books.warnings.append(f"{one} left the cohort before round {round_number + 1}: {reason}")
+            if one not in self.history.left:
+                self.history.left[one] = round_number + 1
+                self.history.warnings.append(f"{one} left the cohort before round {round_number + 1}: {reason}")
         return self.drawer.draw(round_number, decision.may_train)
 
     @property
@@ -180,14 +180,14 @@ class Session:
           on_round: called after every round.
         """
         self.state = state
-        self.books.warnings.extend(note for note in self.runtime.notes if note not in self.books.warnings)
+        self.history.warnings.extend(note for note in self.runtime.notes if note not in self.history.warnings)
         for one, output in zip(inputs, outputs):
             self._check_finite(output)
-            self.books.record_round(one, output)
+            self.history.record_round(one, output)
             self.next_round = one.number + 1
             due = self.next_round % self.plan.evaluate_every == 0 or self.next_round == self.plan.rounds
             evaluation = self._evaluate() if due else {}
-            self.books.enter_metrics(one, output, evaluation, self._rate(one.number))
+            self.history.enter_metrics(one, output, evaluation, self._rate(one.number))
             self.seconds.append((one.number + 1, seconds))
             if on_round is not None:
                 on_round(self._progress(one.number))
@@ -231,15 +231,15 @@ class Session:
                 )
 
     def _progress(self, round_number: int) -> Progress:
-        pooled = self.books.last_evaluation.get(POOLED, {})
+        pooled = self.history.last_evaluation.get(POOLED, {})
         return Progress(
             round=round_number + 1,
             rounds=self.plan.rounds,
             loss=pooled.get("loss"),
             accuracy=pooled.get("accuracy"),
-            epsilon=self.books.epsilon(POOLED),
+            epsilon=self.history.epsilon(POOLED),
             unit=self.noise.unit,
-            bytes=sum(self.books.bytes_down.values()) + sum(self.books.bytes_up.values()),
+            bytes=sum(self.history.bytes_down.values()) + sum(self.history.bytes_up.values()),
         )
 
     def _save(self) -> None:
@@ -248,20 +248,22 @@ class Session:
         import tensorflow as tf
 
         arrays = tuple(np.asarray(leaf) for leaf in tf.nest.flatten(self.state))
-        progress = {"books": self.books.to_json(), "seconds": self.seconds}
+        progress = {"history": self.history.to_json(), "seconds": self.seconds}
         self.directory.checkpoints.save(Checkpoint(self.next_round, self.identity, arrays, progress))
-        self.directory.write_tables(self.books, self.seconds)
+        self.directory.write_tables(self.history, self.seconds)
 
     def finish(self) -> Run:
         """Evaluates if the last round was not, writes everything; the result is `finished` from now on."""
         reason = self.stop_reason() or stopping.ROUND_LIMIT
-        if (self.books.metric_rows and self.books.metric_rows[-1].get("loss") is None) or not self.books.metric_rows:
-            self.books.last_evaluation = self._evaluate()
+        if (
+            self.history.metric_rows and self.history.metric_rows[-1].get("loss") is None
+        ) or not self.history.metric_rows:
+            self.history.last_evaluation = self._evaluate()
         summary = run_directory.summary_row(
             self.plan,
             self.dataset,
             self.noise,
-            self.books,
+            self.history,
             reason,
             self.next_round,
             self.seconds,
@@ -278,10 +280,10 @@ class Session:
         return Run(
             plan=self.plan,
             summary=summary,
-            ledger=self.books.released(),
+            ledger=self.history.released(),
             weights=tuple(np.asarray(weight) for weight in self.state.weights),
             frozen=self.frozen,
-            evaluation=self.books.last_evaluation,
+            evaluation=self.history.last_evaluation,
             directory=None if self.directory is None else self.directory.path,
             already_finished=already_finished,
             model=self.model,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tff_hospitals.plan import StoppingPlan
+from tff_hospitals.plan.plan import StoppingPlan
 
 ROUND_LIMIT = "round limit reached"
 BUDGET_SPENT = "privacy budget spent"

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals import records
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import Problem, raise_if, whole_number
 from tff_hospitals.runtimes import base
-from tff_hospitals.validation import Problem, raise_if, whole_number
 
 if TYPE_CHECKING:
-    from tff_hospitals.learning_process import Composition
+    from tff_hospitals.processes.composition import Composition
     from tff_hospitals.runtimes.base import HospitalRound, RoundInput
 
 
@@ -93,7 +93,7 @@ class UpdateFolder:
         buffer = io.BytesIO()
         ids = np.array(list(stored.deltas), dtype=str)
         np.savez(buffer, number=np.int64(stored.number), hospitals=ids, **arrays)
-        records.write_bytes(self._folder / f"round_{stored.number:06d}.npz", buffer.getvalue())
+        files.write_bytes(self._folder / f"round_{stored.number:06d}.npz", buffer.getvalue())
 
     def rounds(self) -> tuple[int, ...]:
         """Numbers of the stored rounds, in order."""
@@ -117,11 +117,11 @@ class UpdateFolder:
                 deltas = {one: tuple(content[f"delta_{k:06d}_{i:04d}"] for i in parts) for k, one in enumerate(ids)}
                 return StoredRound(int(content["number"]), tuple(weights), deltas)
         except FileNotFoundError as error:
-            raise records.RecordError(
+            raise files.RecordError(
                 f"{path} does not exist: no update of round {number} was stored. {remedy}"
             ) from error
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise records.RecordError(f"{path} cannot be read: {error}. {remedy}") from error
+            raise files.RecordError(f"{path} cannot be read: {error}. {remedy}") from error
 
 
 class UpdateStore:

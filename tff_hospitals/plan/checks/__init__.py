@@ -1,0 +1,1 @@
+"""What a plan may not say, one file per subject; `plan.review` asks them all."""

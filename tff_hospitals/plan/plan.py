@@ -1,0 +1,126 @@
+"""The plan of a run: one frozen, serialisable object that says everything that training will do.
+
+A plan names the hospitals, the model, the cohort, the client work, the privacy mechanism, the encodings, the server
+optimiser and when to stop. `Plan.problems` returns every clash at once, each with the value, the bound and the
+remedy; a plan with problems does not train. `Plan.warnings` says what is allowed but will disappoint.
+
+>>> plan = Plan(method="fedavg", client=ClientPlan(learning_rate=0.01, local_steps=100, batch_size=4))
+>>> plan.problems()
+[]
+>>> Plan.from_json(plan.to_json()) == plan
+True
+>>> plan.replace(client={"learning_rate": -1.0}).problems()[0].bound
+'must be > 0.0'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import Problem
+from tff_hospitals.plan.checks import training as plan_checks
+from tff_hospitals.plan.parts import (
+    ClientPlan,
+    CohortPlan,
+    DataPlan,
+    LinkPlan,
+    ModelPlan,
+    PrivacyPlan,
+    ServerPlan,
+    StoppingPlan,
+)
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that one run does. See the module's docstring for an example.
+
+    Attributes:
+      method: the label in tables.
+      weighting: `records` (a hospital counts by its training records) or `equal`.
+      broadcast, upload: chains of encoders such as `delta,rotate,quantize:8`, empty for dense float32.
+      error_feedback: a hospital adds what its encoder left out to its next update.
+      skip_below: a hospital sends nothing in a round in which the L2 norm of its update is below this.
+      link: speed of the hospitals' connection, for the time on the wire.
+      rounds: round limit. evaluate_every, checkpoint_every: in rounds.
+      seed: the root of every random stream of the run.
+    """
+
+    method: str = "fedavg"
+    data: DataPlan = dataclasses.field(default_factory=DataPlan)
+    model: ModelPlan = dataclasses.field(default_factory=ModelPlan)
+    cohort: CohortPlan = dataclasses.field(default_factory=CohortPlan)
+    client: ClientPlan = dataclasses.field(default_factory=ClientPlan)
+    weighting: str = "records"
+    privacy: PrivacyPlan = dataclasses.field(default_factory=PrivacyPlan)
+    broadcast: str = ""
+    upload: str = ""
+    error_feedback: bool = False
+    skip_below: float | None = None
+    link: LinkPlan = dataclasses.field(default_factory=LinkPlan)
+    server: ServerPlan = dataclasses.field(default_factory=ServerPlan)
+    stopping: StoppingPlan = dataclasses.field(default_factory=StoppingPlan)
+    rounds: int = 15
+    evaluate_every: int = 1
+    checkpoint_every: int = 5
+    seed: int = 42
+
+    def problems(self, dataset: HospitalDataset | None = None) -> list[Problem]:
+        """Every clash in the plan; with `dataset`, also those that depend on its hospitals."""
+        return plan_checks.problems(self, dataset)
+
+    def warnings(self, dataset: HospitalDataset) -> list[str]:
+        """What is allowed but will disappoint, in words for the table."""
+        return plan_checks.warnings(self, dataset)
+
+    def replace(self, **changes: Any) -> Plan:
+        """A copy with fields changed; a part takes a mapping of its own fields.
+
+        >>> Plan().replace(rounds=3, client={"batch_size": 8}).client.batch_size
+        8
+        """
+        values = {
+            name: dataclasses.replace(getattr(self, name), **value)
+            if dataclasses.is_dataclass(getattr(self, name)) and isinstance(value, Mapping)
+            else value
+            for name, value in changes.items()
+        }
+        return dataclasses.replace(self, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON types."""
+        return files.plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """The plan that `to_json` wrote.
+
+        Raises:
+          records.RecordError: when a field is unknown (written by another version).
+        """
+        parts = {field.name: field for field in dataclasses.fields(cls)}
+        made: dict[str, Any] = {}
+        for name, item in value.items():
+            if name not in parts:
+                raise files.RecordError(
+                    f"plan field {name!r} is unknown. Remedy: read it with the version that wrote it."
+                )
+            default: Any = getattr(cls(), name)
+            try:
+                part: Any = type(default)
+                made[name] = part(**item) if dataclasses.is_dataclass(default) else item
+            except TypeError as error:
+                raise files.RecordError(
+                    f"plan part {name!r} does not fit: {error}. Remedy: read it with the version that wrote it."
+                ) from error
+        return cls(**made)
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits: equal plans, equal fingerprints."""
+        return files.fingerprint(self.to_json())

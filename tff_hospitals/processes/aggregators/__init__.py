@@ -1,0 +1,1 @@
+"""Aggregators: what turns the hospitals' updates into one, one mechanism a file."""

@@ -1,0 +1,249 @@
+"""The only composer: from a plan and a model to the four parts of a learning process.
+
+`compose` puts together distributor, client work, aggregator and finalizer as pure functions;
+`Composition.tff_process` wraps exactly these as a `tff.learning.templates.LearningProcess`, and the compiled runtime
+calls them as they are. A new method is one new part here, never a new loop.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.communication.bits import packed_bytes
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import encoded_transfer, finalizers
+from tff_hospitals.processes.aggregators import base as aggregators
+from tff_hospitals.processes.local_training import LocalTraining
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.models import FunctionalModel
+    from tff_hospitals.processes.encoded_transfer import EncodedTransfer
+
+
+_NOTHING: collections.OrderedDict = collections.OrderedDict()
+
+
+class ServerState(NamedTuple):
+    """Everything that is carried from round to round, as nested tuples and ordered dicts of arrays.
+
+    Attributes:
+      weights, round_number, aggregator, finalizer: at the server.
+      distributor: at the server: the model that hospitals hold, when the broadcast is encoded.
+      hospitals: at each hospital, by id: what its last upload left out, with error feedback.
+    """
+
+    weights: tuple
+    round_number: Any
+    aggregator: collections.OrderedDict
+    finalizer: collections.OrderedDict
+    distributor: collections.OrderedDict = _NOTHING
+    hospitals: collections.OrderedDict = _NOTHING
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """The parts of one plan's learning process. Equal `signature`s mean equal graphs.
+
+    `transfer` holds the encoders of both directions (None: dense), `hospital_ids` whose error feedback is carried.
+    """
+
+    model: FunctionalModel
+    client_work: LocalTraining
+    aggregator: aggregators.Aggregator
+    finalizer: finalizers.Finalizer
+    signature: str
+    transfer: EncodedTransfer | None = None
+    hospital_ids: tuple[str, ...] = ()
+
+    def initial_state(self, weights: tuple, streams: Streams, noise_multiplier: float) -> ServerState:
+        """State before round 0.
+
+        Args:
+          weights: trainable weights, numpy arrays.
+          streams: the run's root; the server's noise key is derived from it.
+          noise_multiplier: of the server's noise; 0 where the server adds none.
+        """
+        key = streams.child("server", "noise").key()
+        return ServerState(
+            tuple(np.asarray(weight, np.float32) for weight in weights),
+            np.int32(0),
+            self.aggregator.initial_state(key, noise_multiplier),
+            self.finalizer.initial_state(self.model.trainable_specs),
+            collections.OrderedDict() if self.transfer is None else self.transfer.no_broadcast(),
+            collections.OrderedDict(
+                (one, np.zeros([self.client_work.scalars], np.float32)) for one in self.hospital_ids
+            ),
+        )
+
+    def finish_round(self, state: ServerState, total: Any, noise: Any) -> tuple[ServerState, Any]:
+        """The server's half of a round, after contributions were added up."""
+        update, aggregator, measurements = self.aggregator.finish(state.aggregator, total, noise)
+        weights, finalizer = self.finalizer.apply(state.finalizer, state.weights, update)
+        after = state._replace(
+            weights=weights, round_number=state.round_number + 1, aggregator=aggregator, finalizer=finalizer
+        )
+        return after, measurements
+
+    def hospital_round(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
+        """A hospital's half of a round: its contribution to the sum and its metrics."""
+        output = self.client_work(state.weights, state.round_number, element)
+        noise = self.aggregator.hospital_noise(parameters, element["key"])
+        return self.aggregator.prepare(parameters, output.delta, output.weight, noise), output.metrics
+
+    def at_hospitals(self, state: ServerState, broadcast_key: Any) -> tuple:
+        """The trainable weights that hospitals decode from the next broadcast (numpy arrays)."""
+        if self.transfer is None:
+            return state.weights
+        first, held = int(state.round_number) == 0, state.distributor.get("held", ())
+        return self.transfer.send_broadcast(state.weights, held, first, broadcast_key).weights
+
+    def prepared_upload(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
+        """A hospital's half of a round up to its encoder: what it would send for weight 1, and its metrics."""
+        output = self.client_work(state.weights, state.round_number, element)
+        noise = self.aggregator.hospital_noise(parameters, element["key"])
+        return self.aggregator.prepare(parameters, output.delta, tf.constant(1.0), noise), output.metrics
+
+    def zero_contribution(self) -> Any:
+        """A sum of no contributions, in the structure of the aggregator's."""
+        zeros = tuple(tf.zeros(spec.shape) for spec in self.model.trainable_specs)
+        parameters = self.aggregator.parameters(self._blank_aggregator_state())
+        one = self.aggregator.prepare(parameters, zeros, tf.constant(0.0), self.aggregator.no_hospital_noise())
+        return tf.nest.map_structure(tf.zeros_like, one)
+
+    def server_measurements(self) -> tuple[str, ...]:
+        """Names of what the aggregator measures in a round."""
+        with tf.Graph().as_default():
+            state = self._blank_aggregator_state()
+            noise = self.aggregator.server_noise(state)
+            _, _, measurements = self.aggregator.finish(state, self.zero_contribution(), noise)
+        return tuple(measurements)
+
+    def _blank_aggregator_state(self) -> collections.OrderedDict:
+        return tf.nest.map_structure(tf.constant, self.aggregator.initial_state(np.zeros([2], np.int64), 0.0))
+
+    def blank_parameters(self) -> Any:
+        """What the aggregator sends to hospitals, in its structure."""
+        return self.aggregator.parameters(self._blank_aggregator_state())
+
+    def wire_bytes(self) -> tuple[int, int]:
+        """Bytes that cross the wire to and from one hospital in one round: tensor contents, without any transport's
+        framing.
+
+        Down: the broadcast weights, the aggregator's parameters and the round number. Up: the contribution; the whole
+        numbers of a secure sum without gaps, as many bits each as the modulus has.
+        """
+        with tf.Graph().as_default():
+            parameters = self.aggregator.parameters(self._blank_aggregator_state())
+            down = _bytes(self.model.trainable_specs) + _bytes(parameters) + 4
+            bits = self.aggregator.modulus_bits
+            contribution = self.zero_contribution()
+            return down, _bytes(contribution) if bits is None else packed_bytes(_scalars(contribution), bits)
+
+    def side_bytes(self) -> tuple[int, int]:
+        """The part of `wire_bytes` that is not the model and not the update: parameters, weights and counts."""
+        down, up = self.wire_bytes()
+        dense = _bytes(self.model.trainable_specs)
+        return down - dense, up - dense
+
+    def tff_process(self, hospitals_per_round: int) -> Any:
+        """The same parts as a `tff.learning.templates.LearningProcess` (imports TFF)."""
+        from tff_hospitals.processes import tff_adapters
+
+        return tff_adapters.build_learning_process(
+            self.model, self.client_work, self.aggregator, self.finalizer, hospitals_per_round, self.transfer
+        )
+
+
+def _scalars(structure: Any) -> int:
+    return sum(int(np.prod(leaf.shape.as_list())) for leaf in tf.nest.flatten(structure))
+
+
+def _bytes(structure: Any) -> int:
+    return sum(int(np.prod(leaf.shape.as_list())) * leaf.dtype.size for leaf in tf.nest.flatten(structure))
+
+
+def max_local_steps(plan: Plan, dataset: HospitalDataset) -> int:
+    """The most optimiser steps that any hospital takes in one round."""
+    return max(noise_plan.steps_per_round(plan, hospital.train.records) for hospital in dataset.hospitals)
+
+
+def compose(
+    plan: Plan, dataset: HospitalDataset, model: FunctionalModel, *, compile_steps: bool = False
+) -> Composition:
+    """Composes the learning process of a plan.
+
+    Raises:
+      validation.InvalidInput: when the plan has problems, or the model does not fit the plan (BatchNorm under DP, an
+        output that does not fit the target).
+    """
+    raise_if([*plan.problems(dataset), *model.problems(under_dp=plan.privacy.mechanism != "none")])
+    trained = sum(spec.shape.num_elements() for spec in model.trainable_specs)
+    raise_if([noise_plan.size_problem(plan, dataset, trained)])
+    hospitals = len(dataset.hospitals)
+    steps = max_local_steps(plan, dataset)
+    specs = model.trainable_specs
+    client_work = LocalTraining(model, plan.client, plan.privacy, max_local_steps=steps, compile_steps=compile_steps)
+    privacy = dataclasses.replace(
+        plan.privacy,
+        noise_multiplier=None,
+        target_epsilon=None,
+        delta=None,
+        conversion=None,
+        outer_noise_multiplier=None,
+        outer_target_epsilon=None,
+        records_per_patient=1,
+        selected_from=1.0,
+    )
+    rounds = plan.rounds if privacy.hospital_level().mechanism == "tree" else 1
+    largest_weight = float(max(dataset.records().values())) if plan.weighting == "records" else 1.0
+    signature = files.fingerprint(
+        [
+            dataclasses.asdict(plan.client),
+            dataclasses.asdict(privacy),
+            dataclasses.asdict(plan.server),
+            dataclasses.asdict(plan.model),
+            [str(spec) for spec in (*specs, *model.frozen_specs)],
+            [
+                dataclasses.asdict(plan.cohort),
+                hospitals,
+                steps,
+                plan.broadcast,
+                plan.upload,
+                plan.error_feedback,
+                plan.skip_below,
+                model.task,
+                model.num_classes,
+                list(model.feature_shape),
+                rounds,
+                largest_weight if privacy.secure_sum else 1.0,
+            ],
+        ]
+    )
+    return Composition(
+        model,
+        client_work,
+        aggregators.build_aggregator(
+            specs, plan.privacy, plan.cohort, hospitals, rounds=rounds, largest_weight=largest_weight
+        ),
+        finalizers.build_finalizer(plan.server),
+        signature,
+        encoded_transfer.build_encoded_transfer(
+            plan.broadcast,
+            plan.upload,
+            model.trainable_names,
+            [spec.shape.as_list() for spec in specs],
+            error_feedback=plan.error_feedback,
+            skip_below=plan.skip_below,
+        ),
+        dataset.ids if plan.error_feedback else (),
+    )

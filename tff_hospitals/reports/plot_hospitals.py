@@ -1,0 +1,200 @@
+"""Accuracy per hospital: who gains and who pays, with the size of every hospital in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tff_hospitals.reports.plot_privacy import accuracy_limits, footer_text
+from tff_hospitals.reports.plot_style import (
+    GRID,
+    INK,
+    MARGIN,
+    MUTED,
+    NEUTRAL,
+    SERIES,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    UNIT_MARKERS,
+    WIDTH,
+    Picture,
+    Sheet,
+    percent_axis,
+)
+from tff_hospitals.reports.rows import GROUPS, Row, ordered
+from tff_hospitals.reports.seeds import hospital_interval
+from tff_hospitals.reports.summary import HospitalFacts, Summary
+from tff_hospitals.reports.wording import percent, row_title, shorten, shorten_all
+
+MOST_PANELS = 8  # hospitals with a panel of their own; more are drawn as one distribution per method
+_PER_LINE = 4
+_STEP = 0.235  # inches from one method to the next
+GROUP_COLOURS = dict(zip(GROUPS, (NEUTRAL[2], NEUTRAL[0], SERIES[0], SERIES[1])))
+
+
+def accuracy_per_hospital(summary: Summary) -> Picture | None:
+    """The picture, or None when no row knows its accuracy per hospital."""
+    rows = [row for row in ordered(summary.rows) if any(v is not None for v in row.accuracy_per_hospital.values())]
+    if not rows:
+        return None
+    ids = [key for key in summary.hospital_ids if any(row.accuracy_per_hospital.get(key) is not None for row in rows)]
+    return _panels(summary, rows, ids) if len(ids) <= MOST_PANELS else _distributions(summary, rows, ids)
+
+
+def size_words(summary: Summary, hospital_id: str) -> str:
+    """Train and test records of a hospital as a figure states them."""
+    facts = {hospital.id: hospital for hospital in summary.dataset.hospitals}.get(
+        hospital_id, HospitalFacts(hospital_id)
+    )
+    parts = [
+        f"{count} {kind}"
+        for count, kind in ((facts.train_records, "train"), (facts.test_records, "test"))
+        if count is not None
+    ]
+    return " · ".join(parts)
+
+
+def _places(rows: Sequence[Row]) -> list[float]:
+    """Heights of the rows from the top, with a gap between groups and between targets."""
+    places, height = [], 0.0
+    for before, row in zip([None, *rows], rows):
+        if before is not None:
+            changed = before.group != row.group or (row.private and before.target_epsilon != row.target_epsilon)
+            height += 1.0 + (0.55 if before.group != row.group else 0.3 if changed else 0.0)
+        places.append(height)
+    return places
+
+
+def _frame(axes: Any, places: Sequence[float], limits: tuple[float, float], rows: Sequence[Row]) -> None:
+    axes.set_ylim(places[-1] + 0.7, -0.7)
+    axes.set_yticks(places)
+    axes.set_xlim(*limits)
+    percent_axis(axes.xaxis)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    for place in places:
+        axes.axhline(place, color=GRID, lw=0.6, zorder=0.5)
+    for (before, above), (row, below) in zip(zip(rows, places), list(zip(rows, places))[1:]):
+        if before.group != row.group:
+            axes.axhline((above + below) / 2, color=MUTED, lw=0.7, zorder=1)
+
+
+def _panels(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Picture:
+    names = shorten_all([row_title(row) for row in rows], 40)
+    places = _places(rows)
+    lines = -(-len(ids) // _PER_LINE)
+    body = _STEP * (places[-1] + 1.4)
+    intervals = {(id(row), key): hospital_interval(row, key) for row in rows for key in ids}
+    some = any(interval is not None for interval in intervals.values())
+    sheet = Sheet(
+        "What every hospital gets from each method",
+        "Accuracy on the hospital's own test records; "
+        + ("bars: 95 % intervals over seeds." if some else "no intervals: they need two seeds or more.")
+        + " Dotted: the median method.",
+        footer_text(summary),
+        lines * (body + 0.95) - 0.1,
+    )
+    left = MARGIN + max(sheet.text_width(name, SMALL_SIZE) for name in names) + 0.15
+    columns = min(_PER_LINE, len(ids))
+    gap = 0.18
+    width = (WIDTH - MARGIN - left - gap * (columns - 1)) / columns
+    centres = [value for row in rows for key in ids if (value := row.accuracy_per_hospital.get(key)) is not None]
+    limits = accuracy_limits(centres, list(intervals.values()))
+    for index, key in enumerate(ids):
+        start = left + (index % columns) * (width + gap)
+        top = sheet.height - 0.4 - (index // columns) * (body + 0.95)
+        axes = sheet.axes(start, start + width, top - body, top)
+        _frame(axes, places, limits, rows)
+        axes.set_yticklabels(names if index % columns == 0 else [])
+        title = shorten(key, int(width / 0.105))
+        sheet.text(start, sheet.bottom + top + 0.22, title, size=TEXT_SIZE, weight="bold", va="bottom")
+        sheet.text(
+            start, sheet.bottom + top + 0.05, size_words(summary, key), size=SMALL_SIZE, color=MUTED, va="bottom"
+        )
+        axes.set_xlabel("accuracy, %", size=SMALL_SIZE)
+        known = sorted(value for row in rows if (value := row.accuracy_per_hospital.get(key)) is not None)
+        axes.axvline(known[len(known) // 2], color=MUTED, lw=0.9, linestyle=(0, (1, 2)), zorder=1)
+        for row, place in zip(rows, places):
+            value = row.accuracy_per_hospital.get(key)
+            colour = GROUP_COLOURS[row.group]
+            if value is None:
+                axes.text(limits[0], place, " not measured", size=7.5, color=MUTED, va="center")
+                continue
+            interval = intervals[(id(row), key)]
+            if interval is not None:
+                axes.plot(
+                    [interval.low, interval.high], [place, place], color=colour, lw=1.5, zorder=3, solid_capstyle="butt"
+                )
+            axes.plot(value, place, marker=UNIT_MARKERS[row.unit], ms=5.5, color=colour, ls="none", zorder=4)
+    words = "; ".join(
+        f"{row_title(row)}: " + ", ".join(f"{key} {percent(row.accuracy_per_hospital.get(key))}" for key in ids)
+        for row in rows
+    )
+    return sheet.finish(
+        "accuracy_per_hospital",
+        "Accuracy per hospital",
+        "One panel per hospital, one line per method in the order of the table. Grey diamonds give no guarantee, blue "
+        "circles protect records, orange "
+        "squares whole hospitals. Small test sets make wide intervals: read the number of test records under each "
+        "name first.",
+        f"Accuracy per hospital in percent. {words}.",
+    )
+
+
+def _box(axes: Any, values: Sequence[float], place: float, colour: str) -> None:
+    """A box over the middle half, a line at the median, thin lines out to the lowest and highest."""
+    import numpy as np
+
+    low, first, middle, third, high = np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0))
+    top, bottom = place - 0.31, place + 0.31
+    axes.plot([low, first], [place, place], color=colour, lw=0.8, zorder=3)
+    axes.plot([third, high], [place, place], color=colour, lw=0.8, zorder=3)
+    axes.plot([first, third, third, first, first], [top, top, bottom, bottom, top], color=colour, lw=1.3, zorder=3)
+    axes.plot([middle, middle], [top, bottom], color=INK, lw=1.8, zorder=3.5)
+
+
+def _distributions(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Picture:
+    names = shorten_all([row_title(row) for row in rows], 40)
+    places = _places(rows)
+    facts = {hospital.id: hospital.train_records for hospital in summary.dataset.hospitals}
+    known_sizes = [size for size in facts.values() if size]
+    sheet = Sheet(
+        f"How evenly each method serves the {len(ids)} hospitals",
+        "Each dot is a hospital (larger dot: more training records). Box: the middle half of the hospitals, line: "
+        "their median.",
+        footer_text(summary)
+        + (f" · {min(known_sizes)} to {max(known_sizes)} training records per hospital" if known_sizes else ""),
+        (_STEP + 0.06) * (places[-1] + 1.4) + 0.75,
+    )
+    worst = [min((v, key) for key in ids if (v := row.accuracy_per_hospital.get(key)) is not None) for row in rows]
+    worst_names = [f"{percent(value)} {shorten(key, 18)}" for value, key in worst]
+    left = MARGIN + max(sheet.text_width(name, SMALL_SIZE) for name in names) + 0.15
+    right = WIDTH - MARGIN - max(sheet.text_width(text, SMALL_SIZE) for text in (*worst_names, "lowest")) - 0.15
+    axes = sheet.axes(left, right, 0.45, sheet.height - 0.25)
+    values = [value for row in rows for key in ids if (value := row.accuracy_per_hospital.get(key)) is not None]
+    _frame(axes, places, accuracy_limits(values, []), rows)
+    axes.set_yticklabels(names)
+    axes.set_xlabel("accuracy, %", size=TEXT_SIZE)
+    axes.text(1.015, 1.0, "lowest", transform=axes.transAxes, size=SMALL_SIZE, color=MUTED, va="bottom")
+    for row, place, text in zip(rows, places, worst_names):
+        colour = GROUP_COLOURS[row.group]
+        keys = [key for key in ids if row.accuracy_per_hospital.get(key) is not None]
+        xs = [row.accuracy_per_hospital[key] for key in keys]
+        areas = [
+            6.0 + 26.0 * ((facts.get(key) or 0) / max(known_sizes)) ** 0.5 if known_sizes else 14.0 for key in keys
+        ]
+        offsets = [place + 0.34 * (((index * 7) % 11) / 10.0 - 0.5) for index in range(len(keys))]
+        axes.scatter(xs, offsets, s=areas, color=colour, alpha=0.45, lw=0, zorder=2.5)
+        _box(axes, [x for x in xs if x is not None], place, colour)
+        axes.text(1.015, place, text, transform=axes.get_yaxis_transform(), size=SMALL_SIZE, color=INK, va="center")
+    words = "; ".join(f"{row_title(row)}: lowest {percent(value)} at {key}" for row, (value, key) in zip(rows, worst))
+    return sheet.finish(
+        "accuracy_per_hospital",
+        "Accuracy per hospital",
+        f"With {len(ids)} hospitals each method is drawn as a distribution: dots are hospitals, the box holds the "
+        f"middle half, the lines reach the "
+        "lowest and highest; the hospital that is served worst is named at the right. summary.csv holds every "
+        "hospital's figure.",
+        f"Distribution of accuracy over {len(ids)} hospitals. {words}.",
+    )

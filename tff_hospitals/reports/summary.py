@@ -1,0 +1,264 @@
+"""The comparison summary: `summary.json` and `summary.csv`, written, read back and checked.
+
+Everything that a report shows comes from this file; nothing is trained again. The field names are stable under
+`SCHEMA_VERSION` and other programs read them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tff_hospitals.foundations import files
+from tff_hospitals.reports.fields import FieldReader, raise_record_error
+from tff_hospitals.reports.rows import ATTACK_FIELDS, Row, ordered, row_from_json
+
+SCHEMA_VERSION = 1
+SUMMARY_FIELDS = (
+    "schema_version",
+    "title",
+    "command",
+    "created",
+    "versions",
+    "machine",
+    "dataset",
+    "seeds",
+    "rounds",
+    "target_epsilons",
+    "delta",
+    "adjacency",
+    "conversion",
+    "rows",
+)
+CSV_FIELDS = (
+    "method",
+    "label",
+    "unit",
+    "target_epsilon",
+    "epsilon",
+    "epsilon_pld",
+    "worst_hospital",
+    "delta",
+    "adjacency",
+    "conversion",
+    "accuracy_mean",
+    "accuracy_sd",
+    "accuracy_pooled_mean",
+    "accuracy_pooled_sd",
+    "auc_mean",
+    "loss_mean",
+    "seeds",
+    "bytes_up",
+    "bytes_down",
+    "seconds_per_round",
+    "rounds",
+    "stop_reason",
+    "runtime",
+)
+CSV_PER_HOSPITAL = {
+    "accuracy": "accuracy_per_hospital",
+    "accuracy_sd": "accuracy_sd_per_hospital",
+    "epsilon": "epsilon_per_hospital",
+    "noise_multiplier": "noise_multiplier_per_hospital",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HospitalFacts:
+    """A hospital's id and the size of its parts, in records."""
+
+    id: str
+    train_records: int | None = None
+    test_records: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetFacts:
+    """Where the data come from and how they were split; `extra` keeps what else the data set says of itself."""
+
+    name: str
+    hospitals: tuple[HospitalFacts, ...] = ()
+    provenance: str = ""
+    licence: str = ""
+    simulated: bool | None = None
+    partition: str = ""
+    preprocessing: Any = ""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def preprocessing_words(self) -> str:
+        """How the features were prepared, in words, whichever form the run recorded."""
+        if isinstance(self.preprocessing, Mapping):
+            return str(self.preprocessing.get("words") or self.preprocessing.get("kind") or "")
+        return str(self.preprocessing or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types under the stable names."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "extra"}
+        own["hospitals"] = [dataclasses.asdict(hospital) for hospital in self.hospitals]
+        return {**own, **self.extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A whole comparison; see `SUMMARY_FIELDS`."""
+
+    dataset: DatasetFacts
+    rows: tuple[Row, ...]
+    title: str = ""
+    command: str = ""
+    created: str = ""
+    versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    rounds: int | None = None
+    target_epsilons: tuple[float, ...] = ()
+    delta: float | None = None
+    adjacency: str = ""
+    conversion: str = ""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def hospital_ids(self) -> tuple[str, ...]:
+        """The hospitals in the order of the data set, then any that only a row knows."""
+        known = [hospital.id for hospital in self.dataset.hospitals]
+        measured = [key for row in self.rows for key in row.accuracy_per_hospital]
+        return tuple(dict.fromkeys([*known, *measured]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types under the stable names."""
+        own: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+        own.update({name: getattr(self, name) for name in SUMMARY_FIELDS if name != "schema_version"})
+        own["dataset"] = self.dataset.to_json()
+        own["rows"] = [row.to_json() for row in self.rows]
+        return {**own, **self.extra}
+
+
+def summary_from_json(source: Any, where: str = "summary.json") -> Summary:
+    """Reads and checks a comparison summary.
+
+    Raises:
+      RecordError: lists the clashes, each with field, value and what it must be.
+    """
+    remedy = "restore the file that compare_aggregators wrote, or run the comparison again into a new folder"
+    problems: list[str] = []
+    fields = FieldReader(source, where, problems)
+    raise_record_error(problems, remedy)
+    check_schema_version(fields, where)
+    hospitals_and_data = dataset_from_json(fields.anything("dataset"), f"{where}: dataset", problems)
+    items = fields.objects("rows")
+    if not items and not problems:
+        problems.append(f"{where}: rows is empty, must hold at least one method")
+    summary = Summary(
+        dataset=hospitals_and_data,
+        rows=tuple(row_from_json(item, f"{where}: rows[{k}]", problems) for k, item in enumerate(items)),
+        title=fields.text("title"),
+        command=fields.text("command"),
+        created=fields.text("created"),
+        versions=fields.mapping("versions"),
+        machine=fields.mapping("machine"),
+        seeds=tuple(int(seed) for seed in fields.numbers("seeds") if seed is not None),
+        rounds=fields.whole("rounds"),
+        target_epsilons=tuple(value for value in fields.numbers("target_epsilons") if value is not None),
+        delta=fields.number("delta", low=0.0, high=1.0),
+        adjacency=fields.text("adjacency"),
+        conversion=fields.text("conversion"),
+        extra=fields.rest(),
+    )
+    seen: set[tuple[str, str, float | None]] = set()
+    for row in summary.rows:
+        key = (row.method, row.unit, row.target_epsilon)
+        if key in seen and row.method:
+            problems.append(
+                f"{where}: two rows for method {row.method!r} at target_epsilon {row.target_epsilon}, must be one"
+            )
+        seen.add(key)
+    raise_record_error(problems, remedy)
+    return summary
+
+
+def check_schema_version(fields: FieldReader, where: str) -> None:
+    """Refuses files of another program or of another schema version.
+
+    Raises:
+      RecordError: names the version found and the one that is read.
+    """
+    version = fields.anything("schema_version")
+    if version is None:
+        raise files.RecordError(
+            f"{where} has no schema_version: it was not written by tff_hospitals. "
+            "Remedy: name a folder that compare_aggregators or train wrote."
+        )
+    if version != SCHEMA_VERSION:
+        raise files.RecordError(
+            f"{where} has schema_version {version!r}, this version of tff_hospitals reads {SCHEMA_VERSION}. "
+            "Remedy: use the version of tff_hospitals that wrote the folder."
+        )
+
+
+def dataset_from_json(source: Any, where: str, problems: list[str]) -> DatasetFacts:
+    """Reads what a data set says of itself; clashes go to `problems`."""
+    fields = FieldReader(source, where, problems)
+    hospitals = []
+    for index, item in enumerate(fields.objects("hospitals")):
+        one = FieldReader(item, f"{where}.hospitals[{index}]", problems)
+        sizes = one.whole("train_records"), one.whole("test_records")
+        hospitals.append(HospitalFacts(one.text("id", required=True), *sizes))
+    return DatasetFacts(
+        name=fields.text("name", required=True),
+        hospitals=tuple(hospitals),
+        provenance=fields.text("provenance"),
+        licence=fields.text("licence"),
+        simulated=fields.flag("simulated"),
+        partition=fields.text("partition"),
+        preprocessing=fields.anything("preprocessing"),
+        extra=fields.rest(),
+    )
+
+
+def read_summary(directory: os.PathLike[str] | str) -> Summary:
+    """The checked summary of a comparison directory.
+
+    Raises:
+      RecordError: the file is missing, not JSON, of another program, or has wrong fields.
+    """
+    path = pathlib.Path(directory) / "summary.json"
+    return summary_from_json(files.read_json(path), str(path))
+
+
+def write_summary(directory: os.PathLike[str] | str, summary: Summary) -> list[pathlib.Path]:
+    """Writes `summary.json` and `summary.csv`, each whole or not at all; returns their paths."""
+    folder = pathlib.Path(directory)
+    checked = summary_from_json(files.plain(summary.to_json()), str(folder / "summary.json"))
+    files.write_json(folder / "summary.json", checked.to_json())
+    columns, rows = summary_table(checked)
+    files.write_csv(folder / "summary.csv", columns, rows)
+    return [folder / "summary.json", folder / "summary.csv"]
+
+
+def summary_table(summary: Summary) -> tuple[list[str], list[dict[str, Any]]]:
+    """The flat table of `summary.csv`: columns, and one dictionary per row in the order of the printed table."""
+    ids = summary.hospital_ids
+    attacks = [name for name in ATTACK_FIELDS if any(getattr(row, name) is not None for row in summary.rows)]
+    columns = [*CSV_FIELDS, *attacks]
+    taken = {*columns, "warnings"}
+    per_hospital = []  # (column, field, hospital id)
+    for prefix, field in CSV_PER_HOSPITAL.items():
+        for hospital_id in ids:
+            column = f"{prefix}_{hospital_id}"
+            while column in taken:  # a hospital called "mean" must not overwrite accuracy_mean
+                column += " (hospital)"
+            taken.add(column)
+            per_hospital.append((column, field, hospital_id))
+    columns += [*(column for column, _, _ in per_hospital), "warnings"]
+    rows = []
+    for row in ordered(summary.rows):
+        flat: dict[str, Any] = {name: getattr(row, name) for name in (*CSV_FIELDS, *attacks) if name != "seeds"}
+        flat["seeds"] = row.seeds_measured
+        flat.update({column: getattr(row, field).get(hospital_id) for column, field, hospital_id in per_hospital})
+        flat["warnings"] = "; ".join(row.warnings)
+        rows.append(flat)
+    return columns, rows

@@ -1,0 +1,151 @@
+"""The table that a comparison prints on the terminal: plain text that fits the width, footnotes in words below.
+
+Rows stand in blocks: baselines, methods without a guarantee, record level, hospital level by epsilon. Colours are only
+used on a terminal and never carry meaning alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TextIO
+
+from tff_hospitals.reports.rows import GROUP_TITLES, Row, by_loss, common_warnings, ordered
+from tff_hospitals.reports.summary import Summary
+from tff_hospitals.reports.table_columns import Column, hospital_columns, left_columns, method_column, right_columns
+from tff_hospitals.reports.wording import adjacency_sentence, conversions_text, delta_text, worst_hospital
+
+_BOLD, _DIM, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
+
+
+def terminal_table(summary: Summary, *, width: int = 120, colours: bool = False) -> str:
+    """The table as text, every line at most `width` characters.
+
+    Args:
+      summary: the comparison.
+      width: columns of the terminal, at least 80; four hospitals fit 120.
+      colours: whether to add ANSI colours.
+    """
+    rows = ordered(summary.rows)
+    notes = _Notes(rows)
+    marks = [notes.mark(row) for row in rows]
+    one_delta = len({row.delta for row in rows if row.private}) <= 1
+    delta = next((row.delta for row in rows if row.private), summary.delta)
+    left, right = left_columns(rows, delta, one_delta), right_columns(rows)
+    room = max(width, 80) - sum(column.width + 2 for column in (*left, *right))
+    hospitals, method_width, collapsed = hospital_columns(summary, rows, marks, room)
+    columns = [method_column(rows, marks, method_width), *left, *hospitals, *right]
+    lines = _head_lines(columns, hospitals, collapsed)
+    rule = "─" * max(map(len, lines))
+    lines.append(rule)
+    group = ""
+    for index, row in enumerate(rows):
+        if row.group != group:
+            group = row.group
+            lines.append(_paint(GROUP_TITLES[group], _DIM, colours))
+        line = "  ".join(column.place(column.cells[index]) for column in columns).rstrip()
+        lines.append(_paint(line, _YELLOW, colours and bool(marks[index])))
+    lines.append(rule)
+    title = _paint(summary.title or f"Comparison on {summary.dataset.name}", _BOLD, colours)
+    below = [*_footer(summary, rows, one_delta, collapsed), *notes.lines()]
+    wrapped = [line for text in below for line in textwrap.wrap(text, max(width, 80), subsequent_indent="    ")]
+    return "\n".join([title, "", *lines, *wrapped])
+
+
+def print_table(summary: Summary, stream: TextIO | None = None) -> None:
+    """Prints the table in 120 columns; on a terminal with its own width and in colours."""
+    out = sys.stdout if stream is None else stream
+    terminal = bool(getattr(out, "isatty", lambda: False)())
+    colours = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    width = max(100, shutil.get_terminal_size((120, 40)).columns) if terminal else 120
+    text = terminal_table(summary, width=width, colours=colours) + "\n"
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        for special, simple in (("±", "+-"), ("─", "-"), ("…", "~")):
+            text = text.replace(special, simple)
+        text = text.encode("ascii", "replace").decode()
+    out.write(text)
+
+
+class _Notes:
+    """Numbers the warnings: equal words share a number, words that hold for every row need none."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._common = common_warnings(rows)
+        self._texts: list[str] = []
+
+    def mark(self, row: Row) -> str:
+        """The numbers of a row's own warnings."""
+        own = [text for text in row.warnings if text not in self._common]
+        self._texts += [text for text in dict.fromkeys(own) if text not in self._texts]
+        numbers = sorted({self._texts.index(text) + 1 for text in own})
+        return f" [{','.join(map(str, numbers))}]" if numbers else ""
+
+    def lines(self) -> list[str]:
+        """The footnotes, those for all rows first."""
+        everywhere = [f"All rows: {' '.join(text.split())}" for text in self._common]
+        return everywhere + [f"[{k}] {' '.join(text.split())}" for k, text in enumerate(self._texts, start=1)]
+
+
+def _head_lines(columns: Sequence[Column], hospitals: Sequence[Column], collapsed: bool) -> list[str]:
+    """Head lines with one title over all hospital columns; it has a line of its own when a name needs two."""
+    two_lines = any(column.upper for column in hospitals)
+    inside = {id(column) for column in hospitals}
+    title, upper = [], []
+    for column in columns:
+        if id(column) in inside:
+            upper.append(column.place(column.upper))
+            if column is hospitals[0]:
+                title.append(_hospital_title(sum(one.width + 2 for one in hospitals) - 2, collapsed))
+        else:
+            upper.append(column.place(column.upper))
+            title.append(" " * column.width if two_lines else column.place(column.upper))
+    lines = ["  ".join(title), *(["  ".join(upper)] if two_lines else [])]
+    lines.append("  ".join(column.place(column.lower) for column in columns))
+    return [line.rstrip() for line in lines]
+
+
+def _hospital_title(span: int, collapsed: bool) -> str:
+    title = "accuracy % of the hospitals" if collapsed else "accuracy % at each hospital"
+    if len(title) > span:
+        title = "hospitals, %"
+    return title.center(span, "·") if len(title) + 2 > span else f" {title} ".center(span, "·")
+
+
+def _footer(summary: Summary, rows: Sequence[Row], one_delta: bool, collapsed: bool) -> list[str]:
+    seeds = len(summary.seeds) or max((row.seeds_measured for row in rows), default=0)
+    over = f"mean and standard deviation over {seeds} seeds" if seeds > 1 else "one seed only, so no spread is known"
+    score = (
+        "Loss: mean over the hospitals' test sets" if by_loss(rows) else "Accuracy: mean over the hospitals' test sets"
+    )
+    lines = [f"{score}, {over}. Bytes: whole run, all hospitals."]
+    private = [row for row in rows if row.private]
+    if private:
+        worst = list(dict.fromkeys(worst for row in private if (worst := worst_hospital(row))))
+        named = f" ({', '.join(worst[:3])})" if worst else ""
+        adjacency = adjacency_sentence(rows)
+        conversion = conversions_text(summary.conversion, private)
+        how = "; ".join(
+            text for text in (f"neighbouring data sets at {adjacency}" if adjacency else "", conversion) if text
+        )
+        where = f"at delta {delta_text(private[0].delta)}" if one_delta else "with its delta in brackets"
+        lines.append(f"Epsilon: of the worst hospital{named}, {where}{'; ' + how if how else ''}. none = no guarantee.")
+    if not all(row.measured for row in rows):
+        lines.append("An epsilon in brackets is a target that was out of reach: the method was not run.")
+    if collapsed:
+        lines.append(
+            f"{len(summary.hospital_ids)} hospitals do not fit the width: lowest, median and highest; all are in "
+            f"summary.csv."
+        )
+    if summary.dataset.simulated:
+        lines.append(f"Simulated hospitals: {summary.dataset.partition or summary.dataset.name}.")
+    return lines
+
+
+def _paint(text: str, code: str, colours: bool) -> str:
+    return f"{code}{text}{_PLAIN}" if colours else text

@@ -1,0 +1,260 @@
+"""Numbers and privacy statements in the words that every report shares.
+
+>>> percent(0.7314), epsilon_text(4.98), bytes_text(33600.0)
+('73.1', '4.98', '33.6 kB')
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from tff_hospitals.reports.rows import Row
+
+MISSING = "-"
+UNIT_WORDS = {"none": "no unit", "record": "one record (patient)", "hospital": "one whole hospital"}
+UNIT_SHORT = {"none": "no guarantee", "record": "record level", "hospital": "hospital level"}
+_SCOPE_WORDS = {
+    "record": "This protects each patient's record, wherever the model goes. It does not hide what a whole hospital "
+    "has in common.",
+    "hospital": "This hides everything that one hospital contributed, and with it each of its patients.",
+}
+ADJACENCY_WORDS = {
+    "add_or_remove_one": "one is added or removed",
+    "replace_one": "one is replaced by another",
+    "replace_special": "what one contributes is blanked out (becomes zero)",
+    "zero_out": "what one contributes is replaced by zeros",
+}
+CONVERSION_WORDS = {
+    "rdp": "Rényi differential privacy (RDP) of the steps that the run took, composed and converted to (epsilon, "
+    "delta) "
+    "with the improved conversion that dp_accounting uses",
+    "pld": "privacy loss distributions (PLD) of the steps that the run took, composed numerically",
+    "rdp_classical": "Rényi differential privacy (RDP) of the steps that the run took, converted to (epsilon, delta) "
+    "with the "
+    "classical conversion of Mironov (2017)",
+    "zcdp": "zero-concentrated differential privacy of the steps that the run took, composed and converted",
+    "gaussian_exact": "the exact analysis of the Gaussian mechanism over the steps that the run took",
+}
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as percent without the sign, a dash when missing."""
+    return MISSING if value is None else f"{100.0 * value:.{digits}f}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits and no exponent between 1e-4 and 1e7.
+
+    >>> significant(0.00123456), significant(1234.5), significant(0.0)
+    ('0.00123', '1234', '0')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))  # of the rounded number: 0.9996 is 1.00
+    if magnitude < -4 or magnitude >= 7:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - magnitude)}f}"
+
+
+def epsilon_text(value: float | None) -> str:
+    """An epsilon, or "none" where there is no guarantee."""
+    return "none" if value is None or not math.isfinite(value) else significant(value)
+
+
+def asked_text(row: Row) -> str:
+    """The target of a method that could not be run, in brackets."""
+    return MISSING if row.target_epsilon is None else f"({target_text(row.target_epsilon)})"
+
+
+def target_text(value: float | None) -> str:
+    """A target as the user typed it: 5.0 reads 5."""
+    return MISSING if value is None else f"{value:g}"
+
+
+def delta_text(value: float | None) -> str:
+    """A delta: 0.001 reads 1e-3.
+
+    >>> delta_text(1e-3), delta_text(2.5e-6)
+    ('1e-3', '2.5e-6')
+    """
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    return f"{value / 10.0**exponent:.3g}e{exponent}"
+
+
+def bytes_text(value: float | None) -> str:
+    """One amount of bytes with its unit, powers of 1000."""
+    if value is None:
+        return MISSING
+    for limit, divisor, unit in ((1e3, 1.0, "bytes"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
+        if abs(value) < limit:
+            return f"{significant(value / divisor)} {unit}"
+    return f"{significant(value / 1e9)} GB"
+
+
+def byte_scale(rows: Iterable[Row]) -> tuple[float, str]:
+    """The divisor and the unit in which the bytes of all rows read well: kB, MB or GB, powers of 1000."""
+    largest = max((row.bytes_total or 0.0 for row in rows), default=0.0)
+    if largest and largest < 5e5:
+        return 1e3, "kB"
+    return (1e9, "GB") if largest >= 1e11 else (1e6, "MB")
+
+
+def seconds_text(value: float | None) -> str:
+    """Seconds with two significant digits, milliseconds at the finest.
+
+    >>> seconds_text(0.0032), seconds_text(12.3), seconds_text(0.0001)
+    ('0.003', '12', '<0.001')
+    """
+    if value is not None and 0.0 < value < 0.0005:
+        return "<0.001"
+    return f"{value:.3f}" if value is not None and value < 0.01 else significant(value, 2)
+
+
+def worst_hospital(row: Row) -> str | None:
+    """The hospital whose epsilon is the row's; None when all spent the same, as with a hospital-level guarantee."""
+    spent = set(row.epsilon_per_hospital.values())
+    return row.worst_hospital if len(spent) > 1 or len(row.epsilon_per_hospital) == 1 or not spent else None
+
+
+def scaled_bytes(value: float | None, divisor: float) -> str:
+    """Bytes in the unit that `byte_scale` chose."""
+    return MISSING if value is None else significant(value / divisor)
+
+
+def shorten(text: str, width: int) -> str:
+    """Cuts the middle out of a long name, so that names which differ at their end stay apart.
+
+    >>> shorten("a_method_with_a_very_long_name_at_epsilon_5", 20)
+    'a_method_w…epsilon_5'
+    """
+    clean = " ".join(text.split())
+    if len(clean) <= width:
+        return clean
+    front = width // 2
+    back = width - 1 - front
+    return clean[:front] + "…" + (clean[-back:] if back else "")
+
+
+def shorten_all(texts: list[str], width: int) -> list[str]:
+    """Shortens names and keeps different ones different: those that would meet get a number at their end."""
+    short = [shorten(text, width) for text in texts]
+    originals: dict[str, list[str]] = {}
+    for text, brief in zip(texts, short):
+        if text not in originals.setdefault(brief, []):
+            originals[brief].append(text)
+    result = []
+    for text, brief in zip(texts, short):
+        clashing = originals[brief]
+        if len(clashing) > 1:
+            mark = f"~{clashing.index(text) + 1}"
+            brief = brief[: max(1, width - len(mark))] + mark
+        result.append(brief)
+    return result
+
+
+def row_title(row: Row) -> str:
+    """A row's name with its target where one was asked for."""
+    if row.group not in UNIT_WORDS:
+        return row.name
+    asked = epsilon_text(row.epsilon) if row.target_epsilon is None else target_text(row.target_epsilon)
+    return f"{row.name}, ε = {asked}"
+
+
+def privacy_statement(row: Row) -> str:
+    """What the row promises to whom, without its figures; the words that the run recorded win over these."""
+    if row.guarantee:
+        return row.guarantee
+    if not row.measured:
+        return "The method was not run, so it promises nothing; its warnings say why."
+    if row.group == "baseline" and row.method.lower().startswith("local"):
+        return (
+            "Each hospital trains alone and shares nothing; the finished models carry no formal guarantee for "
+            "their own records."
+        )
+    if row.group == "baseline":
+        return "All records are brought to one place: the data leave the hospitals, and there is no formal guarantee."
+    if not row.private:
+        return (
+            "No formal guarantee: the records stay in the hospitals, but the updates and the finished model may "
+            "reveal them to whoever sees them."
+        )
+    changed = ADJACENCY_WORDS.get(row.adjacency, row.adjacency or "one is changed")
+    return (
+        f"Whoever sees what the run releases can hardly tell apart two data sets that differ in {UNIT_WORDS[row.unit]} "
+        f"({changed}): no outcome becomes more than exp(epsilon) times as likely, but for a failure probability delta. "
+        + _SCOPE_WORDS[row.unit]
+    )
+
+
+def promise_figures(row: Row) -> str:
+    """The figures of a row's guarantee in a sentence; empty without a guarantee."""
+    if not row.private:
+        return ""
+    growth = _growth(row.epsilon)
+    likely = f", at most {significant(growth)} times as likely" if growth is not None else ""
+    worst = f", the worst hospital being {worst_hospital(row)}" if worst_hospital(row) else ""
+    pld = f" By PLD: {epsilon_text(row.epsilon_pld)}." if row.epsilon_pld is not None else ""
+    if row.conversion not in ("", "rdp"):
+        loose = row.extra.get("epsilon_rdp")
+        pld = f" By RDP: {epsilon_text(loose)}." if loose is not None else ""
+    if row.epsilon_pld is None and row.extra.get("epsilon_pld_missing"):
+        pld = f" By PLD: none; it {row.extra['epsilon_pld_missing']}."
+    how = f" ({conversion_name(row.conversion)})" if row.conversion not in ("", "rdp") else ""
+    return f"epsilon {epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{how}{likely}{worst}.{pld}"
+
+
+def _growth(epsilon: float | None) -> float | None:
+    return None if epsilon is None or epsilon > 500 else math.exp(epsilon)
+
+
+def adjacency_sentence(rows: Iterable[Row]) -> str:
+    """What neighbouring data sets differ in, for every unit that has a guarantee; empty without one."""
+    parts = []
+    for unit in ("record", "hospital"):
+        kinds = dict.fromkeys(row.adjacency for row in rows if row.private and row.unit == unit and row.adjacency)
+        parts += [f"{unit} level: {ADJACENCY_WORDS.get(kind, kind)}" for kind in kinds]
+    return "; ".join(parts)
+
+
+def delta_sentence(rows: Iterable[Row]) -> str:
+    """The deltas of the rows with a guarantee, one text when they agree."""
+    return ", ".join(dict.fromkeys(delta_text(row.delta) for row in rows if row.private))
+
+
+def conversion_name(conversion: str) -> str:
+    """A conversion as footers name it.
+
+    >>> conversion_name("gaussian_exact")
+    'GAUSSIAN EXACT'
+    """
+    return conversion.upper().replace("_", " ")
+
+
+def conversions_text(conversion: str, rows: Iterable[Row]) -> str:
+    """The conversion of a comparison, and of the methods that have another; empty when nothing names one."""
+    found = [conversion_name(conversion)] if conversion else []
+    return "; ".join([*found, *(f"of {names}: {conversion_name(one)}" for one, names in _others(conversion, rows))])
+
+
+def _others(conversion: str, rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """The conversions of rows that are not the comparison's, each with the names of its methods."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.private and row.conversion and row.conversion != conversion:
+            found.setdefault(row.conversion, {})[row.name] = None
+    return [(one, ", ".join(names)) for one, names in found.items()]
+
+
+def accounting_words(conversion: str, rows: Iterable[Row] = ()) -> str:
+    """How every epsilon of a comparison was computed; `rows` that were accounted for otherwise are named."""
+    how = CONVERSION_WORDS.get(conversion, conversion or "a conversion that the file does not name")
+    words = f"Every epsilon is computed from the ledger of the releases that the run really made, by {how}."
+    others = [f"that of {names} by {CONVERSION_WORDS.get(one, one)}" for one, names in _others(conversion, rows)]
+    return f"{words[:-1]}; {'; '.join(others)}." if others else words

@@ -1,0 +1,223 @@
+"""The compiled runtime: the same parts as the native one, executed in this process at the machine's limit.
+
+Three ways of running a round, all calling the composition's own functions:
+
+* *fused*: whole rounds as one XLA program that scans over rounds, hospitals and steps; best where a step is too small
+  to pay for leaving the program (logistic regression).
+* *scanned*: chunks of the cohort, each scanned by one XLA program, several chunks at once; best for larger dense
+  models.
+* *side by side*: one TensorFlow function per hospital without XLA, as many at once as there are cores; for
+  convolutions, where XLA on the CPU loses to oneDNN, and for models that draw random numbers, whose bits XLA would
+  change.
+
+Sums are taken in the cohort's order and do not depend on the number of cores. In the last two, memory does not grow
+with the cohort. With `TF_NUM_INTRAOP_THREADS=1` (the scripts set it) an operation stays on one core and hospitals or
+chunks share the cores between them, which is faster than the other way round.
+
+A plan that encodes what it sends runs with the codec between the halves (see `encoded`), whatever strategy is asked
+for.
+
+What XLA cannot compile at all (a layer with an operation that it lacks) runs side by side, too, and the run says so.
+
+Programs are kept by the composition's signature: a second seed of the same plan compiles nothing. Seeds of a sweep that
+would run fused share the calls as well (see `together`). The runtime starts no process and opens no port.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.processes.composition import Composition, ServerState
+from tff_hospitals.runtimes import base
+from tff_hospitals.runtimes.compiled import device_data
+from tff_hospitals.runtimes.compiled.encoded import EncodedProgram
+from tff_hospitals.runtimes.compiled.fused import FusedProgram
+from tff_hospitals.runtimes.compiled.joint_runs import JointProgram
+from tff_hospitals.runtimes.compiled.scanned import ScannedProgram
+from tff_hospitals.runtimes.compiled.side_by_side import SideBySideProgram
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+
+_FUSED_PARAMETERS = 20_000  # above it, a hospital's steps are long enough to be worth a core of their own
+_KINDS: dict[str, Any] = {
+    "fused": FusedProgram,
+    "scanned": ScannedProgram,
+    "side_by_side": SideBySideProgram,
+    "encoded": EncodedProgram,
+    "together": JointProgram,
+}
+_WHOLE_ROUNDS = "fused"
+_BY_XLA = (_WHOLE_ROUNDS, "scanned")
+_KEPT_PROGRAMS = 64
+_programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+_not_compilable: dict[str, str] = {}  # by signature: what XLA lacks
+_LACKS = re.compile(
+    r"unsupported operations when trying to compile.*? on XLA_\w+: (\w+)|with op (\w+) must be a compile"
+)
+T = TypeVar("T")
+
+
+class Executor:
+    """A plan's program, and the one that takes its place when XLA cannot compile what the model does.
+
+    Args:
+      composition: the composed plan.
+      strategy: `fused`, `scanned`, `side_by_side` or `encoded`.
+      threads: see `program`.
+
+    Attributes:
+      strategy: the one in use.
+      notes: what a reader of the run should know of it.
+    """
+
+    def __init__(self, composition: Composition, strategy: str, threads: int | None = None):
+        self._parts, self._threads = composition, threads
+        self.strategy = strategy
+        self.notes: list[str] = []
+        if strategy in _BY_XLA and composition.signature in _not_compilable:
+            self._do_without_xla()
+        self.program = program(composition, self.strategy, threads)
+
+    def __call__(self, call: Callable[[Any], T]) -> T:
+        """What `call` makes of the program; it may be called twice, and must change nothing before it is through."""
+        try:
+            return call(self.program)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            if self.strategy not in _BY_XLA or not re.search("XLA|compil", str(error)):
+                raise
+            found = _LACKS.search(str(error))
+            lacks = next(filter(None, found.groups())) if found else str(error).strip().splitlines()[-1][:200]
+            _not_compilable[self._parts.signature] = lacks
+        self._do_without_xla()
+        self.program = program(self._parts, self.strategy, self._threads)
+        return call(self.program)
+
+    def _do_without_xla(self) -> None:
+        lacks = _not_compilable[self._parts.signature]
+        self.strategy = "side_by_side"
+        self.notes.append(f"XLA cannot compile this model ({lacks}): its hospitals train without it, which is slower")
+
+
+class CompiledRuntime:
+    """Runs rounds in this process.
+
+    Args:
+      composition: the composed plan.
+      dataset: its hospitals.
+      frozen: weights that do not travel.
+      strategy: `fused`, `scanned`, `side_by_side`, or None to choose by the model.
+
+    Attributes:
+      notes: see `base.Runtime`.
+    """
+
+    name = "compiled"
+
+    def __init__(
+        self, composition: Composition, dataset: HospitalDataset, frozen: tuple, *, strategy: str | None = None
+    ):
+        strategy = strategy or choose_strategy(composition)
+        # Whole rounds need all records at once, padded to the largest hospital.
+        if composition.transfer is not None or device_data.is_streamed(dataset) or device_data.is_uneven(dataset):
+            strategy = in_chunks(composition, strategy)
+        self._composition = composition
+        self._execute = Executor(composition, strategy)
+        self.notes = self._execute.notes
+        self._data = self._execute.program.load(dataset)
+        self._frozen = tuple(tf.constant(weight) for weight in frozen)
+
+    def run_rounds(
+        self, state: ServerState, rounds: Sequence[base.RoundInput]
+    ) -> tuple[ServerState, list[base.RoundOutput]]:
+        """Runs the rounds in order and returns numpy state."""
+        if not rounds:
+            return state, []
+        data: Any = self._data
+        state, outputs = self._execute(lambda program: program.run(state, rounds, data, self._frozen))
+        return tf.nest.map_structure(np.asarray, state), outputs
+
+    @property
+    def strategy(self) -> str:
+        """The strategy in use."""
+        return self._execute.strategy
+
+    @property
+    def shares_calls(self) -> bool:
+        """Whether several runs are faster together: where rounds are so short that the call itself counts."""
+        return self.strategy == "fused"
+
+    def run_rounds_of_many(
+        self,
+        states: Sequence[ServerState],
+        rounds_of_each: Sequence[Sequence[base.RoundInput]],
+        frozen_of_each: Sequence[tuple],
+    ) -> list[tuple[ServerState, list[base.RoundOutput]]]:
+        """What `run_rounds` gives for each of several runs that differ in their seeds alone.
+
+        Args:
+          states: of each run.
+          rounds_of_each: the rounds of each run, as many for all of them.
+          frozen_of_each: weights of each run that do not travel.
+        """
+        data: Any = self._data
+
+        def run(one_by_one: Any) -> list:
+            if self.shares_calls:
+                return program(self._composition, "together").run_all(states, rounds_of_each, data, frozen_of_each)
+            every = zip(states, rounds_of_each, frozen_of_each)
+            return [one_by_one.run(state, rounds, data, frozen) for state, rounds, frozen in every]
+
+        found = self._execute(run)
+        return [(tf.nest.map_structure(np.asarray, state), outputs) for state, outputs in found]
+
+    def close(self) -> None:
+        """Frees the resident data."""
+        self._data = None
+
+
+def choose_strategy(composition: Composition) -> str:
+    """By what was measured (see benchmarks/round_time.py): XLA wins except for convolutions, where it loses to oneDNN;
+    whole rounds in one program win where a round is short, chunks on all cores where it is long.
+    """
+    model = composition.model
+    if model.draws_random_numbers or has_convolution(model):
+        return "side_by_side"
+    return "fused" if composition.client_work.scalars <= _FUSED_PARAMETERS else "scanned"
+
+
+def in_chunks(composition: Composition, strategy: str | None = None) -> str:
+    """The strategy that is nearest to the asked or chosen one and runs a round chunk by chunk."""
+    if composition.transfer is not None:  # payloads are made of bytes: the codec stands between the halves
+        return "encoded"
+    strategy = strategy or choose_strategy(composition)
+    return "scanned" if strategy == _WHOLE_ROUNDS else strategy
+
+
+def program(composition: Composition, strategy: str, threads: int | None = None) -> Any:
+    """The compiled pieces of a plan: those of an earlier composition with the same signature where there are any.
+
+    Args:
+      composition: the composed plan.
+      strategy: one of `fused`, `scanned`, `side_by_side`, `encoded`.
+      threads: of the last three; as many as there are cores by default.
+    """
+    key = (composition.signature, strategy, threads)
+    if key not in _programs:
+        _programs[key] = _KINDS[strategy](composition, threads) if threads else _KINDS[strategy](composition)
+        while len(_programs) > _KEPT_PROGRAMS:
+            _programs.popitem(last=False)
+    return _programs[key]
+
+
+def has_convolution(model: Any) -> bool:
+    """Whether a trainable or frozen weight belongs to a convolution (four axes: XLA on the CPU loses to oneDNN
+    there).
+    """
+    return any(len(spec.shape) >= 3 for spec in (*model.trainable_specs, *model.frozen_specs))

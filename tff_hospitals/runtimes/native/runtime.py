@@ -1,0 +1,142 @@
+"""The native runtime: TFF's own executor, the reference that the others are held to."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.processes.composition import Composition, ServerState
+from tff_hospitals.runtimes import base
+from tff_hospitals.runtimes.native import encoded_transfer
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.processes.encoded_transfer import EncodedTransfer
+
+
+class NativeRuntime:
+    """Runs rounds through `tff.learning.templates.LearningProcess.next` in TFF's native context.
+
+    Args:
+      composition: the composed plan.
+      dataset: its hospitals.
+      frozen: weights that do not travel, held by every hospital.
+    """
+
+    name = "native"
+
+    def __init__(self, composition: Composition, dataset: HospitalDataset, frozen: tuple):
+        # TFF simulates a secure sum by an ordinary one, and only when asked to.
+        self._context = shared_context("refuse" if composition.aggregator.modulus_bits is None else "plain")
+        self._composition = composition
+        self.notes: list[str] = []
+        self._frozen = frozen
+        self._hospitals = len(dataset.hospitals)
+        self._process = composition.tff_process(self._hospitals)
+
+    @property
+    def process(self) -> Any:
+        """The `tff.learning.templates.LearningProcess` in use."""
+        return self._process
+
+    def run_rounds(
+        self, state: ServerState, rounds: Sequence[base.RoundInput]
+    ) -> tuple[ServerState, list[base.RoundOutput]]:
+        """One `next` per round; a round without hospitals is finished at the server alone."""
+        return base.one_after_the_other(self._round, state, rounds)
+
+    def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
+        transfer, data = self._composition.transfer, []
+        for position, hospital in enumerate(one.cohort):
+            element = base.element(self._composition, hospital, self._frozen)
+            place = np.eye(self._hospitals, dtype=np.float32)[position]
+            element["place"] = place
+            if transfer is not None and transfer.encodes_upload:
+                kept = state.hospitals.get(hospital.hospital.hospital_id)
+                element["upload"] = encoded_transfer.given_to_encoder(transfer, hospital, place, kept)
+            data.append(tf.data.Dataset.from_tensors(element))
+        import tensorflow_federated as tff
+
+        with tff.framework.get_context_stack().install(self._context.context):
+            result = self._process.next(to_tff(state, transfer, one), data)
+        metrics = np.asarray(result.metrics["client_work"])
+        by_hospital = {
+            hospital.hospital.hospital_id: base.metrics_by_name(metrics[position])
+            for position, hospital in enumerate(one.cohort)
+        }
+        measured, report = collections.OrderedDict(result.metrics["aggregator"]), None
+        if transfer is not None and transfer.encodes_upload:
+            measured, report = collections.OrderedDict(measured["server"]), measured["report"]
+        server = {name: float(value) for name, value in measured.items()}
+        after, bytes_sent = from_tff(result.state, state), None
+        if transfer is not None:
+            held = tuple(result.state.distributor["held"]) if transfer.encodes_broadcast else None
+            after, bytes_sent = encoded_transfer.settle(transfer, state, after, one, held, report)
+        return after, base.RoundOutput(one.number, by_hospital, server, bytes_sent, self.wire_bytes)
+
+    @functools.cached_property
+    def wire_bytes(self) -> tuple[int, int]:
+        """Bytes of what TFF sends to and takes from its worker for one hospital: serialized, never encoded."""
+        from tensorflow_federated.python.core.impl.executors import value_serialization
+
+        from tff_hospitals.processes.tff_adapters import tff_type
+
+        def size(structure: Any) -> int:
+            values = tf.nest.map_structure(np.asarray, structure)
+            message, _ = value_serialization.serialize_value(values, tff_type(values))
+            return int(message.ByteSize())
+
+        parts = self._composition
+        specs = parts.model.trainable_specs
+        weights = tuple(np.zeros(spec.shape.as_list(), np.float32) for spec in specs)
+        parameters = parts.blank_parameters()
+        return size((weights, parameters, np.int32(0))), size(parts.zero_contribution())
+
+    def close(self) -> None:
+        """Nothing to free here: the context is shared by the process and ends with it."""
+
+
+@functools.lru_cache(maxsize=2)
+def shared_context(secure_sum: str = "refuse") -> Any:
+    """One worker for all native runtimes of this process that treat a secure sum alike; it ends with the process."""
+    from tff_hospitals.runtimes.native.context import native_context
+
+    return native_context(secure_sum=secure_sum)
+
+
+def to_tff(state: ServerState, transfer: EncodedTransfer | None, one: base.RoundInput) -> Any:
+    """A `LearningAlgorithmState` with the same values, and what the encoders of this round are given."""
+    import tensorflow_federated as tff
+
+    distributor: Any = ()
+    if transfer is not None and transfer.encodes_broadcast:
+        distributor = encoded_transfer.distributor_state(transfer, state, one)
+    return tff.learning.templates.LearningAlgorithmState(
+        tff.learning.models.ModelWeights(state.weights, ()),
+        distributor,
+        state.round_number,
+        state.aggregator,
+        state.finalizer,
+    )
+
+
+def from_tff(value: Any, like: ServerState) -> ServerState:
+    """The `ServerState` with TFF's values, in the structure of `like`."""
+
+    def pack(structure: Any, values: Any) -> Any:
+        leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(values)]
+        return tf.nest.pack_sequence_as(structure, leaves)
+
+    return ServerState(
+        pack(like.weights, list(value.global_model_weights.trainable)),
+        np.int32(value.client_work),
+        pack(like.aggregator, value.aggregator),
+        pack(like.finalizer, value.finalizer),
+        like.distributor,
+        like.hospitals,
+    )

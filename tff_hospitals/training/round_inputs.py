@@ -1,0 +1,93 @@
+"""Drawing a round: who takes part, with which batches, which noise key and which weight.
+
+Everything here is a function of (the run's root stream, the round number), so a resumed run draws what it would have
+drawn. Each hospital draws from a stream of its own, derived from its id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.hospitals import batches, cohorts
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.runtimes.base import HospitalRound, RoundInput
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import Hospital, HospitalDataset
+    from tff_hospitals.hospitals.batches import BatchSchedule
+
+
+class RoundDrawer:
+    """Draws the rounds of one run.
+
+    Args:
+      plan: a plan without problems.
+      dataset: its hospitals.
+      noise: the noise plan of the two.
+      root: of every draw; default: the plan's seed.
+    """
+
+    def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan, root: Streams | None = None):
+        self._plan = plan
+        self._noise = noise
+        self._root = Streams.from_seed(plan.seed) if root is None else root
+        self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
+        self._cohort = cohorts.Cohorts(
+            dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
+        )
+
+    def rounds_within(self, records: int, most: int) -> int:
+        """How many rounds use at most so many records in all their steps together; 1 to `most`."""
+        client = self._plan.client
+        uses = client.batch_size * client.local_steps * len(self._hospitals) if client.local_steps else 0
+        if not uses:
+            uses = int(client.local_epochs or 1) * sum(one.train.records for one in self._hospitals.values())
+        return max(1, min(most, int(records / max(1.0, uses * self._cohort.sampling_probability))))
+
+    def cohort(self, round_number: int) -> tuple[str, ...]:
+        """Ids of the hospitals that take part, in the data set's order."""
+        return self._cohort(self._root.child("server"), round_number)
+
+    def draw(self, round_number: int, cohort: tuple[str, ...] | None = None) -> RoundInput:
+        """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
+        ids = self.cohort(round_number) if cohort is None else cohort
+        shared = self._root.child("broadcast", round_number).key()
+        return RoundInput(
+            round_number, tuple(self._hospital(self._hospitals[one], round_number) for one in ids), shared
+        )
+
+    def _hospital(self, hospital: Hospital, round_number: int) -> HospitalRound:
+        plan, records = self._plan, hospital.train.records
+        own = self._root.child("hospital", hospital.hospital_id, "round", round_number)
+        steps = noise_plan.steps_per_round(plan, records)
+        stream, size = own.child("batches"), plan.client.batch_size
+        if plan.privacy.mechanism == "dp_ftrl_local":
+            schedule = _same_order(stream, records, size, steps)
+        elif plan.privacy.unit == "record":
+            chance = noise_plan.sampling_probability(plan, records)
+            schedule = batches.poisson(stream, records, sampling_probability=chance, local_steps=steps)
+        elif plan.client.local_steps is not None:
+            schedule = batches.shuffled_steps(stream, records, batch_size=size, local_steps=steps)
+        else:
+            epochs = int(plan.client.local_epochs or 1)
+            schedule = batches.shuffled_epochs(stream, records, batch_size=size, local_epochs=epochs)
+        return HospitalRound(
+            hospital,
+            schedule,
+            own.child("noise").key(),
+            self._noise.multipliers[hospital.hospital_id] if self._noise.unit == "record" else 0.0,
+            float(records) if plan.weighting == "records" else 1.0,
+            own.child("upload").key(),
+        )
+
+
+def _same_order(stream: Streams, records: int, batch_size: int, steps: int) -> BatchSchedule:
+    """Passes in one shuffled order: a record comes back after exactly as many steps as a pass has (DP-FTRL)."""
+    one_pass = batches.shuffled_epochs(stream, records, batch_size=batch_size, local_epochs=1)
+    rows = np.arange(steps) % one_pass.steps
+    return dataclasses.replace(one_pass, indices=one_pass.indices[rows], mask=one_pass.mask[rows])

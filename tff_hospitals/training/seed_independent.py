@@ -1,0 +1,71 @@
+"""What the runs of one plan share whatever their seeds: composition, noise plan, runtime and evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import composition
+from tff_hospitals.runtimes import build_runtime
+from tff_hospitals.training.evaluation import Evaluator
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset, Part
+    from tff_hospitals.models import FunctionalModel
+
+
+class SeedIndependentParts:
+    """Composes a plan, and builds runtime and evaluator when they are first asked for.
+
+    Args:
+      plan, dataset, model: what to train, on what.
+      runtime, server_held, runtime_options: see `loop.train`.
+      evaluate_on: the hospitals to evaluate on.
+
+    Raises:
+      validation.InvalidInput: bad plan, model or data.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: HospitalDataset,
+        model: FunctionalModel,
+        runtime: str,
+        evaluate_on: HospitalDataset,
+        server_held: Part | None = None,
+        runtime_options: Mapping[str, Any] | None = None,
+    ):
+        self.dataset, self.model, self.runtime_name, self.evaluated = dataset, model, runtime, evaluate_on
+        self.composition = composition.compose(plan, dataset, model)
+        self.noise = noise_plan.make(plan, dataset)
+        self.wire_bytes, self.side_bytes = self.composition.wire_bytes(), self.composition.side_bytes()
+        self._server_held = server_held
+        self._options = {"plan": plan, **(runtime_options or {})} if runtime == "cluster" else {}
+        self._runtime: Any = None
+        self._frozen: tuple = ()
+        self._evaluator: Evaluator | None = None
+
+    def runtime(self, frozen: tuple) -> Any:
+        """What runs the rounds of runs with these frozen weights; another run's unless they differ."""
+        if self._runtime is None or not all(map(np.array_equal, frozen, self._frozen)):
+            self.close()
+            self._runtime = build_runtime(self.runtime_name, self.composition, self.dataset, frozen, **self._options)
+            self._frozen = frozen
+        return self._runtime
+
+    def evaluate(self, weights: tuple, frozen: tuple) -> dict[str, dict[str, float]]:
+        """Metrics of the weights by hospital id, `pooled`, and `server` where it holds records."""
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.model, self.evaluated, self._server_held)
+        return self._evaluator(weights, frozen)
+
+    def close(self) -> None:
+        """Frees what the runtime holds."""
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
