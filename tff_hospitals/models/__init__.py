@@ -51,9 +51,9 @@ def build_model(name_or_path: str, dataset_signature: Any, **options: Any) -> Fu
       InvalidInput: all at once: unknown name or option, a value out of range, a mask that matches no layer, a function
         that cannot be imported or does not return a Keras model, pretrained weights of another shape.
     """
-    from tff_hospitals.models import building
+    from tff_hospitals.models import catalogue
 
-    return building.build_model(name_or_path, ModelSignature.of(dataset_signature), **options)
+    return catalogue.build_model(name_or_path, ModelSignature.of(dataset_signature), **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import functools
 import hashlib
 import random
 import threading
@@ -16,38 +14,13 @@ import tensorflow as tf
 from keras.src import backend as keras_backend
 from tensorflow.python.eager import context as eager_context
 
-from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
-from tff_hospitals.models import keras_zoo, options, user_model
+from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.models import layer_tree
 from tff_hospitals.models.signature import ModelSignature
 
 # Building changes global state for a moment (seeds, layer names): one build at a time.
 FIXED_KEY = np.array([0, 0], np.int64)  # for weights that are replaced right away
 _BUILD_LOCK = threading.RLock()
-
-
-def build_model(name_or_path: str, signature: ModelSignature, **given: Any) -> Any:
-    """See `tff_hospitals.models.build_model`."""
-    from tff_hospitals.models.functional import FunctionalModel
-
-    raise_if(options.model_problems(name_or_path, signature, **given))
-    common = {**options.COMMON_OPTIONS, **{name: given[name] for name in given if name in options.COMMON_OPTIONS}}
-    own = {name: given[name] for name in given if name not in options.COMMON_OPTIONS}
-    builder: Callable[[], tf.keras.Model]
-    if options.is_path(name_or_path):
-        builder = user_model.load_builder(name_or_path, signature)
-    else:
-        builder = functools.partial(keras_zoo.BUILDERS[name_or_path], signature, **own)
-    settings = {
-        "name": name_or_path,
-        "trainable": options.masks(common["trainable"]),
-        "pretrained": common["pretrained"],
-        "keep_initial": common["keep_initial"],
-    }
-    if common["lora_rank"] is not None:
-        from tff_hospitals.models.low_rank import LowRankModel
-
-        return LowRankModel(builder, signature, rank=int(common["lora_rank"]), **settings)
-    return FunctionalModel(builder, signature, **settings)
 
 
 def build_under_key(
@@ -157,59 +130,10 @@ def _isolated(key: np.ndarray) -> Iterator[None]:
 
 
 def _freeze_all_but(model: tf.keras.Model, patterns: tuple[str, ...]) -> None:
-    paths, chosen = layer_paths(model), chosen_layers(model, patterns)
+    paths, chosen = layer_tree.layer_paths(model), layer_tree.chosen_layers(model, patterns)
     # Outer layers first: setting `trainable` on a layer sets it on all layers inside.
     for layer in paths:
         layer.trainable = True
     for layer in paths:
-        if own_variables(layer) and layer not in chosen:
+        if layer_tree.own_variables(layer) and layer not in chosen:
             layer.trainable = False
-
-
-def chosen_layers(model: tf.keras.Model, patterns: tuple[str, ...]) -> set[Any]:
-    """The layers with weights that names or patterns mean; a name of an outer layer means everything inside it.
-
-    Raises:
-      InvalidInput: patterns that match no layer, with the layers that there are.
-    """
-    paths = layer_paths(model)
-    owners = [(layer, path) for layer, path in paths.items() if own_variables(layer)]
-
-    def matches(path: str, pattern: str) -> bool:
-        parts = path.split("/")
-        prefixes = ["/".join(parts[: end + 1]) for end in range(len(parts))]
-        return any(fnmatch.fnmatchcase(text, pattern) for text in (*prefixes, parts[-1]))
-
-    unmatched = [pattern for pattern in patterns if not any(matches(path, pattern) for _, path in owners)]
-    if unmatched:
-        names = ", ".join(path for _, path in owners)
-        raise InvalidInput(
-            [
-                Problem("trainable", pattern, "matches no layer with weights", f"the layers are: {names[:600]}")
-                for pattern in unmatched
-            ]
-        )
-    return {layer for layer, path in owners if any(matches(path, pattern) for pattern in patterns)}
-
-
-def layer_paths(model: tf.keras.Model) -> dict[Any, str]:
-    """All layers inside a model, outer before inner, with paths of names such as `encoder/dense_1`."""
-    paths: dict[Any, str] = {}
-
-    def visit(layer: Any, prefix: str) -> None:
-        for inner in layer._flatten_layers(recursive=False, include_self=False):
-            if id(inner) in seen:
-                continue
-            seen.add(id(inner))
-            path = f"{prefix}{inner.name}"
-            paths[inner] = path
-            visit(inner, f"{path}/")
-
-    seen: set[int] = {id(model)}
-    visit(model, "")
-    return paths
-
-
-def own_variables(layer: Any) -> list[tf.Variable]:
-    """Variables that a layer made itself, without those of the layers inside it."""
-    return [*layer._trainable_weights, *layer._non_trainable_weights]

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.models import building, group_norm, losses
+from tff_hospitals.models import building, group_norm, inspection, layer_tree, losses, saving
+from tff_hospitals.models.logits import as_logits
 from tff_hospitals.models.randomness import MissingKey, Rows
 from tff_hospitals.models.signature import ModelSignature
 from tff_hospitals.models.swapping import Override, Slots
@@ -70,7 +71,7 @@ class FunctionalModel:
         split = len(self._trainable_variables)
         self.trainable_names, self.frozen_names = names[:split], names[split:]
         self.trainable_specs, self.frozen_specs = _specs(variables[:split]), _specs(variables[split:])
-        norms = [layer for layer in building.layer_paths(self.keras) if group_norm.handles(layer)]
+        norms = [layer for layer in layer_tree.layer_paths(self.keras) if group_norm.handles(layer)]
         faster = [(layer, "call", group_norm.fast_call(layer)) for layer in norms]
         self._slots = Slots(self.keras, variables, faster)
         self._initial: dict[bytes, tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]] = {}
@@ -80,7 +81,7 @@ class FunctionalModel:
                 self._load_weights(self.keras, pretrained)
             if pretrained is not None or keep_initial:
                 self._given = self._values(self.keras)
-        self._findings: Any = None
+        self._findings: inspection.Findings | None = None
         # How clipped gradients are computed, decided on first use by `ghost.ghost_plan` and `per_record.method_for`.
         self.ghost: Any = None
         self.clipping_method: tuple[str, str] | None = None
@@ -91,8 +92,6 @@ class FunctionalModel:
         return building.build_under_key(self._builder, self.signature, key, name=self.name, trainable=self._mask)
 
     def _load_weights(self, model: tf.keras.Model, path: os.PathLike[str] | str) -> None:
-        from tff_hospitals.models import saving
-
         saving.load_weights(model, path)
 
     def _values(self, model: tf.keras.Model) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
@@ -158,7 +157,7 @@ class FunctionalModel:
         try:
             with self.computing(trainable, frozen, key, rows, overrides):
                 outputs = self.keras(tf.convert_to_tensor(features), training=bool(training))
-                return _as_logits(outputs, self.task)
+                return as_logits(outputs, self.task)
         except MissingKey as error:
             bound = "a layer draws random numbers in training and needs a key"
             raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")]) from error
@@ -207,17 +206,13 @@ class FunctionalModel:
 
     def problems(self, under_dp: bool) -> list[Problem]:
         """All reasons why this model cannot be trained here (`under_dp`: with record-level privacy); empty when fit."""
-        from tff_hospitals.models import inspection
-
         return inspection.problems(self, under_dp=under_dp)
 
     @property
-    def findings(self) -> Any:
-        """What tracing the model showed (`inspection.Findings`); computed on first use."""
+    def findings(self) -> inspection.Findings:
+        """What tracing the model showed; computed on first use."""
         with self.lock:
             if self._findings is None:
-                from tff_hospitals.models import inspection
-
                 with building.outside_graphs():
                     self._findings = inspection.inspect_model(self)
             return self._findings
@@ -225,12 +220,12 @@ class FunctionalModel:
     @property
     def mixes_records(self) -> bool:
         """Whether a record's output depends on the other records of its batch."""
-        return bool(self.findings.mixes_records)
+        return self.findings.mixes_records
 
     @property
     def output_activation(self) -> str:
         """What the Keras model ends in: "linear", "sigmoid" or "softmax" (`predict` returns logits for each)."""
-        return str(self.findings.output_activation)
+        return self.findings.output_activation
 
     @property
     def draws_random_numbers(self) -> bool:
@@ -256,8 +251,8 @@ def _specs(variables: Sequence[tf.Variable]) -> tuple[tf.TensorSpec, ...]:
 def _names(model: tf.keras.Model, variables: Sequence[tf.Variable]) -> tuple[str, ...]:
     """Layer path and variable name, made unique: `encoder/dense_1/kernel`."""
     owners: dict[int, str] = {}
-    for layer, path in building.layer_paths(model).items():
-        for variable in building.own_variables(layer):
+    for layer, path in layer_tree.layer_paths(model).items():
+        for variable in layer_tree.own_variables(layer):
             owners.setdefault(id(variable), path)
     names: list[str] = []
     for variable in variables:
@@ -267,27 +262,3 @@ def _names(model: tf.keras.Model, variables: Sequence[tf.Variable]) -> tuple[str
         count = sum(1 for other in names if other == name or other.startswith(f"{name}#"))
         names.append(f"{name}#{count}" if count else name)
     return tuple(names)
-
-
-def _as_logits(outputs: Any, task: str) -> tf.Tensor:
-    if isinstance(outputs, (list, tuple, dict)):
-        bound = "must have one output tensor"
-        raise InvalidInput([Problem("model", f"{len(outputs)} outputs", bound, "return one tensor of logits")])
-    if task == "regression":
-        return outputs
-    before = getattr(outputs, "_keras_logits", None)  # left by Keras' own sigmoid and softmax
-    if before is not None:
-        return before
-    if not tf.executing_eagerly():
-        operation = source_operation(outputs)
-        if operation.type in ("Sigmoid", "Softmax"):
-            return operation.inputs[0]
-    return outputs
-
-
-def source_operation(tensor: tf.Tensor) -> Any:
-    """The operation of a graph that computes a tensor, past mere copies."""
-    operation = tensor.op
-    while operation.type == "Identity":
-        operation = operation.inputs[0].op
-    return operation

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_hospitals.models import building, ghost_rules
+from tff_hospitals.models import building, ghost_rules, layer_tree
 from tff_hospitals.models.ghost_rules import Part, Rule, Seen
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import converted, plain_python
@@ -166,7 +166,7 @@ def _generic_parts(
 def _units(model: Any) -> tuple[Unit, ...]:
     """Goes down through containers to the layers that compute with weights."""
     position = {id(variable): index for index, variable in enumerate(model.keras.trainable_variables)}
-    paths = building.layer_paths(model.keras)
+    paths = layer_tree.layer_paths(model.keras)
     found: dict[int, Unit] = {}
 
     def visit(container: Any) -> None:
@@ -174,7 +174,7 @@ def _units(model: Any) -> tuple[Unit, ...]:
             weights = layer.trainable_variables
             if not weights or id(layer) in found:
                 continue
-            own = building.own_variables(layer)
+            own = layer_tree.own_variables(layer)
             rule = next((rule for rule in ghost_rules.RULES if rule.handles(layer)), None)
             if rule is not None and len(own) != len(layer.variables):
                 rule = None  # an activation with weights of its own, for example

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.foundations.validation import Problem
-from tff_hospitals.models import building
-from tff_hospitals.models.functional import source_operation
+from tff_hospitals.models import layer_tree
+from tff_hospitals.models.logits import source_operation
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import converted, plain_python
 
@@ -110,7 +110,7 @@ def _static_problems(model: Any) -> list[Problem]:
                 found.append(
                     Problem(f"weight {name}", spec.dtype.name, "must be float32", "build the layer with float32")
                 )
-    for layer, path in building.layer_paths(model.keras).items():
+    for layer, path in layer_tree.layer_paths(model.keras).items():
         compute = layer.compute_dtype
         if compute in ("float16", "bfloat16", "float64") or layer.dtype_policy.name.startswith("mixed"):
             bound = "only float32 is computed here: clipping bounds and noise are set in float32"
@@ -141,7 +141,7 @@ def _batch_statistics(keras_model: tf.keras.Model) -> tuple[str, ...]:
     base = next(
         kind for kind in tf.keras.layers.BatchNormalization.__mro__ if kind.__name__ == "BatchNormalizationBase"
     )
-    paths = building.layer_paths(keras_model)
+    paths = layer_tree.layer_paths(keras_model)
     return tuple(path for layer, path in paths.items() if isinstance(layer, base) and layer.trainable)
 
 
@@ -178,7 +178,7 @@ def _trace(model: Any) -> tuple[Any, Any, Any]:
 def _public_state(keras_model: tf.keras.Model) -> dict[tuple[str, str], Any]:
     """Attributes that a user's layer may change while it is called; Keras' own begin with an underscore."""
     state: dict[tuple[str, str], Any] = {}
-    for layer, path in {keras_model: "", **building.layer_paths(keras_model)}.items():
+    for layer, path in {keras_model: "", **layer_tree.layer_paths(keras_model)}.items():
         if type(layer).__module__.startswith("keras."):
             continue
         for attribute, value in vars(layer).items():

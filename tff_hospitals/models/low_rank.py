@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.models import building, saving
+from tff_hospitals.models import building, layer_tree, saving
 from tff_hospitals.models.functional import FunctionalModel
 from tff_hospitals.models.signature import ModelSignature
 
@@ -118,8 +118,8 @@ def adapt(model: tf.keras.Model, rank: int, whole: tuple[str, ...], name: str) -
       whole: names or patterns of layers to train whole instead.
       name: how messages call the model.
     """
-    chosen = building.chosen_layers(model, whole) if whole else set()
-    paths = building.layer_paths(model)
+    chosen = layer_tree.chosen_layers(model, whole) if whole else set()
+    paths = layer_tree.layer_paths(model)
     dense = [layer for layer in paths if type(layer) is tf.keras.layers.Dense]  # in the order of the model
     sizes = {layer: tuple(layer.kernel.shape) for layer in dense}
     smaller = {layer for layer in dense if rank * sum(sizes[layer]) < sizes[layer][0] * sizes[layer][1]}
@@ -143,13 +143,13 @@ def adapt(model: tf.keras.Model, rank: int, whole: tuple[str, ...], name: str) -
     for layer, path in paths.items():
         _copy(layer, own[path])
         trained = layer in chosen or layer in dense
-        if building.own_variables(layer) and not trained:
+        if layer_tree.own_variables(layer) and not trained:
             own[path].trainable = False
     return copy
 
 
 def _layers_by_path(model: tf.keras.Model) -> dict[str, Any]:
-    return {path: layer for layer, path in building.layer_paths(model).items()}
+    return {path: layer for layer, path in layer_tree.layer_paths(model).items()}
 
 
 def _copy(source: Any, target: Any) -> None:
@@ -159,5 +159,5 @@ def _copy(source: Any, target: Any) -> None:
         if target.bias is not None:
             target.bias.assign(source.bias)
         return
-    for own, other in zip(building.own_variables(target), building.own_variables(source)):
+    for own, other in zip(layer_tree.own_variables(target), layer_tree.own_variables(source)):
         own.assign(other)

@@ -1,0 +1,34 @@
+"""The logits behind what a Keras model puts out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tff_hospitals.foundations.validation import InvalidInput, Problem
+
+
+def as_logits(outputs: Any, task: str) -> tf.Tensor:
+    """What a model puts out, or for a classifier that ends in a sigmoid or softmax what these were computed from."""
+    if isinstance(outputs, (list, tuple, dict)):
+        bound = "must have one output tensor"
+        raise InvalidInput([Problem("model", f"{len(outputs)} outputs", bound, "return one tensor of logits")])
+    if task == "regression":
+        return outputs
+    before = getattr(outputs, "_keras_logits", None)  # left by Keras' own sigmoid and softmax
+    if before is not None:
+        return before
+    if not tf.executing_eagerly():
+        operation = source_operation(outputs)
+        if operation.type in ("Sigmoid", "Softmax"):
+            return operation.inputs[0]
+    return outputs
+
+
+def source_operation(tensor: tf.Tensor) -> Any:
+    """The operation of a graph that computes a tensor, past mere copies."""
+    operation = tensor.op
+    while operation.type == "Identity":
+        operation = operation.inputs[0].op
+    return operation
