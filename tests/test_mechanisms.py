@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg, stats
 
+from tff_hospitals.accounting import tree_noise
 from tff_hospitals.foundations.random_streams import Streams
-from tff_hospitals.plan import tree_noise
 from tff_hospitals.plan.discretisation import discretise
 from tff_hospitals.plan.parts import DISTRIBUTED, MECHANISMS, ClientPlan, CohortPlan, PrivacyPlan
 from tff_hospitals.processes import discrete_noise, noise, noise_sources

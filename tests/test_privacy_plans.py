@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals.accounting import MechanismEvent, epsilon_of
+from tff_hospitals.accounting import MechanismEvent, epsilon_of, tree_noise
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.plan import noise as noise_plan
-from tff_hospitals.plan import tree_noise
 from tff_hospitals.plan.parts import DISTRIBUTED, MECHANISMS
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.loop import build_model, train

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.accounting import tree_noise
 from tff_hospitals.models import FunctionalModel
-from tff_hospitals.plan import tree_noise
 from tff_hospitals.plan.parts import ClientPlan, PrivacyPlan
 from tff_hospitals.processes import client_optimizers
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten

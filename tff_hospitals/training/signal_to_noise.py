@@ -16,9 +16,9 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.accounting.tree_noise import prefix_variance
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.plan.tree_noise import prefix_variance
 from tff_hospitals.training.evaluation import POOLED
 
 if TYPE_CHECKING:

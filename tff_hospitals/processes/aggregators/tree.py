@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.plan import tree_noise
+from tff_hospitals.accounting import tree_noise
 from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.processes.aggregators.base import FixedClip, Structure, with_changes
 from tff_hospitals.processes.noise import Tensors, parameter_count
