@@ -29,7 +29,7 @@ SPLIT = """
 import json, sys, time
 start = time.perf_counter()
 sys.path.insert(0, sys.argv[1])
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 quiet.be_quiet()
 from tff_hospitals.experiments import baselines, presets
 from tff_hospitals.training import loop

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from tff_hospitals import reports
 from tff_hospitals.experiments import comparison as comparisons
-from tff_hospitals.experiments import reports
 from tff_hospitals.experiments.comparison import Comparison
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput

@@ -151,7 +151,7 @@ def test_a_round_that_hangs_is_ended_at_the_limit(
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom tff_hospitals import doctor\n"
+        "import sys\nfrom tff_hospitals.installation import doctor\n"
         "try:\n    doctor.main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('tensorflow', 'numpy', 'packaging') if name in sys.modules], file=sys.stderr)"
     )

@@ -126,7 +126,7 @@ CHILD = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as do children of some libraries' threads
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 quiet.be_quiet()
 import tensorflow_federated as tff
 from tff_hospitals.runtimes.native.context import native_context

@@ -67,7 +67,7 @@ def test_without_absl_and_without_upb_nothing_breaks(monkeypatch: pytest.MonkeyP
 
 NOISY = """
 import sys
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 quiet.be_quiet(int(sys.argv[1]))
 assert not quiet.tensorflow_is_loaded()
 import tensorflow as tf, tensorflow_federated, tensorflow_privacy

@@ -11,7 +11,7 @@ import sys
 import pytest
 import report_samples
 
-from tff_hospitals.experiments import reports
+from tff_hospitals import reports
 from tff_hospitals.foundations import files
 from tff_hospitals.reports import html as comparison_html
 from tff_hospitals.reports import html_run, pages, rerender, run_files

@@ -28,7 +28,7 @@ _LEAST_MEMORY_GB = 1.5
 _LEAST_DISK_GB = 1.0
 _TFF_BY_HAND = "pip install --no-deps tensorflow-federated==0.87.0 tensorflow-privacy==0.9.0 google-vizier==0.1.11"
 _DEEP_MESSAGE = """
-from tff_hospitals import quiet
+from tff_hospitals.foundations import quiet
 quiet.allow_deep_protocol_buffers()
 from google.protobuf import struct_pb2
 top = node = struct_pb2.Value()
