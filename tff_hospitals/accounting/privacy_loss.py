@@ -63,14 +63,14 @@ def epsilon(composition: Composition, delta: float) -> float:
     """
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         return gaussian.exact_epsilon(gaussian.total_mu(composition), delta)
-    return max(_epsilon_one_way(composed, delta) for composed in _composed(composition))
+    return max(_epsilon_one_way(one, delta) for one in composed(composition))
 
 
 def delta(composition: Composition, epsilon: float) -> float:
     """Delta of a composition of supported parts at an epsilon >= 0."""
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         return gaussian.exact_delta(gaussian.total_mu(composition), epsilon)
-    return max(_delta_one_way(composed, epsilon) for composed in _composed(composition))
+    return max(_delta_one_way(one, epsilon) for one in composed(composition))
 
 
 # ------------------------------------------------------------------------------------------------ one step, on a grid
@@ -200,7 +200,7 @@ def _variance(weights: np.ndarray, values: np.ndarray) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Composed:
+class ComposedLoss:
     """A composed loss: probability of the losses `values` (all of interest are >= 0), and of an infinite loss."""
 
     values: np.ndarray
@@ -224,8 +224,8 @@ def _grid(composition: Composition) -> tuple[float, int, int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _composed(composition: Composition) -> tuple[_Composed, _Composed]:
-    """The composed loss in both directions."""
+def composed(composition: Composition) -> tuple[ComposedLoss, ComposedLoss]:
+    """The composed loss in both directions: of a unit that is in the first data set only, and in the second only."""
     step, first, last = _grid(composition)
     cells = fft.next_fast_len(last - first + 1, real=True)
     return _compose_one_way(composition, step, first, cells, 0), _compose_one_way(composition, step, first, cells, 1)
@@ -244,7 +244,7 @@ def _window(rdp: np.ndarray, steps: float, step: float) -> tuple[float, float]:
     return -float(low), float(high)
 
 
-def _compose_one_way(composition: Composition, step: float, first: int, cells: int, way: int) -> _Composed:
+def _compose_one_way(composition: Composition, step: float, first: int, cells: int, way: int) -> ComposedLoss:
     log_product = np.zeros(cells // 2 + 1, dtype=complex)
     log_finite = 0.0
     for part, count in composition:
@@ -256,15 +256,15 @@ def _compose_one_way(composition: Composition, step: float, first: int, cells: i
     mass = np.roll(fft.irfft(np.exp(log_product), n=cells), -first)
     values = step * (first + np.arange(cells))
     keep = values >= 0
-    return _Composed(values[keep], np.maximum(mass[keep], 0.0), -math.expm1(log_finite) + _TAIL)
+    return ComposedLoss(values[keep], np.maximum(mass[keep], 0.0), -math.expm1(log_finite) + _TAIL)
 
 
-def _delta_one_way(composed: _Composed, epsilon: float) -> float:
+def _delta_one_way(composed: ComposedLoss, epsilon: float) -> float:
     above = composed.values > epsilon
     return min(1.0, composed.infinite - float(np.dot(np.expm1(epsilon - composed.values[above]), composed.mass[above])))
 
 
-def _epsilon_one_way(composed: _Composed, delta: float) -> float:
+def _epsilon_one_way(composed: ComposedLoss, delta: float) -> float:
     """The smallest epsilon at which delta holds; exact for the distribution on the grid."""
     allowed = delta - composed.infinite
     if allowed <= 0:
