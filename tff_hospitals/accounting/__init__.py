@@ -26,6 +26,7 @@ from tff_hospitals.accounting.epsilon import CONVERSIONS, delta_of, epsilon_of
 from tff_hospitals.accounting.events import ADJACENCIES, KINDS, UNITS, MechanismEvent
 from tff_hospitals.accounting.gaussian import join_adaptive_noise, split_adaptive_noise
 from tff_hospitals.accounting.group import group_epsilon
+from tff_hospitals.accounting.joint import joint_ledger
 from tff_hospitals.accounting.ledger import Ledger
 from tff_hospitals.accounting.matrix import toeplitz_sensitivity, tree_squared_sensitivity
 from tff_hospitals.accounting.sampling import SAMPLINGS, adjacency_of, sampled_events, sampling_probability_of
@@ -59,6 +60,7 @@ __all__ = [
     "guarantee",
     "hospital_level_warning",
     "join_adaptive_noise",
+    "joint_ledger",
     "largest_adaptive_noise",
     "no_guarantee",
     "noise_to_signal",

@@ -114,6 +114,12 @@ class Ledger:
             (event, entry.count(through_round)) for key in own for event, entry in self._entries.get(key, {}).items()
         )
 
+    def own_events(self, unit: str, hospital_id: str | None) -> tuple[tuple[MechanismEvent, int], ...]:
+        """What was entered for one hospital by itself, or (None) only what touches every hospital alike."""
+        return loss_shapes.settled(
+            (event, entry.total) for event, entry in self._entries.get((unit, hospital_id), {}).items()
+        )
+
     def shared_events(self, unit: str) -> tuple[tuple[MechanismEvent, int], ...]:
         """The releases that touch every hospital alike: all that counts against one that has no entry yet."""
         return self.events(unit, None)
