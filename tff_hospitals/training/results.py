@@ -39,7 +39,7 @@ class Run:
 
     Attributes:
       plan: what was done.
-      summary: the row that comparison tables are made of (see `run_directory.summary_row`).
+      summary: the row that comparison tables are made of (see `run_summary.summary_row`).
       ledger: the only source of epsilon.
       weights, frozen: final weights, as numpy arrays.
       evaluation: metrics by hospital id and `pooled` of the final weights.

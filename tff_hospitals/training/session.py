@@ -21,6 +21,7 @@ from tff_hospitals.training.evaluation import POOLED
 from tff_hospitals.training.results import Progress, Run, TrainingError
 from tff_hospitals.training.round_inputs import RoundDrawer
 from tff_hospitals.training.run_history import RunHistory
+from tff_hospitals.training.run_summary import summary_row
 from tff_hospitals.training.seed_independent import SeedIndependentParts
 from tff_hospitals.training.updates import UpdateStore
 
@@ -259,7 +260,7 @@ class Session:
             self.history.metric_rows and self.history.metric_rows[-1].get("loss") is None
         ) or not self.history.metric_rows:
             self.history.last_evaluation = self._evaluate()
-        summary = run_directory.summary_row(
+        summary = summary_row(
             self.plan,
             self.dataset,
             self.noise,

@@ -1,0 +1,219 @@
+"""The summary of a run: the row that comparison tables are made of, with the guarantee in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tff_hospitals.accounting.certificate import certify
+from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.parts import MECHANISMS
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.evaluation import POOLED
+from tff_hospitals.training.run_history import RunHistory
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+
+
+def summary_row(
+    plan: Plan,
+    dataset: HospitalDataset,
+    noise: noise_plan.NoisePlan,
+    history: RunHistory,
+    stop_reason: str,
+    rounds: int,
+    seconds: Sequence[tuple[int, float]],
+    runtime: str,
+) -> dict[str, Any]:
+    """The fields that comparison tables are made of, for one run."""
+    by_hospital = {
+        scope: values for scope, values in history.last_evaluation.items() if scope not in (POOLED, "server")
+    }
+    pooled = history.last_evaluation.get(POOLED, {})
+    private = noise.unit != "none"
+    conversion = history.stated_in(noise)
+    epsilons = {name: history.epsilon(name, conversion) for name in dataset.ids} if private else {}
+    worst = max(epsilons, key=lambda name: epsilons[name] or 0.0) if epsilons else None
+    epsilon = history.epsilon(POOLED, conversion)
+    settled = [value for _, value in seconds[1:]] or [value for _, value in seconds]
+    ledger = history.released()
+    certificate = certify(ledger, noise.unit, conversion) if private else None
+    second = noise.second
+    second_conversion = history.stated_in(second) if second is not None else None
+    if certificate is not None and second is not None:
+        certificate["second_unit"] = certify(ledger, second.unit, second_conversion or "rdp")
+    return {
+        "schema_version": 1,
+        "status": "finished",
+        "method": plan.method,
+        "label": plan.method,
+        "seed": plan.seed,
+        "unit": noise.unit,
+        "target_epsilon": plan.privacy.target_epsilon,
+        "epsilon": epsilon,
+        "epsilon_rdp": history.epsilon(POOLED, "rdp"),
+        "epsilon_pld": history.epsilon(POOLED, "pld"),
+        "epsilon_pld_missing": history.why_no_epsilon("pld"),
+        "epsilon_per_hospital": epsilons,
+        "worst_hospital": worst,
+        "delta": noise.delta if private else None,
+        "adjacency": noise.adjacency if private else None,
+        "conversion": conversion if private else "rdp",
+        "noise_multiplier_per_hospital": dict(noise.multipliers) if private else {},
+        "accuracy_mean": _mean(by_hospital, "accuracy"),
+        "accuracy_sd": None,
+        "accuracy_pooled_mean": pooled.get("accuracy"),
+        "accuracy_pooled_sd": None,
+        "accuracy_per_hospital": {name: values["accuracy"] for name, values in by_hospital.items()},
+        "accuracy_sd_per_hospital": {},
+        "auc_mean": _mean(by_hospital, "auc"),
+        "loss_mean": _mean(by_hospital, "loss"),
+        "accuracy_per_seed": [_mean(by_hospital, "accuracy")],
+        "bytes_up": sum(history.bytes_up.values()),
+        "bytes_down": sum(history.bytes_down.values()),
+        "seconds_per_round": sum(settled) / len(settled) if settled else None,
+        "rounds": rounds,
+        "stop_reason": stop_reason,
+        "runtime": runtime,
+        "guarantee": _guarantee(plan, noise, history, stop_reason, certificate),
+        "certificate": certificate,
+        "second_unit": second.unit if second is not None else None,
+        "second_epsilon": _second_epsilon(second, history),
+        "second_conversion": second_conversion,
+        "second_noise_multiplier": next(iter(second.multipliers.values())) if second is not None else None,
+        "records_per_patient": plan.privacy.records_per_patient,
+        "epsilon_per_patient": epsilon_per_patient(plan, noise, history),
+        "reproducible": not plan.privacy.secure_noise,
+        "signal_to_noise": history.signal.medians(),
+        "warnings": [
+            *plan.warnings(dataset),
+            *history.warnings,
+            *history.signal.warnings(),
+            *_second(plan, noise, history),
+        ],
+        "communication": history.bytes_sent.summary(len(dataset.hospitals)),
+        "curve": curve(history, conversion),
+    }
+
+
+def _guarantee(
+    plan: Plan,
+    noise: noise_plan.NoisePlan,
+    history: RunHistory,
+    stop_reason: str,
+    certificate: Mapping[str, Any] | None,
+) -> str:
+    """What is protected, against whom and under which trust, for an ethics board; one paragraph for each unit."""
+    from tff_hospitals.accounting import guarantee, no_guarantee
+
+    if noise.unit == "none":
+        return no_guarantee("record", history.ledger).text
+    paragraphs = []
+    for part in noise.parts:
+        inner = part is noise and noise.second is not None
+        mechanism = plan.privacy.mechanism if part is noise else plan.privacy.outer
+        noise_by = MECHANISMS[mechanism].noise_by
+        text = guarantee(
+            history.released(),
+            part.unit,
+            noise_added_by=noise_by,
+            conversion=history.stated_in(part),
+            simulated_trust=plan.privacy.summed_securely and noise_by != "hospital",
+            stopped_by_data=stop_reason.startswith("plateau"),
+        ).text
+        paragraphs.append(f"{part.unit.capitalize()} level: {text}" if inner or part is not noise else text)
+    words = " ".join(paragraphs)
+    if noise.unit == "record" and plan.privacy.records_per_patient > 1:
+        k, epsilon = plan.privacy.records_per_patient, epsilon_per_patient(plan, noise, history)
+        strength = "no guarantee" if epsilon is None else f"epsilon {epsilon:.3g} at delta {noise.delta:g}"
+        how = "" if history.stated_in(noise) == "rdp" else " (rdp)"
+        words += f" A patient with up to {k} records: {strength}{how} for all of them together."
+    if plan.privacy.secure_noise:
+        words += (
+            " Noise: fresh bytes of the operating system's cryptographic source for every number; nobody can repeat it."
+        )
+    else:
+        words += " Noise: from the root seed of the run (research mode): whoever knows the seed can take it away again."
+    if certificate and certificate["rdp"]:
+        words += f" Checked: {certificate['library']} computes the same epsilon from the same ledger."
+    return words
+
+
+def _second(plan: Plan, noise: noise_plan.NoisePlan, history: RunHistory) -> list[str]:
+    """The second guarantee of a run with two units: a table has one column for epsilon."""
+    if noise.second is None:
+        return []
+    epsilon = _second_epsilon(noise.second, history)
+    known = "no" if epsilon is None or math.isinf(epsilon) else f"{epsilon:.3g}"
+    by = history.stated_in(noise.second)
+    how = "" if by == history.stated_in(noise) else f" ({by})"
+    return [
+        f"two guarantees: beside the epsilon per {noise.unit}, epsilon {known} per {noise.second.unit} at delta "
+        f"{noise.delta:g}{how}, by {plan.privacy.outer} around the hospitals"
+    ]
+
+
+def _second_epsilon(second: noise_plan.NoisePlan | None, history: RunHistory) -> float | None:
+    return None if second is None else history.epsilon_of(second.unit, POOLED, history.stated_in(second))
+
+
+def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, history: RunHistory) -> float | None:
+    """Epsilon for all records of one patient together, of the worst hospital; None without a finite one.
+
+    The same as epsilon for one record per patient.
+    """
+    from tff_hospitals.accounting import group_epsilon
+
+    if noise.unit != "record":
+        return None
+    if plan.privacy.records_per_patient == 1:
+        return history.epsilon(POOLED)
+    ledger = history.released()
+    found = [
+        group_epsilon(
+            ledger.events("record", hospital),
+            ledger.delta,
+            plan.privacy.records_per_patient,
+            adjacency=ledger.adjacency,
+            conversion="rdp",  # groups under a mixture have the widest loss distributions
+        )
+        for hospital in ledger.hospital_ids("record")
+    ]
+    worst = max(found, default=math.inf)
+    return worst if math.isfinite(worst) else None
+
+
+def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | None:
+    """Mean over the hospitals that have the metric."""
+    values = [values[name] for values in by_hospital.values() if values[name] == values[name]]
+    return sum(values) / len(values) if values else None
+
+
+def curve(history: RunHistory, conversion: str = "rdp") -> list[dict[str, Any]]:
+    """Accuracy (mean over hospitals), epsilon as the run states it, and bytes at every evaluated round.
+
+    Of Gaussian noise without sampling the loss distribution is known in closed form, so that `epsilon_pld` is exact.
+    """
+    column = "epsilon_rdp" if conversion == "rdp" else "epsilon_pld"
+    accuracies: dict[int, list[float]] = {}
+    points = []
+    for row in history.metric_rows:
+        number = row["round"]
+        if row["hospital"] == POOLED:
+            if row.get("loss") is not None:
+                values = accuracies.get(number, [])
+                points.append(
+                    {
+                        "round": number,
+                        "epsilon": row.get(column),
+                        "accuracy_mean": sum(values) / len(values) if values else None,
+                        "accuracy_sd": None,
+                        "bytes_up": row["bytes_up"],
+                        "bytes_down": row["bytes_down"],
+                    }
+                )
+        elif row["hospital"] != "server" and row.get("accuracy") is not None:
+            accuracies.setdefault(number, []).append(row["accuracy"])
+    return points
