@@ -27,7 +27,8 @@ from tff_hospitals.foundations.validation import raise_if, whole_number
 from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.processes import composition
-from tff_hospitals.runtimes.base import HospitalRound
+from tff_hospitals.processes.rounds import HospitalRound
+from tff_hospitals.runtimes import build_runtime
 from tff_hospitals.training.round_inputs import RoundDrawer
 from tff_hospitals.training.updates import Replay
 
@@ -94,7 +95,7 @@ def one_run(
     drawer = RoundDrawer(plan.replace(seed=_seed(root.child("rounds"))), changed, noise)
     replay, gradients = Replay(parts, frozen), RecordGradients(model, frozen)
     solvers = {one: _Solver(int(chosen[one].sum())) for one in changed.ids}
-    runtime = _runtime(parts, changed, frozen)
+    runtime = build_runtime("compiled", parts, changed, frozen)
     try:
         for number in range(plan.rounds):
             drawn = drawer.draw(number)
@@ -177,12 +178,6 @@ def _seed(streams: Streams) -> int:
     return int(streams.generator().integers(2**31))
 
 
-def _runtime(parts: Any, dataset: HospitalDataset, frozen: tuple) -> Any:
-    from tff_hospitals.runtimes import build_runtime
-
-    return build_runtime("compiled", parts, dataset, frozen)
-
-
 def repeated_record(
     plan: Plan,
     dataset: HospitalDataset,
@@ -252,7 +247,7 @@ def repeated_record(
     model = models.build_model("logistic_regression", blank, init="zeros")
     parts = composition.compose(simple, blank, model)
     noise = noise_plan.make(simple, blank)
-    runtime = _runtime(parts, blank, ())
+    runtime = build_runtime("compiled", parts, blank, ())
     canary = np.zeros(size, bool)
     canary[0] = True
     scores: dict[bool, list[float]] = {True: [], False: []}

@@ -36,7 +36,6 @@ from tff_hospitals.processes import client_optimizers
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten
 from tff_hospitals.processes.noise_sources import source_of
 
-METRICS = ("loss_sum", "records", "steps", "update_norm")
 _NOISE_BLOCK_SCALARS = 2**22  # 16 MiB of float32 noise at a time
 _CLIP_RANGE = 100.0  # an adaptive norm stays within this factor of the plan's
 
@@ -46,7 +45,7 @@ Element = collections.OrderedDict  # what one hospital brings to one round; see 
 @dataclasses.dataclass(frozen=True)
 class ClientOutput:
     """What a hospital uploads: `delta` (initial - final weights), its weight in the mean, and float32 metrics
-    [len(METRICS)].
+    [len(rounds.METRICS)].
     """
 
     delta: Tensors

@@ -18,7 +18,7 @@ from tff_hospitals.processes import tff_encoded_transfer
 from tff_hospitals.processes.aggregators.base import Aggregator
 from tff_hospitals.processes.encoded_transfer import EncodedTransfer
 from tff_hospitals.processes.finalizers import Finalizer
-from tff_hospitals.processes.local_training import METRICS, LocalTraining
+from tff_hospitals.processes.local_training import LocalTraining
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel
@@ -257,6 +257,3 @@ def build_learning_process(
         process,
         build_finalizer(finalizer, model.trainable_specs, weights_type),
     )
-
-
-METRIC_COUNT = len(METRICS)

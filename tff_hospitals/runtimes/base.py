@@ -1,119 +1,146 @@
-"""What a runtime is given and what it gives back; native, compiled and cluster agree on it."""
+"""The contract of a runtime: what it is given, what it gives back, and what a reader of its results may rely on.
+
+**The result.** A runtime is a function of (state, rounds): the state after the rounds and an output for each of them.
+It draws nothing itself: batches, keys and weights arrive in the rounds, and noise follows from their keys. So all
+runtimes give the same numbers on the same plan. How close they come to each other is part of a runtime's registration
+(`Registered.equality`), and `tests/test_runtimes_equal.py` holds every registered one to it.
+
+* Counts (steps, records, bytes) and the ledger are equal exactly, everywhere.
+* One runtime repeats itself bit for bit: on any number of threads, in one call or round by round, killed and resumed.
+* `native` is the reference. `compiled` equals it up to float32 rounding (rtol 1e-5), because XLA orders sums of a
+  product otherwise; within `compiled` rounds that run in chunks have the same bits on every machine, and `cluster`
+  has exactly those.
+
+**State.** States are numpy values in the structure of `ServerState`, before and after. A call changes nothing that
+it is given; a call that raises has used nothing of the round.
+
+**Notes.** `notes` says in whole sentences what a reader should know of how a run was executed (a slower way that was
+taken). It only grows, holds each sentence once, and is complete when a call returns.
+
+**Bytes.** `RoundOutput.bytes_sent` counts the payloads that were really made (None: dense float32, of a size that
+follows from the plan). `RoundOutput.wire_bytes` is what the runtime's own transport sent for one hospital; None where
+nothing crosses a wire in another form.
+"""
 
 from __future__ import annotations
 
-import collections
+import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.foundations.validation import Problem, raise_if
+
 if TYPE_CHECKING:
-    from tff_hospitals.hospitals import Hospital
-    from tff_hospitals.hospitals.batches import BatchSchedule
-    from tff_hospitals.processes.composition import Composition, ServerState
-    from tff_hospitals.processes.encoded_transfer import BytesSent
+    from tff_hospitals.processes.composition import ServerState
+    from tff_hospitals.processes.rounds import RoundInput, RoundOutput
+
+Result = tuple["ServerState", list["RoundOutput"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class HospitalRound:
-    """What one hospital brings to one round, beside its records.
+class Registered:
+    """A runtime as the rest of the package knows it before it is loaded.
 
     Attributes:
-      hospital: the hospital and its training part.
-      schedule: the batches that it drew for this round.
-      key: int64 [2], its noise key of this round.
-      noise_multiplier: of the noise that it adds itself.
-      weight: its weight in the mean.
-      upload_key: int64 [2], shared with the server for the random bits of its encoder.
+      path: `module:class`; loaded when it is asked for, because it imports TensorFlow.
+      summary: what it is, for help texts and reports.
+      equality: "reference", "rounding" (equal to the reference up to float32 rounding) or "bits" (equal to the
+        compiled runtime in chunks).
+      draws_system_noise: whether noise may come from the operating system (`--secure_noise`).
+      needs_plan: whether it builds the process again from the plan, somewhere else.
+      options: names of the keyword arguments that it takes.
     """
 
-    hospital: Hospital
-    schedule: BatchSchedule
-    key: np.ndarray
-    noise_multiplier: float
-    weight: float
-    upload_key: np.ndarray | None = None
+    path: str
+    summary: str
+    equality: str
+    draws_system_noise: bool = True
+    needs_plan: bool = False
+    options: tuple[str, ...] = ()
+
+    def problems(self, options: Sequence[str]) -> list[Problem]:
+        """Options that it does not take."""
+        bound = f"is not one of its options ({', '.join(self.options) or 'it has none'})"
+        return [Problem("runtime_options", name, bound, "leave it out") for name in options if name not in self.options]
 
 
-@dataclasses.dataclass(frozen=True)
-class RoundInput:
-    """One round's cohort, in the data set's order of hospitals; `broadcast_key` is shared by all of them."""
+class Runtime(abc.ABC):
+    """Executes a composed plan; see the module's text for what a caller may rely on.
 
-    number: int
-    cohort: tuple[HospitalRound, ...]
-    broadcast_key: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class RoundOutput:
-    """What is known of a round.
-
-    Attributes:
-      number: 0-based.
-      metrics: by hospital id, see `local_training.METRICS`.
-      server: the server's measurements.
-      bytes_sent: what was sent when something is encoded; None for dense float32.
-      wire_bytes: (down, up) of one hospital in this runtime's own form; None where payloads travel as they are.
-    """
-
-    number: int
-    metrics: Mapping[str, Mapping[str, float]]
-    server: Mapping[str, float]
-    bytes_sent: BytesSent | None = None
-    wire_bytes: tuple[int, int] | None = None
-
-
-class Runtime(Protocol):
-    """Executes a composed plan; `close` frees what it started.
+    Args:
+      frozen: weights that do not travel, numpy arrays; the hospitals hold them.
 
     Attributes:
       notes: what a reader of the run should know of how it was executed; sentences, each of them once.
     """
 
-    name: str
-    notes: list[str]
+    def __init__(self, frozen: tuple):
+        self.frozen = tuple(np.asarray(weight) for weight in frozen)
+        self.notes: list[str] = []
 
-    def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> tuple[ServerState, list[RoundOutput]]: ...
+    @abc.abstractmethod
+    def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> Result:
+        """Runs the rounds in order: the state after the last one (numpy), and an output for each.
 
-    def close(self) -> None: ...
+        Args:
+          state: before the first round.
+          rounds: in order; a round without hospitals is finished at the server alone.
+        """
+
+    @property
+    def shares_calls(self) -> bool:
+        """Whether several runs are faster together than one after the other (`run_rounds_of_many`)."""
+        return False
+
+    def run_rounds_of_many(
+        self,
+        states: Sequence[ServerState],
+        rounds_of_each: Sequence[Sequence[RoundInput]],
+        frozen_of_each: Sequence[tuple],
+    ) -> list[Result]:
+        """What `run_rounds` gives for each of several runs that differ in their seeds alone, with the same bits.
+
+        Args:
+          states: of each run.
+          rounds_of_each: the rounds of each run, as many for all of them.
+          frozen_of_each: weights of each run that do not travel; a runtime that does not share calls holds one set.
+
+        Raises:
+          validation.InvalidInput: frozen weights that differ between runs, of a runtime that holds one set.
+        """
+        for number, frozen in enumerate(frozen_of_each):
+            if not all(map(np.array_equal, frozen, self.frozen)):
+                bound = "has frozen weights of its own, and this runtime holds one set"
+                raise_if([Problem("run", number, bound, "build a runtime for each run")])
+        return [self.run_rounds(state, rounds) for state, rounds in zip(states, rounds_of_each)]
+
+    def close(self) -> None:
+        """Frees what it started or holds; calling it twice is no error."""
+        return
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def note(self, sentence: str) -> None:
+        """Adds to `notes` what is not there yet."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
 
 def one_after_the_other(
     run_one: Callable[[ServerState, RoundInput], tuple[ServerState, RoundOutput]],
     state: ServerState,
     rounds: Sequence[RoundInput],
-) -> tuple[ServerState, list[RoundOutput]]:
+) -> Result:
     """Runs rounds in order, each from the state that the one before left: the last state and all outputs."""
     outputs = []
     for one in rounds:
         state, output = run_one(state, one)
         outputs.append(output)
     return state, outputs
-
-
-def element(composition: Composition, one: HospitalRound, frozen: tuple) -> collections.OrderedDict:
-    """The numpy values of `LocalTraining.element_spec` for one hospital and round."""
-    part = one.hospital.train
-    schedule = one.schedule
-    labels = part.labels
-    return collections.OrderedDict(
-        features=np.asarray(part.features, np.float32),
-        labels=np.asarray(labels, np.float32 if composition.model.task == "regression" else np.int64),
-        indices=np.asarray(schedule.indices, np.int32),
-        mask=np.asarray(schedule.mask, np.float32),
-        steps=np.int32(schedule.indices.shape[0]),
-        expected_batch=np.float32(schedule.expected_batch),
-        noise_multiplier=np.float32(one.noise_multiplier),
-        key=np.asarray(one.key, np.int64),
-        weight=np.float32(one.weight),
-        frozen=tuple(frozen),
-    )
-
-
-def metrics_by_name(values: np.ndarray) -> dict[str, float]:
-    """A row of metrics as a dict of Python floats."""
-    from tff_hospitals.processes.local_training import METRICS
-
-    return {name: float(value) for name, value in zip(METRICS, values)}

@@ -22,7 +22,7 @@ from tff_hospitals.communication.bandwidth import Link, classic_bytes
 from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
-    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
+    from tff_hospitals.processes.rounds import RoundInput, RoundOutput
 
 BYTES_COLUMNS = (
     "round",

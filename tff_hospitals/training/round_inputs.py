@@ -15,7 +15,7 @@ from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.hospitals import batches, cohorts
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.runtimes.base import HospitalRound, RoundInput
+from tff_hospitals.processes.rounds import HospitalRound, RoundInput
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital, HospitalDataset

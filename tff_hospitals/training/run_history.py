@@ -16,7 +16,7 @@ from tff_hospitals.training.signal_to_noise import SignalToNoise
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
-    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
+    from tff_hospitals.processes.rounds import RoundInput, RoundOutput
 
 METRIC_COLUMNS = (
     "round",

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
-from tff_hospitals.runtimes import build_runtime
+from tff_hospitals.runtimes import RUNTIMES, build_runtime
 from tff_hospitals.training.evaluation import Evaluator
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.models import FunctionalModel
+    from tff_hospitals.runtimes.base import Runtime
 
 
 class SeedIndependentParts:
@@ -40,21 +42,25 @@ class SeedIndependentParts:
         server_held: Part | None = None,
         runtime_options: Mapping[str, Any] | None = None,
     ):
+        raise_if([one_of("runtime", runtime, RUNTIMES)])
         self.dataset, self.model, self.runtime_name, self.evaluated = dataset, model, runtime, evaluate_on
+        self.registered = RUNTIMES[runtime]
         self.composition = composition.compose(plan, dataset, model)
         self.noise = noise_plan.make(plan, dataset)
         self.wire_bytes, self.side_bytes = self.composition.wire_bytes(), self.composition.side_bytes()
         self._server_held = server_held
-        self._options = {"plan": plan, **(runtime_options or {})} if runtime == "cluster" else {}
-        self._runtime: Any = None
+        self._plan, self._options = plan, dict(runtime_options or {})
+        self._runtime: Runtime | None = None
         self._frozen: tuple = ()
         self._evaluator: Evaluator | None = None
 
-    def runtime(self, frozen: tuple) -> Any:
+    def runtime(self, frozen: tuple) -> Runtime:
         """What runs the rounds of runs with these frozen weights; another run's unless they differ."""
         if self._runtime is None or not all(map(np.array_equal, frozen, self._frozen)):
             self.close()
-            self._runtime = build_runtime(self.runtime_name, self.composition, self.dataset, frozen, **self._options)
+            self._runtime = build_runtime(
+                self.runtime_name, self.composition, self.dataset, frozen, plan=self._plan, **self._options
+            )
             self._frozen = frozen
         return self._runtime
 

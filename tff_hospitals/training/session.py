@@ -27,7 +27,8 @@ from tff_hospitals.training.updates import UpdateStore
 
 if TYPE_CHECKING:
     from tff_hospitals.processes.composition import ServerState
-    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
+    from tff_hospitals.processes.rounds import RoundInput, RoundOutput
+    from tff_hospitals.runtimes.base import Runtime
 
 _ROUNDS_PER_CALL = 64
 _SCHEDULED_RECORDS = 2**23  # 64 MiB of schedules at once: memory must not grow with the number of hospitals
@@ -51,7 +52,8 @@ class Session:
         run_dir: str | pathlib.Path | None = None,
         store_updates: int | None = None,
     ):
-        raise_if(secure_noise_problems(plan, shared.runtime_name, store_updates))
+        drawn = shared.registered.draws_system_noise
+        raise_if(secure_noise_problems(plan, shared.runtime_name, drawn, store_updates))
         self.plan, self.shared = plan, shared
         self.dataset, self.model, self.evaluated = shared.dataset, shared.model, shared.evaluated
         self.composition, self.noise = shared.composition, shared.noise
@@ -139,7 +141,7 @@ class Session:
         return self.drawer.draw(round_number, decision.may_train)
 
     @property
-    def runtime(self) -> Any:
+    def runtime(self) -> Runtime:
         """What runs the rounds."""
         return self.shared.runtime(self.frozen)
 
@@ -153,7 +155,7 @@ class Session:
         rounds_per_call = min(self._most_rounds(runs), plan.evaluate_every, plan.checkpoint_every)
         if (runs - 1) * plan.rounds / rounds_per_call < _CALLS_THAT_PAY:
             return 1
-        if not getattr(self.runtime, "shares_calls", False):
+        if not self.runtime.shares_calls:
             return 1
         return self.drawer.rounds_within(_SCHEDULED_RECORDS, min(runs, _MOST_RUNS))
 

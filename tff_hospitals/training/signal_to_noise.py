@@ -23,7 +23,7 @@ from tff_hospitals.training.evaluation import POOLED
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
-    from tff_hospitals.runtimes.base import RoundInput, RoundOutput
+    from tff_hospitals.processes.rounds import RoundInput, RoundOutput
 
 SWAMPED = (0.1, 0.25, 0.5)
 """Bounds that the warning names; below the last, four fifths and more of a noised update's squared norm are noise."""

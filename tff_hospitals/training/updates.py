@@ -17,11 +17,11 @@ import numpy as np
 
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import Problem, raise_if, whole_number
-from tff_hospitals.runtimes import base
+from tff_hospitals.processes import rounds
 
 if TYPE_CHECKING:
     from tff_hospitals.processes.composition import Composition
-    from tff_hospitals.runtimes.base import HospitalRound, RoundInput
+    from tff_hospitals.processes.rounds import HospitalRound, RoundInput
 
 
 class Replay:
@@ -51,7 +51,8 @@ class Replay:
         """
         import tensorflow as tf
 
-        element = tf.nest.map_structure(tf.convert_to_tensor, base.element(self._composition, one, self._frozen))
+        own = rounds.own_element(one, self._composition.model.task, self._frozen)
+        element = tf.nest.map_structure(tf.convert_to_tensor, own)
         weights = tuple(tf.convert_to_tensor(weight) for weight in weights)
         return tuple(part.numpy() for part in self._work(weights, tf.constant(round_number, tf.int32), element))
 

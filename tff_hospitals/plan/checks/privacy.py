@@ -120,13 +120,15 @@ def privacy_problems(plan: Plan, dataset: HospitalDataset | None) -> list[Proble
     return found
 
 
-def secure_noise_problems(plan: Plan, runtime: str, store_updates: int | None) -> list[Problem]:
-    """What cannot be done with noise that nobody can draw again."""
+def secure_noise_problems(
+    plan: Plan, runtime: str, draws_system_noise: bool, store_updates: int | None
+) -> list[Problem]:
+    """What cannot be done with noise that nobody can draw again; `draws_system_noise` is the runtime's."""
     if not plan.privacy.secure_noise:
         return []
     found = []
-    if runtime == "native":
-        bound = "cannot take its noise from the operating system: TFF's worker process draws from keys alone"
+    if not draws_system_noise:
+        bound = "cannot take its noise from the operating system: its processes draw from keys alone"
         found.append(Problem("runtime", runtime, bound, "use --runtime=compiled or --runtime=cluster, or drop it"))
     if store_updates is not None:
         bound = "computes updates a second time, which noise that nobody can repeat does not allow (--secure_noise)"

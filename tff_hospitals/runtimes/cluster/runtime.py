@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.rounds import RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.cluster import dataset_description
 from tff_hospitals.runtimes.cluster import worker as cluster_worker
@@ -42,7 +43,7 @@ _LOOK_EVERY_SECONDS = 10.0
 _ADD_HERE_BYTES = 2**20  # smaller sums are added at the driver: a task would take longer than the addition
 
 
-class ClusterRuntime:
+class ClusterRuntime(base.Runtime):
     """Runs rounds on a cluster.
 
     Args:
@@ -61,8 +62,6 @@ class ClusterRuntime:
       InvalidInput: ray is missing.
     """
 
-    name = "cluster"
-
     def __init__(
         self,
         composition: Composition,
@@ -75,8 +74,8 @@ class ClusterRuntime:
         hospitals_per_chunk: int | None = None,
         workers: int | None = None,
     ):
+        super().__init__(frozen)
         self._parts = composition
-        self.notes: list[str] = []
         self._per_chunk, self._limit = hospitals_per_chunk, time_limit_seconds
         self._program: chunked.ChunkedProgram = compiled.program(composition, compiled.in_chunks(composition))
         self._record_bytes = device_data.record_bytes(dataset)
@@ -85,7 +84,7 @@ class ClusterRuntime:
         arguments = (
             plan.to_json(),
             dataset_description.describe(dataset),
-            [np.asarray(weight) for weight in frozen],
+            list(self.frozen),
             composition.signature,
         )
         count = min(workers or max(1, self._connection.processors), self._most_chunks(dataset))
@@ -128,13 +127,11 @@ class ClusterRuntime:
         by_number = -(-hospitals // (self._per_chunk or chunked.usual_size(hospitals)))
         return min(hospitals, max(by_number, -(-records * self._record_bytes // device_data.CHUNK_BYTES)))
 
-    def run_rounds(
-        self, state: ServerState, rounds: Sequence[base.RoundInput]
-    ) -> tuple[ServerState, list[base.RoundOutput]]:
+    def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> base.Result:
         """Runs the rounds one after the other and returns numpy state."""
         return base.one_after_the_other(self._round, state, rounds)
 
-    def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
+    def _round(self, state: ServerState, one: RoundInput) -> tuple[ServerState, RoundOutput]:
         server, when = self._program.server, f"round {one.number + 1}"
         opened = server.begin(state, one)
         broadcast = self._ray.put(tf.nest.map_structure(np.asarray, opened.broadcast))
@@ -146,7 +143,8 @@ class ClusterRuntime:
             # What is large stays where it is until it has been added up.
             known, *here = self._get([done, leaves] if add_here else [done], when, chunk.ids)
             reports.extend(known.reports)
-            self.notes.extend(note for note in known.notes if note not in self.notes)
+            for sentence in known.notes:
+                self.note(sentence)
             total.append(here[0] if add_here else leaves)
         found = total.result()
         if found is not None:

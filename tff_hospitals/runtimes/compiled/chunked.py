@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition, ServerState
+from tff_hospitals.processes.rounds import HospitalRound, RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data
 from tff_hospitals.runtimes.compiled.parallel_calls import ordered
@@ -44,7 +45,7 @@ class Chunk:
     """
 
     number: int
-    cohort: tuple[base.HospitalRound, ...]
+    cohort: tuple[HospitalRound, ...]
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -84,11 +85,11 @@ class ChunkedProgram(abc.ABC):
         return device_data.load(dataset)
 
     def run(
-        self, state: ServerState, rounds: Sequence[base.RoundInput], data: device_data.Data, frozen: tuple
-    ) -> tuple[ServerState, list[base.RoundOutput]]:
+        self, state: ServerState, rounds: Sequence[RoundInput], data: device_data.Data, frozen: tuple
+    ) -> base.Result:
         """Runs the rounds one after the other."""
 
-        def run_one(state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
+        def run_one(state: ServerState, one: RoundInput) -> tuple[ServerState, RoundOutput]:
             opened = self.server.begin(state, one)
             chunks = self.chunks(one, data.record_bytes)
             total: TreeSum[Any] = TreeSum(self._add)
@@ -141,7 +142,7 @@ class ChunkedProgram(abc.ABC):
     def _in_flight(self) -> int:
         return self._threads
 
-    def chunks(self, one: base.RoundInput, record_bytes: int, most: int | None = None) -> list[Chunk]:
+    def chunks(self, one: RoundInput, record_bytes: int, most: int | None = None) -> list[Chunk]:
         """The cohort in pieces that depend on the plan and the data alone, never on the machine.
 
         Args:
@@ -152,7 +153,7 @@ class ChunkedProgram(abc.ABC):
         size = max(1, min(most or usual_size(len(one.cohort)), self._largest(one)))
         return [Chunk(one.number, piece) for piece in device_data.pieces(one.cohort, size, record_bytes)]
 
-    def _largest(self, one: base.RoundInput) -> int:
+    def _largest(self, one: RoundInput) -> int:
         """The most hospitals of this round that one chunk may hold."""
         return _LARGEST_CHUNK
 

@@ -21,10 +21,11 @@ import tensorflow as tf
 
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.hospitals.lazy import load_part
+from tff_hospitals.processes import rounds
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital, HospitalDataset
-    from tff_hospitals.runtimes.base import HospitalRound
+    from tff_hospitals.processes.rounds import HospitalRound
 
 RESIDENT_BYTES = 2 * 2**30
 CHUNK_BYTES = 8 * 2**20
@@ -67,7 +68,7 @@ class StreamedData:
         self.record_bytes = record_bytes(dataset)
         sizes = dataset.records().values()
         self._most_rows = min(sum(sizes), max(CHUNK_BYTES // self.record_bytes, *sizes, 1))
-        self._label_type = np.float32 if dataset.task == "regression" else np.int64
+        self._label_type = rounds.label_type(dataset.task)
         self._kept_bytes = KEPT_BYTES if kept_bytes is None else kept_bytes
         self._chunks: collections.OrderedDict[tuple[str, ...], ResidentData] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -104,19 +105,8 @@ Data = Union[ResidentData, StreamedData]
 
 def element(one: HospitalRound, data: Data, frozen: tuple) -> collections.OrderedDict:
     """One hospital's input to a round (`LocalTraining.element_spec`), its records addressed where they are."""
-    schedule, data = one.schedule, data.of((one.hospital,))
-    return collections.OrderedDict(
-        features=data.features,
-        labels=data.labels,
-        indices=tf.constant(schedule.indices + data.first_row[one.hospital.hospital_id], tf.int32),
-        mask=tf.constant(schedule.mask, tf.float32),
-        steps=tf.constant(schedule.steps, tf.int32),
-        expected_batch=tf.constant(schedule.expected_batch, tf.float32),
-        noise_multiplier=tf.constant(one.noise_multiplier, tf.float32),
-        key=tf.constant(one.key, tf.int64),
-        weight=tf.constant(one.weight, tf.float32),
-        frozen=frozen,
-    )
+    held = data.of((one.hospital,))
+    return rounds.element(one, held.features, held.labels, frozen, held.first_row[one.hospital.hospital_id])
 
 
 def load(dataset: HospitalDataset, resident_bytes: int = RESIDENT_BYTES) -> Data:
@@ -128,8 +118,8 @@ def load(dataset: HospitalDataset, resident_bytes: int = RESIDENT_BYTES) -> Data
     """
     if is_streamed(dataset, resident_bytes):
         return StreamedData(dataset)
-    label_type = np.float32 if dataset.task == "regression" else np.int64
-    return _together(dataset.hospitals, label_type, sum(dataset.records().values()), record_bytes(dataset))
+    labels = rounds.label_type(dataset.task)
+    return _together(dataset.hospitals, labels, sum(dataset.records().values()), record_bytes(dataset))
 
 
 def is_streamed(dataset: HospitalDataset, resident_bytes: int = RESIDENT_BYTES) -> bool:
@@ -139,7 +129,7 @@ def is_streamed(dataset: HospitalDataset, resident_bytes: int = RESIDENT_BYTES) 
 
 def record_bytes(dataset: HospitalDataset) -> int:
     """Bytes of one record: float32 features and a label."""
-    return 4 * int(np.prod(dataset.feature_shape)) + (4 if dataset.task == "regression" else 8)
+    return 4 * int(np.prod(dataset.feature_shape)) + np.dtype(rounds.label_type(dataset.task)).itemsize
 
 
 def is_uneven(dataset: HospitalDataset) -> bool:

@@ -10,14 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition, ServerState
-from tff_hospitals.processes.local_training import METRICS
+from tff_hospitals.processes.rounds import DRAWN, METRICS, RoundInput, RoundOutput, drawn_values, metrics_by_name
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
 
-PER_HOSPITAL = ("indices", "mask", "steps", "expected_batch", "noise_multiplier", "key", "weight")
 NOISE_SCALARS = 2**25  # 128 MiB of noise in one call at most; longer runs of rounds are cut
 
 
@@ -35,10 +34,10 @@ class FusedProgram:
         return device_data.load(dataset)
 
     def run(
-        self, state: ServerState, rounds: Sequence[base.RoundInput], data: device_data.ResidentData, frozen: tuple
-    ) -> tuple[ServerState, list[base.RoundOutput]]:
+        self, state: ServerState, rounds: Sequence[RoundInput], data: device_data.ResidentData, frozen: tuple
+    ) -> base.Result:
         """Runs the rounds, as many per call as their noise fits in memory."""
-        outputs: list[base.RoundOutput] = []
+        outputs: list[RoundOutput] = []
         per_call = self._rounds_per_call(rounds) or len(rounds)
         for start in range(0, len(rounds), per_call):
             chunk = rounds[start : start + per_call]
@@ -49,23 +48,23 @@ class FusedProgram:
             outputs.extend(outputs_of(chunk, metrics.numpy(), {name: value.numpy() for name, value in server.items()}))
         return state, outputs
 
-    def _rounds_per_call(self, rounds: Sequence[base.RoundInput]) -> int | None:
+    def _rounds_per_call(self, rounds: Sequence[RoundInput]) -> int | None:
         """Of how many rounds the noise fits in memory; None: there is none."""
         scalars = self._noise_scalars(rounds)
         cohort = max(1, max(len(one.cohort) for one in rounds))
         return max(1, NOISE_SCALARS // (cohort * scalars)) if scalars else None
 
-    def _noise_scalars(self, rounds: Sequence[base.RoundInput]) -> int:
+    def _noise_scalars(self, rounds: Sequence[RoundInput]) -> int:
         """Numbers that one hospital draws in one of these rounds, at most."""
         work = self._parts.client_work
         scalars = sum(int(np.prod(draw.shape)) for draw in self._parts.aggregator.no_hospital_noise().values())
         return scalars + (self._blocks(rounds) * work.block * work.noise_width if work.record_level else 0)
 
-    def _blocks(self, rounds: Sequence[base.RoundInput]) -> int:
+    def _blocks(self, rounds: Sequence[RoundInput]) -> int:
         steps = max((h.schedule.indices.shape[0] for one in rounds for h in one.cohort), default=1)
         return -(-max(1, steps) // self._parts.client_work.block)
 
-    def _make_room(self, rounds: Sequence[base.RoundInput]) -> dict[str, int]:
+    def _make_room(self, rounds: Sequence[RoundInput]) -> dict[str, int]:
         """Sizes of the arrays; they only grow, so that a program is rarely compiled twice."""
         everyone = [hospital for one in rounds for hospital in one.cohort]
         sizes = self._sizes
@@ -75,7 +74,7 @@ class FusedProgram:
         sizes["capacity"] = max([sizes["capacity"], *(h.schedule.indices.shape[1] for h in everyone)])
         return sizes
 
-    def _stack(self, rounds: Sequence[base.RoundInput], data: device_data.ResidentData) -> collections.OrderedDict:
+    def _stack(self, rounds: Sequence[RoundInput], data: device_data.ResidentData) -> collections.OrderedDict:
         """Pads the rounds' schedules into arrays."""
         sizes = self._make_room(rounds)
         r, c, s, b = sizes["rounds"], sizes["cohort"], sizes["steps"], sizes["capacity"]
@@ -93,16 +92,9 @@ class FusedProgram:
         for i, one in enumerate(rounds):
             arrays["cohort"][i] = len(one.cohort)
             for j, hospital in enumerate(one.cohort):
-                schedule = hospital.schedule
-                steps, capacity = schedule.indices.shape
                 first = data.first_row[hospital.hospital.hospital_id]
-                arrays["indices"][i, j, :steps, :capacity] = schedule.indices + first
-                arrays["mask"][i, j, :steps, :capacity] = schedule.mask
-                arrays["steps"][i, j] = steps
-                arrays["expected_batch"][i, j] = schedule.expected_batch
-                arrays["noise_multiplier"][i, j] = hospital.noise_multiplier
-                arrays["key"][i, j] = hospital.key
-                arrays["weight"][i, j] = hospital.weight
+                for name, value in drawn_values(hospital, first).items():
+                    arrays[name][(i, j, *map(slice, value.shape))] = value
         return arrays
 
     def _draw_and_run(
@@ -174,7 +166,7 @@ class FusedProgram:
 
         def one_hospital(c: tf.Tensor, total: Any, metrics: tf.Tensor) -> tuple:
             element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
-            for name in PER_HOSPITAL:
+            for name in DRAWN:
                 element[name] = inputs[name][c]
             noise_for = (lambda _, block: hospital_noise[c, block]) if work.record_level else None
             final, loss_sum, records = work.run(state.weights, state.round_number, element, noise_for)
@@ -206,7 +198,7 @@ class FusedProgram:
         def one_round(r: tf.Tensor, state: ServerState, metrics: tf.Tensor, server: Any) -> tuple:
             parameters = parts.aggregator.parameters(state.aggregator)
 
-            of_round = collections.OrderedDict((name, inputs[name][r]) for name in (*PER_HOSPITAL, "cohort"))
+            of_round = collections.OrderedDict((name, inputs[name][r]) for name in (*DRAWN, "cohort"))
             shares = tf.nest.map_structure(lambda draws: draws[r], noise_shares)
             total, found = self.scan_hospitals(
                 state, parameters, features, labels, frozen, of_round, hospital_noise[r], shares
@@ -237,12 +229,12 @@ def rows_of(rows: int, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf
     return tf.TensorArray(dtype, rows, element_shape=shape)
 
 
-def outputs_of(rounds: Sequence[base.RoundInput], metrics: np.ndarray, server: dict) -> list[base.RoundOutput]:
+def outputs_of(rounds: Sequence[RoundInput], metrics: np.ndarray, server: dict) -> list[RoundOutput]:
     """A run's rounds by name, from metrics [rounds, cohort, len(METRICS)] and measurements [rounds]."""
     return [
-        base.RoundOutput(
+        RoundOutput(
             one.number,
-            {h.hospital.hospital_id: base.metrics_by_name(metrics[i, j]) for j, h in enumerate(one.cohort)},
+            {h.hospital.hospital_id: metrics_by_name(metrics[i, j]) for j, h in enumerate(one.cohort)},
             {name: float(values[i]) for name, values in server.items()},
         )
         for i, one in enumerate(rounds)

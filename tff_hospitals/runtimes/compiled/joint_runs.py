@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition, ServerState
-from tff_hospitals.processes.local_training import METRICS
+from tff_hospitals.processes.rounds import METRICS, RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data, fused
 
-Result = tuple[ServerState, list[base.RoundOutput]]
+Result = base.Result
 
 
 class JointProgram(fused.FusedProgram):
@@ -36,7 +36,7 @@ class JointProgram(fused.FusedProgram):
     def run_all(
         self,
         states: Sequence[ServerState],
-        rounds_of_each: Sequence[Sequence[base.RoundInput]],
+        rounds_of_each: Sequence[Sequence[RoundInput]],
         data: device_data.ResidentData,
         frozen_of_each: Sequence[tuple],
     ) -> list[Result]:
@@ -59,7 +59,7 @@ class JointProgram(fused.FusedProgram):
     def _run_some(
         self,
         states: Sequence[ServerState],
-        rounds_of_each: Sequence[Sequence[base.RoundInput]],
+        rounds_of_each: Sequence[Sequence[RoundInput]],
         data: device_data.ResidentData,
         frozen_of_each: Sequence[tuple],
         at_once: int,
@@ -68,7 +68,7 @@ class JointProgram(fused.FusedProgram):
         self._sizes["runs"] = max(self._sizes["runs"], len(states))
         per_call = max(1, at_once // self._sizes["runs"])  # empty places take as much memory
         now = list(states)
-        outputs: list[list[base.RoundOutput]] = [[] for _ in states]
+        outputs: list[list[RoundOutput]] = [[] for _ in states]
         for start in range(0, len(rounds_of_each[0]), per_call):
             chunks = [rounds[start : start + per_call] for rounds in rounds_of_each]
             inputs = self._stack_all(chunks, data)
@@ -83,7 +83,7 @@ class JointProgram(fused.FusedProgram):
         return [*zip(now, outputs)]
 
     def _stack_all(
-        self, rounds_of_each: Sequence[Sequence[base.RoundInput]], data: device_data.ResidentData
+        self, rounds_of_each: Sequence[Sequence[RoundInput]], data: device_data.ResidentData
     ) -> collections.OrderedDict:
         """The runs' inputs with an axis of runs in front, and how many of them are not padding."""
         for rounds in rounds_of_each:

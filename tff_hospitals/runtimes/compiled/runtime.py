@@ -34,6 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition, ServerState
+from tff_hospitals.processes.rounds import RoundInput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data
 from tff_hospitals.runtimes.compiled.encoded import EncodedProgram
@@ -105,7 +106,7 @@ class Executor:
         self.notes.append(f"XLA cannot compile this model ({lacks}): its hospitals train without it, which is slower")
 
 
-class CompiledRuntime:
+class CompiledRuntime(base.Runtime):
     """Runs rounds in this process.
 
     Args:
@@ -114,15 +115,12 @@ class CompiledRuntime:
       frozen: weights that do not travel.
       strategy: `fused`, `scanned`, `side_by_side`, or None to choose by the model.
 
-    Attributes:
-      notes: see `base.Runtime`.
     """
-
-    name = "compiled"
 
     def __init__(
         self, composition: Composition, dataset: HospitalDataset, frozen: tuple, *, strategy: str | None = None
     ):
+        super().__init__(frozen)
         strategy = strategy or choose_strategy(composition)
         # Whole rounds need all records at once, padded to the largest hospital.
         if composition.transfer is not None or device_data.is_streamed(dataset) or device_data.is_uneven(dataset):
@@ -133,9 +131,7 @@ class CompiledRuntime:
         self._data = self._execute.program.load(dataset)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
 
-    def run_rounds(
-        self, state: ServerState, rounds: Sequence[base.RoundInput]
-    ) -> tuple[ServerState, list[base.RoundOutput]]:
+    def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> base.Result:
         """Runs the rounds in order and returns numpy state."""
         if not rounds:
             return state, []
@@ -156,9 +152,9 @@ class CompiledRuntime:
     def run_rounds_of_many(
         self,
         states: Sequence[ServerState],
-        rounds_of_each: Sequence[Sequence[base.RoundInput]],
+        rounds_of_each: Sequence[Sequence[RoundInput]],
         frozen_of_each: Sequence[tuple],
-    ) -> list[tuple[ServerState, list[base.RoundOutput]]]:
+    ) -> list[base.Result]:
         """What `run_rounds` gives for each of several runs that differ in their seeds alone.
 
         Args:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition
-from tff_hospitals.runtimes import base
+from tff_hospitals.processes.rounds import DRAWN, HospitalRound, RoundInput
 from tff_hospitals.runtimes.compiled import chunked, device_data, fused
 from tff_hospitals.runtimes.compiled.server_half import Broadcast, Report
 
@@ -43,7 +43,7 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         """The whole chunk."""
         local = data.of([one.hospital for one in chunk.cohort], padded=True)
         self._sizes = dict(chunk.sizes)
-        inputs = self._stack([base.RoundInput(chunk.number, chunk.cohort)], local)
+        inputs = self._stack([RoundInput(chunk.number, chunk.cohort)], local)
 
         def whole() -> chunked.Found:
             contribution, metrics = self._chunk(broadcast, local.features, local.labels, frozen, inputs)
@@ -51,7 +51,7 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
 
         yield whole
 
-    def chunks(self, one: base.RoundInput, record_bytes: int, most: int | None = None) -> list[chunked.Chunk]:
+    def chunks(self, one: RoundInput, record_bytes: int, most: int | None = None) -> list[chunked.Chunk]:
         """With sizes that all chunks of a class fit into, before the first of them is compiled."""
         found = super().chunks(one, record_bytes, most)
         for chunk in found:
@@ -61,14 +61,14 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
             for chunk in found
         ]
 
-    def _grow(self, cohort: Sequence[base.HospitalRound]) -> None:
+    def _grow(self, cohort: Sequence[HospitalRound]) -> None:
         sizes = self._classes[device_data.size_class(cohort)]
         sizes["cohort"] = max(sizes["cohort"], len(cohort))
         for one in cohort:
             sizes["steps"] = max(sizes["steps"], one.schedule.steps)
             sizes["capacity"] = max(sizes["capacity"], one.schedule.capacity)
 
-    def _largest(self, one: base.RoundInput) -> int:
+    def _largest(self, one: RoundInput) -> int:
         """As many as their noise may be drawn in one call."""
         return min(super()._largest(one), fused.NOISE_SCALARS // max(1, self._noise_scalars([one])))
 
@@ -90,6 +90,6 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         hospital_noise: tf.Tensor,
         noise_shares: Any,
     ) -> tuple[Any, tf.Tensor]:
-        of_round = collections.OrderedDict((name, inputs[name][0]) for name in (*fused.PER_HOSPITAL, "cohort"))
+        of_round = collections.OrderedDict((name, inputs[name][0]) for name in (*DRAWN, "cohort"))
         state, parameters = broadcast.state, broadcast.parameters
         return self.scan_hospitals(state, parameters, features, labels, frozen, of_round, hospital_noise, noise_shares)

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.encoded_transfer import BytesSent
-from tff_hospitals.runtimes import base
+from tff_hospitals.processes.rounds import RoundInput, RoundOutput, metrics_by_name
 
 
 class Broadcast(NamedTuple):
@@ -39,7 +39,7 @@ class Report:
 
     Attributes:
       hospital_id: which hospital.
-      metrics: float32 [len(METRICS)], see `local_training.METRICS`.
+      metrics: float32 [len(METRICS)], see `rounds.METRICS`.
       encoded: whether its upload was encoded (or was encoded and not sent).
       payload_bytes: of its upload; None where nothing was sent.
       norm: L2 norm of what the server decoded.
@@ -80,7 +80,7 @@ class ServerHalf:
             self._zero = self._parts.zero_contribution()
         return self._zero
 
-    def begin(self, state: ServerState, one: base.RoundInput) -> Opened:
+    def begin(self, state: ServerState, one: RoundInput) -> Opened:
         """What the hospitals of the round receive; with an encoded broadcast, what they decode."""
         # What hospitals keep, and the model that they hold, stay on the host: neither takes part in the arithmetic.
         bare = state._replace(distributor=collections.OrderedDict(), hospitals=collections.OrderedDict())
@@ -95,8 +95,8 @@ class ServerHalf:
         return Opened(broadcast, at_server, distributor, state.hospitals, payload_bytes)
 
     def finish(
-        self, opened: Opened, one: base.RoundInput, total: Any, reports: Sequence[Report]
-    ) -> tuple[ServerState, base.RoundOutput]:
+        self, opened: Opened, one: RoundInput, total: Any, reports: Sequence[Report]
+    ) -> tuple[ServerState, RoundOutput]:
         """The state after the round, and what is known of it.
 
         Args:
@@ -113,9 +113,9 @@ class ServerHalf:
             distributor=opened.distributor,
             hospitals=collections.OrderedDict((name, kept[name]) for name in opened.residuals),
         )
-        metrics = {report.hospital_id: base.metrics_by_name(report.metrics) for report in in_order}
+        metrics = {report.hospital_id: metrics_by_name(report.metrics) for report in in_order}
         server = {name: float(value) for name, value in measurements.items()}
-        return state, base.RoundOutput(one.number, metrics, server, self._bytes_sent(opened, in_order))
+        return state, RoundOutput(one.number, metrics, server, self._bytes_sent(opened, in_order))
 
     def _bytes_sent(self, opened: Opened, reports: Sequence[Report]) -> BytesSent | None:
         if self._exchange is None:

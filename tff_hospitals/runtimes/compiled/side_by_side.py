@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition
-from tff_hospitals.runtimes import base
+from tff_hospitals.processes.rounds import HospitalRound
 from tff_hospitals.runtimes.compiled import chunked, device_data
 from tff_hospitals.runtimes.compiled.server_half import Broadcast, Report
 
@@ -41,7 +41,7 @@ class SideBySideProgram(chunked.ChunkedProgram):
     def hospital(
         self,
         broadcast: Broadcast,
-        one: base.HospitalRound,
+        one: HospitalRound,
         data: device_data.Data,
         frozen: tuple,
         residuals: Mapping[str, np.ndarray],

@@ -14,14 +14,14 @@ import numpy as np
 
 from tff_hospitals.processes.composition import ServerState
 from tff_hospitals.processes.encoded_transfer import BytesSent, EncodedTransfer, norm_of
-from tff_hospitals.runtimes import base
+from tff_hospitals.processes.rounds import HospitalRound, RoundInput
 
 
 class PayloadMismatch(RuntimeError):
     """What TFF's process computed is not what the payload decodes to; the message names round and hospital."""
 
 
-def given_to_encoder(transfer: EncodedTransfer, one: base.HospitalRound, place: np.ndarray, residual: Any) -> Any:
+def given_to_encoder(transfer: EncodedTransfer, one: HospitalRound, place: np.ndarray, residual: Any) -> Any:
     """The values of `tff_encoded_transfer.upload_spec` for one hospital."""
     given = transfer.upload_draws(one.upload_key)
     if transfer.error_feedback:
@@ -30,7 +30,7 @@ def given_to_encoder(transfer: EncodedTransfer, one: base.HospitalRound, place: 
     return given
 
 
-def distributor_state(transfer: EncodedTransfer, state: ServerState, one: base.RoundInput) -> Any:
+def distributor_state(transfer: EncodedTransfer, state: ServerState, one: RoundInput) -> Any:
     """The state of `tff_encoded_transfer.build_distributor` before a round."""
     return collections.OrderedDict(
         held=tuple(np.asarray(part, np.float32) for part in state.distributor["held"]),
@@ -40,7 +40,7 @@ def distributor_state(transfer: EncodedTransfer, state: ServerState, one: base.R
 
 
 def settle(
-    transfer: EncodedTransfer, before: ServerState, after: ServerState, one: base.RoundInput, held: Any, report: Any
+    transfer: EncodedTransfer, before: ServerState, after: ServerState, one: RoundInput, held: Any, report: Any
 ) -> tuple[ServerState, BytesSent]:
     """Makes the payloads of a finished round; returns the state with what each end keeps, and what was sent.
 

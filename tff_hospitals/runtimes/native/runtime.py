@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.composition import Composition, ServerState
+from tff_hospitals.processes.rounds import RoundInput, RoundOutput, metrics_by_name, own_element
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.native import encoded_transfer
 
@@ -19,23 +20,22 @@ if TYPE_CHECKING:
     from tff_hospitals.processes.encoded_transfer import EncodedTransfer
 
 
-class NativeRuntime:
+class NativeRuntime(base.Runtime):
     """Runs rounds through `tff.learning.templates.LearningProcess.next` in TFF's native context.
 
     Args:
       composition: the composed plan.
       dataset: its hospitals.
       frozen: weights that do not travel, held by every hospital.
+
+    The context is shared by the process and ends with it, so that `close` has nothing to free.
     """
 
-    name = "native"
-
     def __init__(self, composition: Composition, dataset: HospitalDataset, frozen: tuple):
+        super().__init__(frozen)
         # TFF simulates a secure sum by an ordinary one, and only when asked to.
         self._context = shared_context("refuse" if composition.aggregator.modulus_bits is None else "plain")
         self._composition = composition
-        self.notes: list[str] = []
-        self._frozen = frozen
         self._hospitals = len(dataset.hospitals)
         self._process = composition.tff_process(self._hospitals)
 
@@ -44,16 +44,14 @@ class NativeRuntime:
         """The `tff.learning.templates.LearningProcess` in use."""
         return self._process
 
-    def run_rounds(
-        self, state: ServerState, rounds: Sequence[base.RoundInput]
-    ) -> tuple[ServerState, list[base.RoundOutput]]:
+    def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> base.Result:
         """One `next` per round; a round without hospitals is finished at the server alone."""
         return base.one_after_the_other(self._round, state, rounds)
 
-    def _round(self, state: ServerState, one: base.RoundInput) -> tuple[ServerState, base.RoundOutput]:
+    def _round(self, state: ServerState, one: RoundInput) -> tuple[ServerState, RoundOutput]:
         transfer, data = self._composition.transfer, []
         for position, hospital in enumerate(one.cohort):
-            element = base.element(self._composition, hospital, self._frozen)
+            element = own_element(hospital, self._composition.model.task, self.frozen)
             place = np.eye(self._hospitals, dtype=np.float32)[position]
             element["place"] = place
             if transfer is not None and transfer.encodes_upload:
@@ -66,7 +64,7 @@ class NativeRuntime:
             result = self._process.next(to_tff(state, transfer, one), data)
         metrics = np.asarray(result.metrics["client_work"])
         by_hospital = {
-            hospital.hospital.hospital_id: base.metrics_by_name(metrics[position])
+            hospital.hospital.hospital_id: metrics_by_name(metrics[position])
             for position, hospital in enumerate(one.cohort)
         }
         measured, report = collections.OrderedDict(result.metrics["aggregator"]), None
@@ -77,7 +75,7 @@ class NativeRuntime:
         if transfer is not None:
             held = tuple(result.state.distributor["held"]) if transfer.encodes_broadcast else None
             after, bytes_sent = encoded_transfer.settle(transfer, state, after, one, held, report)
-        return after, base.RoundOutput(one.number, by_hospital, server, bytes_sent, self.wire_bytes)
+        return after, RoundOutput(one.number, by_hospital, server, bytes_sent, self.wire_bytes)
 
     @functools.cached_property
     def wire_bytes(self) -> tuple[int, int]:
@@ -97,9 +95,6 @@ class NativeRuntime:
         parameters = parts.blank_parameters()
         return size((weights, parameters, np.int32(0))), size(parts.zero_contribution())
 
-    def close(self) -> None:
-        """Nothing to free here: the context is shared by the process and ends with it."""
-
 
 @functools.lru_cache(maxsize=2)
 def shared_context(secure_sum: str = "refuse") -> Any:
@@ -109,7 +104,7 @@ def shared_context(secure_sum: str = "refuse") -> Any:
     return native_context(secure_sum=secure_sum)
 
 
-def to_tff(state: ServerState, transfer: EncodedTransfer | None, one: base.RoundInput) -> Any:
+def to_tff(state: ServerState, transfer: EncodedTransfer | None, one: RoundInput) -> Any:
     """A `LearningAlgorithmState` with the same values, and what the encoders of this round are given."""
     import tensorflow_federated as tff
 
