@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.plan.plan import Plan
     from tff_hospitals.processes.composition import Composition, ServerState
+    from tff_hospitals.runtimes.compiled.server_half import Report
 
 _CHUNKS_PER_WORKER = 4  # handed out beforehand; more would only fill memory
 _RETRIES = 3
@@ -77,7 +78,7 @@ class ClusterRuntime(base.Runtime):
         super().__init__(frozen)
         self._parts = composition
         self._per_chunk, self._limit = hospitals_per_chunk, time_limit_seconds
-        self._program: chunked.ChunkedProgram = compiled.program(composition, compiled.in_chunks(composition))
+        self._program = compiled.chunk_by_chunk(compiled.program(composition, compiled.in_chunks(composition)))
         self._record_bytes = device_data.record_bytes(dataset)
         self._connection = Connection(address, time_limit_seconds)
         self._ray = self._connection.ray
@@ -138,7 +139,7 @@ class ClusterRuntime(base.Runtime):
         chunks = self._program.chunks(one, self._record_bytes, self._per_chunk)
         add_here = 4 * self._parts.client_work.scalars <= _ADD_HERE_BYTES
         total: TreeSum[Any] = TreeSum(add_leaves if add_here else self._adder.remote)
-        reports: list[Any] = []
+        reports: list[Report] = []
         for chunk, leaves, done in self._handed_out(broadcast, chunks, opened.residuals):
             # What is large stays where it is until it has been added up.
             known, *here = self._get([done, leaves] if add_here else [done], when, chunk.ids)
@@ -155,7 +156,7 @@ class ClusterRuntime(base.Runtime):
         return tf.nest.map_structure(np.asarray, after), output
 
     def _handed_out(
-        self, broadcast: Any, chunks: Sequence[chunked.Chunk], residuals: Any
+        self, broadcast: Any, chunks: Sequence[chunked.Chunk], residuals: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[chunked.Chunk, Any, Any]]:
         """Every chunk with the references of its sum and its reports, while later chunks are worked on already.
 
@@ -207,7 +208,7 @@ class ClusterRuntime(base.Runtime):
 class _AtOnce(concurrent.futures.Executor):
     """Calls that hand work out and come back at once need no threads."""
 
-    def submit(self, call: Any, /, *arguments: Any, **named: Any) -> concurrent.futures.Future:
+    def submit(self, call: Callable, /, *arguments: Any, **named: Any) -> concurrent.futures.Future:
         """The call's result, ready."""
         future: concurrent.futures.Future = concurrent.futures.Future()
         future.set_result(call(*arguments, **named))

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from tff_hospitals.runtimes.compiled.tree_sum import Leaves
 
 if TYPE_CHECKING:
+    from tff_hospitals.hospitals import Hospital
+    from tff_hospitals.runtimes.cluster.dataset_description import Description
     from tff_hospitals.runtimes.compiled.chunked import Chunk
     from tff_hospitals.runtimes.compiled.server_half import Broadcast, Report
 
+_NOBODY = cast("Hospital", None)  # a worker puts the hospital that it reads itself in its place
 _KEPT_BYTES = 256 * 2**20  # of the records of chunks that come back every round
 
 
@@ -51,8 +54,7 @@ class Done:
 
 def order_for(chunk: Chunk, residuals: Mapping[str, np.ndarray]) -> Order:
     """What travels to a worker for a chunk; `residuals` may hold those of other hospitals too."""
-    nobody: Any = None
-    bare = tuple(dataclasses.replace(one, hospital=nobody) for one in chunk.cohort)
+    bare = tuple(dataclasses.replace(one, hospital=_NOBODY) for one in chunk.cohort)
     own = {name: residuals[name] for name in chunk.ids if name in residuals}
     return Order(chunk.ids, dataclasses.replace(chunk, cohort=bare), own)
 
@@ -62,12 +64,14 @@ class Worker:
 
     Args:
       plan_json: the plan.
-      description: see `stand_in.describe`.
+      description: see `dataset_description.describe`.
       frozen: weights that do not travel from round to round.
       signature: of the driver's composition; another one here means other code or other data.
     """
 
-    def __init__(self, plan_json: Mapping[str, Any], description: Any, frozen: Sequence[np.ndarray], signature: str):
+    def __init__(
+        self, plan_json: Mapping[str, Any], description: Description, frozen: Sequence[np.ndarray], signature: str
+    ):
         from tff_hospitals.foundations import quiet
 
         quiet.be_quiet()
@@ -80,7 +84,7 @@ class Worker:
         from tff_hospitals.runtimes.compiled import device_data
         from tff_hospitals.runtimes.compiled import runtime as compiled
 
-        _one_core(tf)
+        _one_core()
         plan = Plan.from_json(plan_json)
         self._dataset = dataset_description.rebuild(description, plan.data)
         model = models.build_model(plan.model.name, self._dataset, **dict(plan.model.options))
@@ -94,7 +98,7 @@ class Worker:
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
         # A worker counts as one processor, so it runs one hospital at a time.
         self._execute = compiled.Executor(self._parts, compiled.in_chunks(self._parts), threads=1)
-        self._tf = tf
+        self._tf, self._chunk_by_chunk = tf, compiled.chunk_by_chunk
 
     def ready(self) -> bool:
         """Answers once the worker is built."""
@@ -118,9 +122,8 @@ class Worker:
                 for name, one in zip(order.ids, order.chunk.cohort)
             )
             chunk = dataclasses.replace(order.chunk, cohort=cohort)
-            ((total, reports),) = self._execute(
-                lambda program: list(program.sums(received, [chunk], self._data, self._frozen, order.residuals))
-            )
+            given = (received, [chunk], self._data, self._frozen, order.residuals)
+            ((total, reports),) = self._execute(lambda program: list(self._chunk_by_chunk(program).sums(*given)))
         except Exception as error:
             raise HospitalFailed(f"{named(order.ids)}: {type(error).__name__}: {error}") from error
         return [leaf.numpy() for leaf in tf.nest.flatten(total)], Done(reports, self._execute.notes)
@@ -135,8 +138,10 @@ def named(ids: Sequence[str]) -> str:
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
-def _one_core(tf: Any) -> None:
+def _one_core() -> None:
     """A worker is counted as one processor; set before TensorFlow's first operation, later it stays as it is."""
+    import tensorflow as tf
+
     try:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)

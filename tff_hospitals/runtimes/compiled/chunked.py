@@ -13,11 +13,12 @@ import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
@@ -27,11 +28,11 @@ from tff_hospitals.runtimes.compiled.server_half import Broadcast, Report, Serve
 from tff_hospitals.runtimes.compiled.tree_sum import TreeSum
 
 if TYPE_CHECKING:
-    from tff_hospitals.hospitals import HospitalDataset
+    pass
 
 _FEW = 16  # below this many hospitals a round is cut in two, above it in eight or more
 _LARGEST_CHUNK = 64
-Found = tuple[Any, Sequence[Report]]  # a sum of contributions, and a report of each hospital in it
+Found = tuple[Structure, Sequence[Report]]  # a sum of contributions, and a report of each hospital in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +81,6 @@ class ChunkedProgram(abc.ABC):
     ) -> Iterator[Callable[[], Found]]:
         """Calls that run the chunk's hospitals, in order, each with a part of the sum; they may run side by side."""
 
-    def load(self, dataset: HospitalDataset) -> device_data.Data:
-        """Makes the hospitals' records resident, or a stream."""
-        return device_data.load(dataset)
-
     def run(
         self, state: ServerState, rounds: Sequence[RoundInput], data: device_data.Data, frozen: tuple
     ) -> base.Result:
@@ -92,7 +89,7 @@ class ChunkedProgram(abc.ABC):
         def run_one(state: ServerState, one: RoundInput) -> tuple[ServerState, RoundOutput]:
             opened = self.server.begin(state, one)
             chunks = self.chunks(one, data.record_bytes)
-            total: TreeSum[Any] = TreeSum(self._add)
+            total: TreeSum[Structure] = TreeSum(self._add)
             reports: list[Report] = []
             for contribution, found in self.sums(opened.broadcast, chunks, data, frozen, opened.residuals):
                 total.append(contribution)
@@ -127,15 +124,16 @@ class ChunkedProgram(abc.ABC):
                     yield call
 
         at = 0
-        total: Any = None
+        total: Structure | None = None
         reports: list[Report] = []
         for position, (contribution, found) in enumerate(ordered(self._pool, calls(), self._in_flight)):
-            if numbers[position] != at:
+            if total is not None and numbers[position] != at:
                 yield total, reports
-                at, total, reports = numbers[position], None, []
+                total, reports = None, []
+            at = numbers[position]
             total = contribution if total is None else self._add(total, contribution)
             reports.extend(found)
-        if reports:
+        if total is not None:
             yield total, reports
 
     @property

@@ -103,6 +103,17 @@ class StreamedData:
 Data = Union[ResidentData, StreamedData]
 
 
+def all_resident(data: Data) -> ResidentData:
+    """The same data, for a program that needs all records at once.
+
+    Raises:
+      TypeError: streamed data.
+    """
+    if not isinstance(data, ResidentData):
+        raise TypeError("whole rounds need all records in memory: run streamed data in chunks")
+    return data
+
+
 def element(one: HospitalRound, data: Data, frozen: tuple) -> collections.OrderedDict:
     """One hospital's input to a round (`LocalTraining.element_spec`), its records addressed where they are."""
     held = data.of((one.hospital,))

@@ -7,13 +7,14 @@ update that the server adds up, so that what is counted is what was sent. Hospit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition
 from tff_hospitals.processes.encoded_transfer import norm_of
+from tff_hospitals.processes.local_training import Element
 from tff_hospitals.processes.rounds import HospitalRound
 from tff_hospitals.runtimes.compiled import chunked, device_data
 from tff_hospitals.runtimes.compiled.server_half import Broadcast, Report
@@ -56,5 +57,5 @@ class EncodedProgram(SideBySideProgram):
         norm = norm_of(upload.update)
         return contribution, [Report(name, metrics.numpy(), True, upload.payload_bytes, norm, upload.residual)]
 
-    def _prepared(self, broadcast: Broadcast, element: Any) -> tuple[Any, tf.Tensor]:
+    def _prepared(self, broadcast: Broadcast, element: Element) -> tuple[Structure, tf.Tensor]:
         return self._parts.prepared_upload(broadcast.state, broadcast.parameters, element)

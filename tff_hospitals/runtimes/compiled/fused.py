@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.rounds import DRAWN, METRICS, RoundInput, RoundOutput, drawn_values, metrics_by_name
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data
 
 if TYPE_CHECKING:
-    from tff_hospitals.hospitals import HospitalDataset
+    pass
 
 NOISE_SCALARS = 2**25  # 128 MiB of noise in one call at most; longer runs of rounds are cut
 
@@ -29,14 +30,15 @@ class FusedProgram:
         self._call = tf.function(self._draw_and_run, autograph=False)
         self._sizes = {"rounds": 1, "cohort": 1, "steps": 1, "capacity": 1}
 
-    def load(self, dataset: HospitalDataset) -> device_data.Data:
-        """Makes the hospitals' records resident, or a stream."""
-        return device_data.load(dataset)
-
     def run(
-        self, state: ServerState, rounds: Sequence[RoundInput], data: device_data.ResidentData, frozen: tuple
+        self, state: ServerState, rounds: Sequence[RoundInput], data: device_data.Data, frozen: tuple
     ) -> base.Result:
-        """Runs the rounds, as many per call as their noise fits in memory."""
+        """Runs the rounds, as many per call as their noise fits in memory.
+
+        Raises:
+          TypeError: streamed data.
+        """
+        data = device_data.all_resident(data)
         outputs: list[RoundOutput] = []
         per_call = self._rounds_per_call(rounds) or len(rounds)
         for start in range(0, len(rounds), per_call):
@@ -78,7 +80,7 @@ class FusedProgram:
         """Pads the rounds' schedules into arrays."""
         sizes = self._make_room(rounds)
         r, c, s, b = sizes["rounds"], sizes["cohort"], sizes["steps"], sizes["capacity"]
-        arrays: collections.OrderedDict[str, Any] = collections.OrderedDict(
+        arrays: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict(
             indices=np.zeros([r, c, s, b], np.int32),
             mask=np.zeros([r, c, s, b], np.float32),
             steps=np.zeros([r, c], np.int32),
@@ -87,7 +89,7 @@ class FusedProgram:
             key=np.zeros([r, c, 2], np.int64),
             weight=np.zeros([r, c], np.float32),
             cohort=np.zeros([r], np.int32),
-            rounds=np.int32(len(rounds)),
+            rounds=np.asarray(len(rounds), np.int32),
         )
         for i, one in enumerate(rounds):
             arrays["cohort"][i] = len(one.cohort)
@@ -98,17 +100,17 @@ class FusedProgram:
         return arrays
 
     def _draw_and_run(
-        self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
+        self, state: ServerState, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Structure
     ) -> tuple:
         """Draws all noise at once, with the same bits as any other runtime, then runs the compiled rounds."""
         return self._rounds(state, features, labels, frozen, inputs, *self._noise(state, inputs))
 
-    def _noise(self, state: ServerState, inputs: Any) -> tuple[tf.Tensor, Any, Any]:
+    def _noise(self, state: ServerState, inputs: Structure) -> tuple[tf.Tensor, Structure, Structure]:
         """All noise of the rounds: of DP-SGD, of the hospitals' contributions, of the server."""
         shares = self._noise_shares(self._parts.aggregator.parameters(state.aggregator), inputs)
         return self._hospital_noise(inputs), shares, self._server_noise(state, inputs)
 
-    def _hospital_noise(self, inputs: Any) -> tf.Tensor:
+    def _hospital_noise(self, inputs: Structure) -> tf.Tensor:
         """Unit noise [rounds, cohort, blocks, block, parameters] of DP-SGD; empty otherwise."""
         work = self._parts.client_work
         r, c, s, _ = inputs["indices"].shape
@@ -119,7 +121,7 @@ class FusedProgram:
         numbers = tf.tile(tf.range(blocks), [r * c])
         return tf.reshape(work.noise_block(keys, numbers), [r, c, blocks, work.block, work.noise_width])
 
-    def _noise_shares(self, parameters: Any, inputs: Any) -> Any:
+    def _noise_shares(self, parameters: Structure, inputs: Structure) -> Structure:
         """What hospitals add to their contributions, stacked [rounds, cohort, ...]; empty where they add nothing."""
         aggregator = self._parts.aggregator
         like = tf.nest.map_structure(lambda draw: draw.dtype, aggregator.no_hospital_noise())
@@ -133,7 +135,7 @@ class FusedProgram:
             draws = tf.map_fn(lambda key: aggregator.hospital_noise(parameters, key), keys, fn_output_signature=like)
         return tf.nest.map_structure(lambda draw: tf.reshape(draw, [r, c, *draw.shape[1:]]), draws)
 
-    def _server_noise(self, state: ServerState, inputs: Any) -> Any:
+    def _server_noise(self, state: ServerState, inputs: Structure) -> Structure:
         """Unit noise of the aggregator, stacked over rounds."""
         aggregator = self._parts.aggregator
         if "round" not in state.aggregator:
@@ -144,7 +146,7 @@ class FusedProgram:
             return aggregator.server_noise(collections.OrderedDict(state.aggregator, round=first + rounds))
         like = tf.nest.map_structure(lambda draw: tf.float32, aggregator.server_noise(state.aggregator))
 
-        def draw(offset: tf.Tensor) -> Any:
+        def draw(offset: tf.Tensor) -> Structure:
             at = collections.OrderedDict(state.aggregator, round=first + offset)
             return aggregator.server_noise(at)
 
@@ -153,18 +155,18 @@ class FusedProgram:
     def scan_hospitals(
         self,
         state: ServerState,
-        parameters: Any,
+        parameters: Structure,
         features: tf.Tensor,
         labels: tf.Tensor,
         frozen: tuple,
-        inputs: Any,
+        inputs: Structure,
         hospital_noise: tf.Tensor,
-        noise_shares: Any,
-    ) -> tuple[Any, tf.Tensor]:
+        noise_shares: Structure,
+    ) -> tuple[Structure, tf.Tensor]:
         """One hospital after the other: the sum of their contributions, and their metrics [cohort, len(METRICS)]."""
         parts, work = self._parts, self._parts.client_work
 
-        def one_hospital(c: tf.Tensor, total: Any, metrics: tf.Tensor) -> tuple:
+        def one_hospital(c: tf.Tensor, total: Structure, metrics: tf.Tensor) -> tuple:
             element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
             for name in DRAWN:
                 element[name] = inputs[name][c]
@@ -187,15 +189,15 @@ class FusedProgram:
         features: tf.Tensor,
         labels: tf.Tensor,
         frozen: tuple,
-        inputs: Any,
+        inputs: Structure,
         hospital_noise: tf.Tensor,
-        noise_shares: Any,
-        server_noise: Any,
+        noise_shares: Structure,
+        server_noise: Structure,
     ) -> tuple:
         parts = self._parts
         rounds, cohort = inputs["indices"].shape[:2]
 
-        def one_round(r: tf.Tensor, state: ServerState, metrics: tf.Tensor, server: Any) -> tuple:
+        def one_round(r: tf.Tensor, state: ServerState, metrics: tf.Tensor, server: Structure) -> tuple:
             parameters = parts.aggregator.parameters(state.aggregator)
 
             of_round = collections.OrderedDict((name, inputs[name][r]) for name in (*DRAWN, "cohort"))

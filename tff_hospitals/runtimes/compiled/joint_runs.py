@@ -11,17 +11,18 @@ from __future__ import annotations
 import collections
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.rounds import METRICS, RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data, fused
 
-Result = base.Result
+Nested = TypeVar("Nested")  # tensors or arrays in tuples and dicts; the same structure comes back
 
 
 class JointProgram(fused.FusedProgram):
@@ -37,9 +38,9 @@ class JointProgram(fused.FusedProgram):
         self,
         states: Sequence[ServerState],
         rounds_of_each: Sequence[Sequence[RoundInput]],
-        data: device_data.ResidentData,
+        data: device_data.Data,
         frozen_of_each: Sequence[tuple],
-    ) -> list[Result]:
+    ) -> list[base.Result]:
         """What `run` returns for each run, as many runs and rounds per call as their noise fits in memory.
 
         Args:
@@ -50,10 +51,11 @@ class JointProgram(fused.FusedProgram):
         """
         fitting = [self._rounds_per_call(rounds) for rounds in rounds_of_each]
         at_once = min((count for count in fitting if count is not None), default=len(states) * len(rounds_of_each[0]))
-        results: list[Result] = []
+        results: list[base.Result] = []
+        resident = device_data.all_resident(data)
         for start in range(0, len(states), at_once):
             some = slice(start, start + at_once)
-            results += self._run_some(states[some], rounds_of_each[some], data, frozen_of_each[some], at_once)
+            results += self._run_some(states[some], rounds_of_each[some], resident, frozen_of_each[some], at_once)
         return results
 
     def _run_some(
@@ -63,7 +65,7 @@ class JointProgram(fused.FusedProgram):
         data: device_data.ResidentData,
         frozen_of_each: Sequence[tuple],
         at_once: int,
-    ) -> list[Result]:
+    ) -> list[base.Result]:
         """All rounds of runs that fit into one call, at most `at_once` rounds of all of them together at a time."""
         self._sizes["runs"] = max(self._sizes["runs"], len(states))
         per_call = max(1, at_once // self._sizes["runs"])  # empty places take as much memory
@@ -92,16 +94,16 @@ class JointProgram(fused.FusedProgram):
         inputs["runs"] = np.int32(len(rounds_of_each))
         return inputs
 
-    def _padded(self, of_each: list) -> Any:
+    def _padded(self, of_each: list[Nested]) -> Nested:
         """Stacks what belongs to each run; runs that have ended leave a place, so that nothing is compiled anew."""
         places = of_each + of_each[:1] * (self._sizes["runs"] - len(of_each))
         return tf.nest.map_structure(lambda *values: np.stack([np.asarray(value) for value in values]), *places)
 
-    def _draw_and_run_all(self, own: tuple, features: tf.Tensor, labels: tf.Tensor, inputs: Any) -> tuple:
+    def _draw_and_run_all(self, own: tuple, features: tf.Tensor, labels: tf.Tensor, inputs: Structure) -> tuple:
         """Draws the noise of one run after the other outside XLA, then runs the compiled rounds of all."""
         return self._runs(own, features, labels, inputs, self._noise_of_all(own, inputs))
 
-    def _noise_of_all(self, own: tuple, inputs: Any) -> Any:
+    def _noise_of_all(self, own: tuple, inputs: Structure) -> tuple[tf.Tensor, Structure, Structure]:
         """What every run draws for itself, stacked; nothing where nobody adds noise."""
         parts, (states, _) = self._parts, own
         at_hospitals = parts.aggregator.no_hospital_noise()
@@ -117,7 +119,7 @@ class JointProgram(fused.FusedProgram):
             fn_output_signature=types,
         )
 
-    def _scan_runs(self, own: tuple, features: tf.Tensor, labels: tf.Tensor, inputs: Any, noise: Any) -> tuple:
+    def _scan_runs(self, own: tuple, features: tf.Tensor, labels: tf.Tensor, inputs: Structure, noise: tuple) -> tuple:
         """One run after the other: next states, metrics [runs, rounds, cohort, len(METRICS)], measurements [runs,
         rounds].
         """
@@ -126,7 +128,7 @@ class JointProgram(fused.FusedProgram):
         runs, rounds, cohort = inputs["weight"].shape
         names = self._parts.server_measurements()
 
-        def one_run(run: tf.Tensor, results: Any) -> tuple:
+        def one_run(run: tf.Tensor, results: tuple) -> tuple:
             state, frozen = _of_run(own, run)
             found = self._run_rounds(state, features, labels, frozen, _of_run(inputs, run), *_of_run(noise, run))
             return run + 1, tf.nest.map_structure(lambda rows, one: rows.write(run, one), results, found)
@@ -140,5 +142,5 @@ class JointProgram(fused.FusedProgram):
         return tf.nest.map_structure(lambda rows: rows.stack(), results)
 
 
-def _of_run(structure: Any, run: tf.Tensor | int) -> Any:
+def _of_run(structure: Nested, run: tf.Tensor | int) -> Nested:
     return tf.nest.map_structure(lambda values: tf.gather(values, run), structure)

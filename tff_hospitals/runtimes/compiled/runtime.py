@@ -28,7 +28,7 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Callable, TypeVar, Union
 
 import numpy as np
 import tensorflow as tf
@@ -37,6 +37,7 @@ from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.rounds import RoundInput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data
+from tff_hospitals.runtimes.compiled.chunked import ChunkedProgram
 from tff_hospitals.runtimes.compiled.encoded import EncodedProgram
 from tff_hospitals.runtimes.compiled.fused import FusedProgram
 from tff_hospitals.runtimes.compiled.joint_runs import JointProgram
@@ -45,19 +46,21 @@ from tff_hospitals.runtimes.compiled.side_by_side import SideBySideProgram
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.models import FunctionalModel
 
+Program = Union[FusedProgram, ChunkedProgram]
 _FUSED_PARAMETERS = 20_000  # above it, a hospital's steps are long enough to be worth a core of their own
-_KINDS: dict[str, Any] = {
+_KINDS: dict[str, Callable[..., Program]] = {
     "fused": FusedProgram,
     "scanned": ScannedProgram,
     "side_by_side": SideBySideProgram,
     "encoded": EncodedProgram,
-    "together": JointProgram,
 }
 _WHOLE_ROUNDS = "fused"
 _BY_XLA = (_WHOLE_ROUNDS, "scanned")
 _KEPT_PROGRAMS = 64
-_programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+_programs: collections.OrderedDict[tuple, Program] = collections.OrderedDict()
+_joint_programs: collections.OrderedDict[tuple, JointProgram] = collections.OrderedDict()
 _not_compilable: dict[str, str] = {}  # by signature: what XLA lacks
 _LACKS = re.compile(
     r"unsupported operations when trying to compile.*? on XLA_\w+: (\w+)|with op (\w+) must be a compile"
@@ -86,7 +89,7 @@ class Executor:
             self._do_without_xla()
         self.program = program(composition, self.strategy, threads)
 
-    def __call__(self, call: Callable[[Any], T]) -> T:
+    def __call__(self, call: Callable[[Program], T]) -> T:
         """What `call` makes of the program; it may be called twice, and must change nothing before it is through."""
         try:
             return call(self.program)
@@ -114,7 +117,6 @@ class CompiledRuntime(base.Runtime):
       dataset: its hospitals.
       frozen: weights that do not travel.
       strategy: `fused`, `scanned`, `side_by_side`, or None to choose by the model.
-
     """
 
     def __init__(
@@ -128,14 +130,14 @@ class CompiledRuntime(base.Runtime):
         self._composition = composition
         self._execute = Executor(composition, strategy)
         self.notes = self._execute.notes
-        self._data = self._execute.program.load(dataset)
+        self._held: device_data.Data | None = device_data.load(dataset)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
 
     def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> base.Result:
         """Runs the rounds in order and returns numpy state."""
         if not rounds:
             return state, []
-        data: Any = self._data
+        data = self._data
         state, outputs = self._execute(lambda program: program.run(state, rounds, data, self._frozen))
         return tf.nest.map_structure(np.asarray, state), outputs
 
@@ -162,11 +164,11 @@ class CompiledRuntime(base.Runtime):
           rounds_of_each: the rounds of each run, as many for all of them.
           frozen_of_each: weights of each run that do not travel.
         """
-        data: Any = self._data
+        data = self._data
 
-        def run(one_by_one: Any) -> list:
+        def run(one_by_one: Program) -> list[base.Result]:
             if self.shares_calls:
-                return program(self._composition, "together").run_all(states, rounds_of_each, data, frozen_of_each)
+                return joint_program(self._composition).run_all(states, rounds_of_each, data, frozen_of_each)
             every = zip(states, rounds_of_each, frozen_of_each)
             return [one_by_one.run(state, rounds, data, frozen) for state, rounds, frozen in every]
 
@@ -175,7 +177,13 @@ class CompiledRuntime(base.Runtime):
 
     def close(self) -> None:
         """Frees the resident data."""
-        self._data = None
+        self._held = None
+
+    @property
+    def _data(self) -> device_data.Data:
+        if self._held is None:
+            raise RuntimeError("this runtime was closed. Remedy: build another with runtimes.build_runtime")
+        return self._held
 
 
 def choose_strategy(composition: Composition) -> str:
@@ -196,7 +204,7 @@ def in_chunks(composition: Composition, strategy: str | None = None) -> str:
     return "scanned" if strategy == _WHOLE_ROUNDS else strategy
 
 
-def program(composition: Composition, strategy: str, threads: int | None = None) -> Any:
+def program(composition: Composition, strategy: str, threads: int | None = None) -> Program:
     """The compiled pieces of a plan: those of an earlier composition with the same signature where there are any.
 
     Args:
@@ -204,15 +212,39 @@ def program(composition: Composition, strategy: str, threads: int | None = None)
       strategy: one of `fused`, `scanned`, `side_by_side`, `encoded`.
       threads: of the last three; as many as there are cores by default.
     """
-    key = (composition.signature, strategy, threads)
-    if key not in _programs:
-        _programs[key] = _KINDS[strategy](composition, threads) if threads else _KINDS[strategy](composition)
-        while len(_programs) > _KEPT_PROGRAMS:
-            _programs.popitem(last=False)
-    return _programs[key]
+
+    def build() -> Program:
+        return _KINDS[strategy](composition, threads) if threads else _KINDS[strategy](composition)
+
+    return _kept(_programs, (composition.signature, strategy, threads), build)
 
 
-def has_convolution(model: Any) -> bool:
+def chunk_by_chunk(found: Program) -> ChunkedProgram:
+    """The same program, where `in_chunks` chose it.
+
+    Raises:
+      TypeError: a program of whole rounds.
+    """
+    if not isinstance(found, ChunkedProgram):
+        raise TypeError(f"{type(found).__name__} runs whole rounds: choose the strategy with in_chunks")
+    return found
+
+
+def joint_program(composition: Composition) -> JointProgram:
+    """As `program`, for several runs at once."""
+    return _kept(_joint_programs, (composition.signature,), lambda: JointProgram(composition))
+
+
+def _kept(known: collections.OrderedDict[tuple, T], key: tuple, build: Callable[[], T]) -> T:
+    """What was built under that key before, or builds it; the oldest are forgotten."""
+    if key not in known:
+        known[key] = build()
+        while len(known) > _KEPT_PROGRAMS:
+            known.popitem(last=False)
+    return known[key]
+
+
+def has_convolution(model: FunctionalModel) -> bool:
     """Whether a trainable or frozen weight belongs to a convolution (four axes: XLA on the CPU loses to oneDNN
     there).
     """

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition
 from tff_hospitals.processes.rounds import DRAWN, HospitalRound, RoundInput
 from tff_hospitals.runtimes.compiled import chunked, device_data, fused
@@ -73,8 +74,8 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         return min(super()._largest(one), fused.NOISE_SCALARS // max(1, self._noise_scalars([one])))
 
     def _draw_and_scan(
-        self, broadcast: Broadcast, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Any
-    ) -> tuple[Any, tf.Tensor]:
+        self, broadcast: Broadcast, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Structure
+    ) -> tuple[Structure, tf.Tensor]:
         """Draws the chunk's noise, then scans its hospitals."""
         shares = tf.nest.map_structure(lambda draws: draws[0], self._noise_shares(broadcast.parameters, inputs))
         noise = self._hospital_noise(inputs)[0]
@@ -86,10 +87,10 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         features: tf.Tensor,
         labels: tf.Tensor,
         frozen: tuple,
-        inputs: Any,
+        inputs: Structure,
         hospital_noise: tf.Tensor,
-        noise_shares: Any,
-    ) -> tuple[Any, tf.Tensor]:
+        noise_shares: Structure,
+    ) -> tuple[Structure, tf.Tensor]:
         of_round = collections.OrderedDict((name, inputs[name][0]) for name in (*DRAWN, "cohort"))
         state, parameters = broadcast.state, broadcast.parameters
         return self.scan_hospitals(state, parameters, features, labels, frozen, of_round, hospital_noise, noise_shares)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.encoded_transfer import BytesSent
 from tff_hospitals.processes.rounds import RoundInput, RoundOutput, metrics_by_name
@@ -24,8 +25,8 @@ class Broadcast(NamedTuple):
     """What all hospitals receive in a round: weights, the round's number (0-based), the aggregator's parameters."""
 
     weights: tuple
-    round_number: Any
-    parameters: Any
+    round_number: tf.Tensor
+    parameters: Structure
 
     @property
     def state(self) -> ServerState:
@@ -71,10 +72,10 @@ class ServerHalf:
     def __init__(self, composition: Composition):
         self._parts, self._exchange = composition, composition.transfer
         self._finish = tf.function(self._finish_round, autograph=False)
-        self._zero: Any = None
+        self._zero: Structure | None = None
 
     @property
-    def zero(self) -> Any:
+    def zero(self) -> Structure:
         """The sum of no contributions."""
         if self._zero is None:
             self._zero = self._parts.zero_contribution()
@@ -95,7 +96,7 @@ class ServerHalf:
         return Opened(broadcast, at_server, distributor, state.hospitals, payload_bytes)
 
     def finish(
-        self, opened: Opened, one: RoundInput, total: Any, reports: Sequence[Report]
+        self, opened: Opened, one: RoundInput, total: Structure | None, reports: Sequence[Report]
     ) -> tuple[ServerState, RoundOutput]:
         """The state after the round, and what is known of it.
 
@@ -124,5 +125,5 @@ class ServerHalf:
         payloads = {report.hospital_id: report.payload_bytes for report in encoded}
         return BytesSent(opened.payload_bytes, payloads, {report.hospital_id: report.norm for report in encoded})
 
-    def _finish_round(self, state: ServerState, total: Any) -> tuple[ServerState, Any]:
+    def _finish_round(self, state: ServerState, total: Structure) -> tuple[ServerState, Structure]:
         return self._parts.finish_round(state, total, self._parts.aggregator.server_noise(state.aggregator))

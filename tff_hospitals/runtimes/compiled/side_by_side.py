@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition
+from tff_hospitals.processes.local_training import Element
 from tff_hospitals.processes.rounds import HospitalRound
 from tff_hospitals.runtimes.compiled import chunked, device_data
 from tff_hospitals.runtimes.compiled.server_half import Broadcast, Report
@@ -54,5 +56,5 @@ class SideBySideProgram(chunked.ChunkedProgram):
     def _in_flight(self) -> int:
         return 2 * self._threads
 
-    def _one_hospital(self, broadcast: Broadcast, element: Any) -> tuple[Any, tf.Tensor]:
+    def _one_hospital(self, broadcast: Broadcast, element: Element) -> tuple[Structure, tf.Tensor]:
         return self._parts.hospital_round(broadcast.state, broadcast.parameters, element)

@@ -7,8 +7,7 @@ from the same values, decoded, and compared with what the process used; a differ
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +20,9 @@ class PayloadMismatch(RuntimeError):
     """What TFF's process computed is not what the payload decodes to; the message names round and hospital."""
 
 
-def given_to_encoder(transfer: EncodedTransfer, one: HospitalRound, place: np.ndarray, residual: Any) -> Any:
+def given_to_encoder(
+    transfer: EncodedTransfer, one: HospitalRound, place: np.ndarray, residual: np.ndarray | None
+) -> collections.OrderedDict:
     """The values of `tff_encoded_transfer.upload_spec` for one hospital."""
     given = transfer.upload_draws(one.upload_key)
     if transfer.error_feedback:
@@ -30,7 +31,7 @@ def given_to_encoder(transfer: EncodedTransfer, one: HospitalRound, place: np.nd
     return given
 
 
-def distributor_state(transfer: EncodedTransfer, state: ServerState, one: RoundInput) -> Any:
+def distributor_state(transfer: EncodedTransfer, state: ServerState, one: RoundInput) -> collections.OrderedDict:
     """The state of `tff_encoded_transfer.build_distributor` before a round."""
     return collections.OrderedDict(
         held=tuple(np.asarray(part, np.float32) for part in state.distributor["held"]),
@@ -40,7 +41,12 @@ def distributor_state(transfer: EncodedTransfer, state: ServerState, one: RoundI
 
 
 def settle(
-    transfer: EncodedTransfer, before: ServerState, after: ServerState, one: RoundInput, held: Any, report: Any
+    transfer: EncodedTransfer,
+    before: ServerState,
+    after: ServerState,
+    one: RoundInput,
+    held: Sequence[np.ndarray] | None,
+    report: Mapping[str, np.ndarray] | None,
 ) -> tuple[ServerState, BytesSent]:
     """Makes the payloads of a finished round; returns the state with what each end keeps, and what was sent.
 
@@ -81,7 +87,7 @@ def _split(transfer: EncodedTransfer, values: np.ndarray) -> list[np.ndarray]:
     return [piece.reshape(shape) for piece, shape in zip(pieces, transfer.shapes)]
 
 
-def _compare(transfer: EncodedTransfer, decoded: Sequence[np.ndarray], used: Sequence[Any], what: str) -> None:
+def _compare(transfer: EncodedTransfer, decoded: Sequence[np.ndarray], used: Sequence[np.ndarray], what: str) -> None:
     error = transfer.differs(decoded, [np.asarray(part) for part in used])
     if error is not None:
         raise PayloadMismatch(

@@ -18,6 +18,7 @@ from tff_hospitals.runtimes.native import encoded_transfer
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.processes.encoded_transfer import EncodedTransfer
+    from tff_hospitals.runtimes.native.context import NativeContext
 
 
 class NativeRuntime(base.Runtime):
@@ -97,7 +98,7 @@ class NativeRuntime(base.Runtime):
 
 
 @functools.lru_cache(maxsize=2)
-def shared_context(secure_sum: str = "refuse") -> Any:
+def shared_context(secure_sum: str = "refuse") -> NativeContext:
     """One worker for all native runtimes of this process that treat a secure sum alike; it ends with the process."""
     from tff_hospitals.runtimes.native.context import native_context
 
