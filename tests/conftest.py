@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 import hypothesis
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What a data set keeps between runs must not reach the home of whoever runs the tests; child processes inherit this.
+os.environ["TFF_HOSPITALS_STATE"] = tempfile.mkdtemp(prefix="tff_hospitals_state_")
 
 from tff_hospitals.foundations import quiet
 
@@ -19,6 +23,10 @@ quiet.allow_deep_protocol_buffers()
 # The same examples in every run, and no time limit for one of them: a shared machine must not fail a right program.
 hypothesis.settings.register_profile("ours", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ours")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["TFF_HOSPITALS_STATE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import NO_PREPROCESSING, Hospital, HospitalDataset, Part, list_datasets, load_dataset
+from tff_hospitals.hospitals.secret import public_secret
 
 
 def part(count, width=2, label=None):
@@ -34,6 +35,7 @@ def toy(*hospitals, **changes):
         "simulated": True,
         "partition": "by hand",
         "preprocessing": NO_PREPROCESSING,
+        "secret": public_secret("toy"),
     }
     return HospitalDataset(**{**settings, **changes})
 

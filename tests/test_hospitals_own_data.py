@@ -62,6 +62,7 @@ def test_one_file_with_a_hospital_column_gives_the_same(folder, tmp_path_factory
     rows = [f"{line},south" for line in (ROWS * 2).splitlines()] + [f"{line},north" for line in ROWS.splitlines()]
     (one / "all.csv").write_text(HEADER.strip() + ",clinic\n" + "\n".join(rows) + "\n")
     (one / "schema.yaml").write_text(SCHEMA + "hospital_column: clinic\n")
+    shutil.copytree(folder / ".tff_hospitals", one / ".tff_hospitals")  # the key goes with the data
     assert load_dataset(one / "all.csv").fingerprint() == separate.fingerprint()
 
 

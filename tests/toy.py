@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tff_hospitals.hospitals import NO_PREPROCESSING, Hospital, HospitalDataset, Part
+from tff_hospitals.hospitals.secret import public_secret
 
 
 def part(generator, records, shape, classes):
@@ -33,4 +34,5 @@ def hospitals(sizes=(20, 13, 7), shape=(5,), classes=2, seed=0, scale=1.0):
         simulated=True,
         partition="by hand",
         preprocessing=NO_PREPROCESSING,
+        secret=public_secret("toy"),
     )

@@ -16,6 +16,7 @@ from tff_hospitals.hospitals.own_data import own_data
 from tff_hospitals.hospitals.partitions import PARTITIONS, Partition, partition
 from tff_hospitals.hospitals.schema import Feature, Schema, Target
 from tff_hospitals.hospitals.schema_files import read_schema
+from tff_hospitals.hospitals.secret import DataSecret
 from tff_hospitals.hospitals.tables import InvalidTable
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "PARTITIONS",
     "BatchSchedule",
     "Cohorts",
+    "DataSecret",
     "Feature",
     "Hospital",
     "HospitalDataset",

@@ -21,6 +21,7 @@ from tff_hospitals.hospitals.dataset import (
 from tff_hospitals.hospitals.partitions import PARTITIONS, partition
 from tff_hospitals.hospitals.preprocessing import Scaling, Site, prepare
 from tff_hospitals.hospitals.schema import Schema
+from tff_hospitals.hospitals.secret import DataSecret
 from tff_hospitals.hospitals.splits import test_rows, train_rows
 
 # Sites of a data set that has no hospitals of its own, unless the caller says otherwise.
@@ -151,6 +152,7 @@ def assemble_table(
     division: Division,
     scaling: Scaling,
     *,
+    secret: DataSecret,
     provenance: str,
     licence: str,
     simulated: bool = False,
@@ -176,6 +178,7 @@ def assemble_table(
         preprocessing=preprocessing,
         schema=schema,
         warnings=(*warnings, *one_class_warnings(hospitals, schema.target.kind)),
+        secret=secret,
     )
 
 
@@ -184,6 +187,7 @@ def assemble_images(
     pool: Pool,
     division: Division,
     *,
+    secret: DataSecret,
     brightest: float,
     num_classes: int,
     provenance: str,
@@ -207,6 +211,7 @@ def assemble_images(
         partition=words,
         preprocessing=Preprocessing("fixed_bounds", True, scaled),
         warnings=one_class_warnings(hospitals, "multiclass"),
+        secret=secret,
     )
 
 

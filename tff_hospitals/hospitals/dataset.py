@@ -34,6 +34,7 @@ import numpy as np
 
 from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.hospitals import checks
+from tff_hospitals.hospitals.secret import DataSecret, passing_secret
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals.schema import Schema
@@ -137,6 +138,8 @@ class HospitalDataset:
       warnings: what is allowed but may disappoint, one sentence each.
       recipe: where hospitals are lazy (see `lazy`), all that their records follow from; it names the data set instead
         of the records, which are checked when they are read. Empty: records are in memory.
+      secret: the key of all that is derived from the records (see `secret`). Default: one for this process alone, so
+        that a run cannot be resumed in another.
 
     Raises:
       InvalidInput: names every hospital that is empty, doubled or out of shape.
@@ -156,6 +159,7 @@ class HospitalDataset:
     schema: Schema | None = None
     warnings: tuple[str, ...] = ()
     recipe: str = ""
+    secret: DataSecret = dataclasses.field(default_factory=passing_secret)
 
     def __post_init__(self) -> None:
         raise_if([one_of("task", self.task, TASKS), *checks.dataset_problems(self)])
@@ -216,10 +220,14 @@ class HospitalDataset:
             ],
             "warnings": list(self.warnings),
             "fingerprint": self.fingerprint(),
+            "salt": "public" if self.secret.public else "secret",
         }
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with any feature, label, id or order (lazy hospitals: the recipe)."""
+        """Sixteen hexadecimal digits that change with any feature, label, id or order (lazy hospitals: the recipe).
+
+        A keyed digest: without the data set's secret nobody can test a guess of the records against it.
+        """
         return self._fingerprint
 
     @functools.cached_property
@@ -232,7 +240,7 @@ class HospitalDataset:
                 # Little-endian bytes, so that every machine gives the same name.
                 digest.update(part.features.astype("<f4").tobytes())
                 digest.update(part.labels.astype("<f4" if self.task == "regression" else "<i8").tobytes())
-        return digest.hexdigest()[:16]
+        return self.secret.digest("fingerprint", digest.digest())[:16]
 
 
 def _pool(parts: list[Part]) -> Part:

@@ -26,6 +26,7 @@ from tff_hospitals.hospitals.encoding import encode
 from tff_hospitals.hospitals.locations import data_folder, read_checked
 from tff_hospitals.hospitals.preprocessing import Scaling
 from tff_hospitals.hospitals.schema import Feature, Schema, Target
+from tff_hospitals.hospitals.secret import public_secret
 from tff_hospitals.hospitals.tables import InvalidTable, Problems, Table
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va_long_beach")
@@ -126,6 +127,7 @@ def heart_disease(
         schema,
         division or Division(),
         scaling or Scaling("per_hospital"),
+        secret=public_secret("heart_disease"),
         provenance=words,
         licence=LICENCE,
     )
@@ -157,6 +159,7 @@ def heart_disease_all_rows(
         schema,
         division or Division(),
         scaling or Scaling("fixed_bounds"),
+        secret=public_secret("heart_disease"),  # the same patients
         provenance=f"{PROVENANCE}; all rows, zeros in chol and trestbps taken as missing",
         licence=LICENCE,
         warnings=("which cells are empty differs so much between these hospitals that it tells them apart",),

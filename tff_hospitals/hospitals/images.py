@@ -20,6 +20,7 @@ from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if, whole_number
 from tff_hospitals.hospitals.assembly import Division, Pool, assemble_images
 from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.secret import public_secret, secret_of
 from tff_hospitals.hospitals.splits import shuffled
 
 FASHION_MNIST_FOLDERS = (
@@ -57,6 +58,7 @@ def digits(division: Division | None = None, labels: Sequence[int] | None = None
         "digits",
         Pool("digits", values, target),
         (division or Division()).testing(0.2),
+        secret=public_secret("digits"),
         brightest=16,
         num_classes=10,
         provenance="Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, doi 10.24432/C50P49), "
@@ -100,6 +102,8 @@ def fashion_mnist(
         "fashion_mnist",
         Pool("fashion_mnist", images[..., np.newaxis], labels),
         division,
+        # What lies in a folder that the user names may be something else.
+        secret=public_secret("fashion_mnist") if folder is None else secret_of(place),
         brightest=255,
         num_classes=10,
         provenance=f"Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747), {len(labels)} of 70,000 images, "

@@ -18,10 +18,12 @@ from tff_hospitals.hospitals.assembly import Division, Pool, assemble_table
 from tff_hospitals.hospitals.checks import id_problem
 from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.encoding import encode, target_classes
+from tff_hospitals.hospitals.locations import data_folder, read_checked
 from tff_hospitals.hospitals.preprocessing import Scaling
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.schema_files import SUFFIXES as SCHEMA_SUFFIXES
 from tff_hospitals.hospitals.schema_files import read_schema
+from tff_hospitals.hospitals.secret import public_secret, secret_of
 from tff_hospitals.hospitals.tables import SUFFIXES, InvalidTable, Problems, Table, read_table
 
 _PASSED_OVER = ("readme", "licence", "license", "sha256sums", "notes")
@@ -68,10 +70,25 @@ def own_data(
         rules,
         chosen,
         scaling or Scaling(rules.scaling or "per_hospital", rules.scaling_noise_multiplier),
+        secret=public_secret("example_own_data") if _is_the_example(place) else secret_of(place),
         provenance=rules.provenance or f"own data: {place.name}",
         licence=rules.licence or "not stated",
         simulated=rules.simulated,
     )
+
+
+def _is_the_example(place: pathlib.Path) -> bool:
+    """Whether this is the embedded example with the tables that were published with it."""
+    example = data_folder() / "example_own_data"
+    if example not in (place.resolve(), place.resolve().parent):
+        return False
+    try:
+        for path in example.iterdir():
+            if path.suffix.lower() in SUFFIXES:
+                read_checked(example, path.name)
+    except RecordError:
+        return False  # somebody put tables of their own there
+    return True
 
 
 def schema_of(place: pathlib.Path, schema: Schema | os.PathLike[str] | str | None) -> Schema:

@@ -17,6 +17,7 @@ from tff_hospitals.hospitals.checks import Signature, one_class_warnings
 from tff_hospitals.hospitals.dataset import NO_PREPROCESSING, Hospital, HospitalDataset, Part
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital
 from tff_hospitals.hospitals.partitions import site_ids
+from tff_hospitals.hospitals.secret import public_secret
 
 _LAZY_BYTES = 2 * 2**30  # above it sites are made when they are needed, unless the caller says otherwise
 
@@ -108,5 +109,6 @@ def synthetic(
         partition=f"simulated: {sites} sites whose records come from one distribution (IID)",
         preprocessing=NO_PREPROCESSING,
         warnings=() if lazy else one_class_warnings(hospitals, task),
+        secret=public_secret("synthetic"),
         recipe=f"synthetic {seed} {label_noise} {num_classes} {shape}" if lazy else "",
     )

@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.foundations.validation import Problem, raise_if
-from tff_hospitals.hospitals import HospitalDataset, Part, Preprocessing, load_dataset
+from tff_hospitals.hospitals import DataSecret, HospitalDataset, Part, Preprocessing, load_dataset
 from tff_hospitals.hospitals.checks import Signature
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital, load_part
 
@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """`about`: `HospitalDataset.describe`. `digests`: of the training parts by id; empty for lazy hospitals."""
+    """`about`: `HospitalDataset.describe`. `digests`: of the training parts by id; empty for lazy hospitals.
+
+    `secret` travels too: a worker has the records themselves, and what follows from the key must be the same there.
+    """
 
     about: dict[str, Any]
     digests: dict[str, int]
+    secret: DataSecret
 
 
 def describe(dataset: HospitalDataset) -> Description:
     """Everything that a worker must know to compose the same process and to recognise the records."""
     digests = {} if dataset.recipe else {one.hospital_id: digest(one.train) for one in dataset.hospitals}
-    return Description(dataset.describe(), digests)
+    return Description(dataset.describe(), digests, dataset.secret)
 
 
 def digest(part: Part) -> int:
@@ -92,4 +96,5 @@ def rebuild(description: Description, data: DataPlan) -> HospitalDataset:
         preprocessing=Preprocessing(**preprocessing),
         warnings=tuple(about["warnings"]),
         recipe=about["fingerprint"],
+        secret=description.secret,
     )
