@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from tff_hospitals.experiments import options, presets
+from tff_hospitals.experiments import flag_groups, presets
 from tff_hospitals.experiments.comparison import Comparison
 from tff_hospitals.experiments.methods import METHODS, default_methods, find_methods
 from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan import options
 from tff_hospitals.plan.plan import Plan
 
 
@@ -21,25 +22,46 @@ def script(checkout, name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/", stdin=subprocess.DEVNULL)
 
 
-def test_every_option_names_a_field_of_the_plan():
-    plan = Plan()
-    for option in options.OPTIONS:
-        part = getattr(plan, option.part) if option.part else plan
-        assert option.field in {field.name for field in dataclasses.fields(part)}, option.flag
-        assert option.help
-    flags = [option.flag for option in options.OPTIONS]
-    assert len(set(flags)) == len(flags)
-
-
-def test_every_field_of_the_plan_has_an_option_or_is_set_otherwise():
-    elsewhere = {"method", "seed", "data.options", "model.options", "privacy.mechanism", "privacy.target_epsilon"}
-    named = {f"{option.part}.{option.field}".lstrip(".") for option in options.OPTIONS}
+def test_every_field_of_the_plan_declares_its_option():
+    elsewhere = {"method", "data.options", "model.options"}
     fields = set()
     for field in dataclasses.fields(Plan):
         part = getattr(Plan(), field.name)
         inner = dataclasses.fields(part) if dataclasses.is_dataclass(part) else None
         fields |= {field.name} if inner is None else {f"{field.name}.{one.name}" for one in inner}
-    assert fields - named - elsewhere <= {"broadcast", "upload"}
+    declared = options.options_of(Plan)
+    assert fields - elsewhere == {f"{one.part}.{one.field}".lstrip(".") for one in declared}
+    assert len({one.flag for one in declared}) == len(declared)
+
+
+@pytest.mark.parametrize("option", options.options_of(Plan), ids=lambda one: one.flag)
+def test_what_is_declared_of_an_option_is_checked(option):
+    """Help, default within the bounds, numbers outside of them refused with a remedy."""
+    assert option.help
+    assert option.of(Plan()) == option.default
+    assert (option.default is None and option.may_be_none) or option.problem(option.default) is None
+    outside = {str: [3], bool: ["yes"], int: [1.5, "3", True], float: ["1", float("nan"), float("inf")]}[option.kind]
+    outside += ["no such name"] if option.choices is not None else []
+    outside += [] if option.low is None else [option.low - 1, *([option.low] if option.low_open else [])]
+    outside += [] if option.high is None else [option.high + 1, *([option.high] if option.high_open else [])]
+    for value in outside:
+        changes = {option.field: value}
+        plan = Plan().replace(**({option.part: changes} if option.part else changes))
+        found = [problem for problem in options.problems(plan) if problem.name == option.flag]
+        assert found, (option.flag, value)
+        assert found[0].bound
+        assert found[0].remedy
+
+
+def test_what_is_off_by_default_is_refused_where_nothing_uses_it():
+    values = {str: "x", int: 3, float: 0.5, bool: True}
+    for option in options.options_of(Plan):
+        value = list(option.choices())[-1] if option.choices is not None else values[option.kind]
+        changes = {option.field: value}
+        plan = Plan().replace(**({option.part: changes} if option.part else changes))
+        unused = f"is only used with {option.used.words}" in [problem.bound for problem in options.problems(plan)]
+        number = isinstance(option.default, (int, float)) and option.default is not False
+        assert unused is not (option.used.holds(plan) or number or option.flag == "delta"), option.flag
 
 
 def test_epochs_replace_the_steps_of_a_preset_and_the_other_way_round():
@@ -126,7 +148,7 @@ def test_options_reach_the_methods_that_use_them():
 @pytest.mark.parametrize("text", ["alpha", "=3", ""])
 def test_settings_need_a_name_and_a_value(text):
     with pytest.raises(InvalidInput, match="must be name=value"):
-        options.parse_settings("data_option", [text])
+        flag_groups.parse_settings("data_option", [text])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +160,7 @@ def test_settings_need_a_name_and_a_value(text):
         (["--clip_norm=1", "--run_dir=x"], "is only used with a private method"),
         (["--aggregator=dp_sgd", "--run_dir=x"], "exactly one of the two decides the noise"),
         (["--aggregator=dp_sgd", "--target_epsilon=-2", "--run_dir=x"], "target_epsilon=-2.0: must be > 0.0"),
-        (["--target_epsilon=2", "--run_dir=x"], "is only used by private methods"),
+        (["--target_epsilon=2", "--run_dir=x"], "is only used with a private method"),
         (["--aggregator=pooled", "--run_dir=x"], "is a baseline of comparisons"),
         (["--runtime=quick", "--run_dir=x"], "must be one of cluster, compiled, native"),
         (["--cluster_address=10.0.0.1:6379", "--run_dir=x"], "is only used with runtime=cluster"),
@@ -165,7 +187,7 @@ def test_bad_flags_are_refused_in_one_screen(checkout, arguments, words):
 @pytest.mark.parametrize("name", ["train.py", "compare_aggregators.py"])
 def test_help_lists_all_flags_and_loads_nothing_heavy(checkout, name):
     done = script(checkout, name, "--help")
-    for option in options.OPTIONS:
+    for option in flag_groups.plan_options():
         assert f"--{option.flag}" in done.stdout.replace("--[no]", "--")
     heavy = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"

@@ -61,7 +61,7 @@ def test_all_problems_come_at_once():
     plan = Plan().replace(
         rounds=0, client={"learning_rate": -1.0, "batch_size": 0}, server={"optimizer": "adm"}, weighting="size"
     )
-    assert names(plan) == ["client_learning_rate", "batch_size", "server_optimizer", "weighting", "rounds"]
+    assert names(plan) == ["client_learning_rate", "batch_size", "weighting", "server_optimizer", "rounds"]
     for problem in plan.problems():
         assert problem.bound
         assert problem.remedy

@@ -266,11 +266,11 @@ def test_the_measured_ratio_is_that_of_the_unnoised_update():
         ),
         ("dp_ftrl_local", {"privacy": {"clip_style": "adaptive"}}, "clip_style", "one clip norm for all steps"),
         ("tree", {"privacy": {"restart_every": 0}}, "restart_every", ">= 1"),
-        ("fixed_clip", {"privacy": {"restart_every": 3}}, "restart_every", "only used with mechanism=tree"),
+        ("fixed_clip", {"privacy": {"restart_every": 3}}, "restart_every", "only used with aggregator=tree"),
         ("tree", {"privacy": {"zeroing": "fixed"}}, "zeroing", "only used with"),
         ("fixed_clip", {"privacy": {"zeroing": "fixed", "zeroing_norm": 0.0}}, "zeroing_norm", "> 0"),
         ("fixed_clip", {"privacy": {"zeroing": "quantil"}}, "zeroing", "must be one of"),
-        ("fixed_clip", {"privacy": {"outer": "tree"}}, "outer", "only used with a record-level mechanism"),
+        ("fixed_clip", {"privacy": {"outer": "tree"}}, "outer", "only used with a record-level method"),
         (
             "dp_sgd",
             {"privacy": {"outer": "fixed_clip"}, "weighting": "equal"},

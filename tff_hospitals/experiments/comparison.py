@@ -10,12 +10,13 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tff_hospitals.experiments import audit_rows, baselines, options, presets, sweep
+from tff_hospitals.experiments import audit_rows, baselines, presets, sweep
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.runner import MethodRunner
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan import options
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import seeds as seed_statistics
 from tff_hospitals.reports.rows import row_from_json

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags
 
-from tff_hospitals.experiments.options import OPTIONS, parse_settings
+from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.plan.options import Option, options_of
+from tff_hospitals.plan.plan import Plan
 
 FLAGS = flags.FLAGS
-_DEFINERS: dict[str, Any] = {
-    "string": flags.DEFINE_string,
-    "integer": flags.DEFINE_integer,
-    "float": flags.DEFINE_float,
-    "boolean": flags.DEFINE_bool,
+_DEFINERS: dict[type, Any] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
 }
 
 
-def define_plan_flags() -> None:
+def plan_options(also: Sequence[str] = ()) -> tuple[Option, ...]:
+    """The options of a plan that every command has as flags, and those named in `also`."""
+    return tuple(one for one in options_of(Plan) if one.on_command_line or one.flag in also)
+
+
+def define_plan_flags(also: Sequence[str] = ()) -> None:
     """Defines one flag per option of a plan, and the repeated `--data_option` and `--model_option`.
 
     Defaults are empty: what is not given comes from the data set's preset.
+
+    Args:
+      also: options that are a flag of this command alone, such as `seed`.
     """
-    for option in OPTIONS:
-        words = option.help + (f" (with {option.needs})" if option.needs else "")
-        _DEFINERS[option.kind](option.flag, None, words)
+    for option in plan_options(also):
+        _DEFINERS[option.kind](option.flag, None, option.words)
     flags.DEFINE_multi_string("data_option", [], "name=value, an option of the data set or partition; may be repeated")
     flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model; may be repeated")
     flags.DEFINE_list(
@@ -82,9 +92,9 @@ def runtime_options() -> dict[str, Any]:
     return {"address": FLAGS.cluster_address, "time_limit_seconds": limit, **chunks}
 
 
-def given_options() -> dict[str, Any]:
-    """The options that the user gave, by flag name."""
-    return {option.flag: FLAGS[option.flag].value for option in OPTIONS if FLAGS[option.flag].present}
+def given_options(also: Sequence[str] = ()) -> dict[str, Any]:
+    """The options that the user gave, by flag name; `also` as in `define_plan_flags`."""
+    return {one.flag: FLAGS[one.flag].value for one in plan_options(also) if FLAGS[one.flag].present}
 
 
 def data_options() -> dict[str, Any]:
@@ -103,3 +113,35 @@ def model_options() -> dict[str, Any]:
         if FLAGS[name].present:
             found[name] = FLAGS[name].value
     return found
+
+
+def parse_settings(flag: str, texts: Iterable[str]) -> dict[str, Any]:
+    """`name=value` settings as a dict; numbers, booleans and lists (a+b) become what they look like.
+
+    >>> parse_settings("data_option", ["alpha=0.3", "impute=median", "missing_labels=1+2"])
+    {'alpha': 0.3, 'impute': 'median', 'missing_labels': [1, 2]}
+    """
+    settings = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise InvalidInput([Problem(f"--{flag}", text, "must be name=value", f"write --{flag}=alpha=0.3")])
+        settings[name.strip()] = _value(value.strip())
+    return settings
+
+
+def _value(text: str) -> Any:
+    if "+" in text and not text.startswith("+") and all(_is_number(piece) for piece in text.split("+")):
+        return [_value(piece) for piece in text.split("+")]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _is_number(text: str) -> bool:
+    return isinstance(_value(text), (int, float)) if "+" not in text else False

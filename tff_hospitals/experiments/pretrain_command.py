@@ -13,7 +13,7 @@ import pathlib
 
 from absl import flags
 
-from tff_hospitals.experiments import command, options
+from tff_hospitals.experiments import command, flag_groups
 
 FLAGS = flags.FLAGS
 
@@ -40,7 +40,7 @@ def run() -> None:
     labels = list(command.numbers("labels", FLAGS.labels, int))
     plan = Plan(method="pretraining", seed=FLAGS.seed, rounds=1).replace(
         data={"name": "digits", "sites": 1, "options": {"labels": labels}},
-        model={"name": FLAGS.model, "options": options.parse_settings("model_option", FLAGS.model_option)},
+        model={"name": FLAGS.model, "options": flag_groups.parse_settings("model_option", FLAGS.model_option)},
         client={
             "learning_rate": FLAGS.learning_rate,
             "local_epochs": FLAGS.epochs,

@@ -11,16 +11,13 @@ from tff_hospitals.experiments import command, flag_groups
 from tff_hospitals.plan.plan import Plan
 
 FLAGS = flags.FLAGS
+_OWN = ("target_epsilon", "seed")  # a comparison has several of them
 
 
 def define_flags() -> None:
     """Flags of a single run."""
-    flag_groups.define_plan_flags()
+    flag_groups.define_plan_flags(also=_OWN)
     flags.DEFINE_string("aggregator", "weighted_mean", "the method: a name that compare_aggregators knows")
-    flags.DEFINE_float(
-        "target_epsilon", None, "calibrate the noise of a private method to this epsilon for the whole run"
-    )
-    flags.DEFINE_integer("seed", 42, "root of every random stream of the run")
     flag_groups.define_runtime_flags()
     flag_groups.define_chunk_flag()
     flags.DEFINE_string("run_dir", None, "folder for everything that the run leaves behind (required)")
@@ -36,20 +33,20 @@ def plan_from_flags() -> Plan:
     Raises:
       validation.InvalidInput: unknown names, options that nothing uses.
     """
-    from tff_hospitals.experiments import options, presets
+    from tff_hospitals.experiments import presets
     from tff_hospitals.experiments.methods import METHODS, find_methods
     from tff_hospitals.foundations.validation import Problem, raise_if
+    from tff_hospitals.plan import options
 
     (method,) = find_methods((FLAGS.aggregator,))
-    given = flag_groups.given_options()
+    given = flag_groups.given_options(also=_OWN)
     base = presets.preset(given.get("dataset", "heart_disease"))
     base_options = {} if "partition" in given else dict(base.data.options)
     base = base.replace(
-        seed=FLAGS.seed,
         data={"options": {**base_options, **flag_groups.data_options()}},
         model={"options": flag_groups.model_options()},
     )
-    plan = options.apply(method.plan(base, FLAGS.target_epsilon), given)
+    plan = options.apply(method.plan(base, given.get("target_epsilon")), given)
     found = options.unused([plan], given)
     if method.kind != "federated":
         federated = ", ".join(name for name, one in METHODS.items() if one.kind == "federated")
@@ -59,12 +56,6 @@ def plan_from_flags() -> Plan:
                 method.name,
                 "is a baseline of comparisons, not a federated method",
                 f"take one of {federated}",
-            )
-        )
-    if FLAGS.target_epsilon is not None and not method.private:
-        found.append(
-            Problem(
-                "--target_epsilon", FLAGS.target_epsilon, "is only used by private methods", "drop it or choose dp_sgd"
             )
         )
     raise_if(found)

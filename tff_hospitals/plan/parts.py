@@ -1,7 +1,7 @@
 """The parts of a plan: what the processes are built from.
 
 They live beside the processes, below the plan that names them, and import nothing heavy, so that a plan can be written,
-read and checked on a machine without TensorFlow.
+read and checked on a machine without TensorFlow. Every field declares its option: see `plan.options`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from tff_hospitals.plan.discretisation import LARGEST_BITS, SMALLEST_BITS
+from tff_hospitals.plan.options import FRACTION, POSITIVE, Use, option
 
 Options = Mapping[str, Any]
 
@@ -52,38 +55,84 @@ DISTRIBUTED = ("discrete_gaussian", "skellam")
 CLIP_STYLES = ("flat", "per_layer", "automatic", "adaptive")
 ZEROING = ("none", "fixed", "quantile")
 ZEROING_MECHANISMS = ("fixed_clip", "adaptive_clip")
+SERVER_OPTIMIZERS = ("sgd", "adam", "adagrad", "yogi")
+CLIENT_OPTIMIZERS = ("sgd", "adam")
+STOPPING_METRICS = ("loss", "accuracy", "auc")
+WEIGHTINGS = ("records", "equal")
+CONVERSIONS = ("rdp", "pld", "gaussian_exact")
+
+_PRIVATE = Use("a private method such as dp_sgd", lambda plan: plan.privacy.mechanism != "none")
+_RECORD_LEVEL = Use("a record-level method such as dp_sgd", lambda plan: plan.privacy.unit == "record")
+_OUTER = Use("an outer mechanism such as outer=fixed_clip", lambda plan: plan.privacy.outer != "none")
+_ADAPTIVE = Use("aggregator=adaptive_clip or dp_sgd_adaptive", lambda plan: plan.privacy.clips_adaptively)
+_COUNTING = Use(
+    "adaptive clipping or zeroing", lambda plan: plan.privacy.clips_adaptively or plan.privacy.zeroing == "quantile"
+)
+_ZEROING = Use("zeroing", lambda plan: plan.privacy.zeroing != "none")
+_ZEROING_MECHANISM = Use(
+    "aggregator=" + " or ".join(ZEROING_MECHANISMS),
+    lambda plan: plan.privacy.hospital_level().mechanism in ZEROING_MECHANISMS,
+)
+_TREE = Use("aggregator=tree", lambda plan: plan.privacy.hospital_level().mechanism == "tree")
+_SHARES = Use(
+    "aggregator=" + " or ".join(DISTRIBUTED), lambda plan: plan.privacy.hospital_level().mechanism in DISTRIBUTED
+)
+_UNCLIPPED_SECURE_SUM = Use(
+    "secure_sum and no hospital-level mechanism",
+    lambda plan: plan.privacy.secure_sum and plan.privacy.hospital_level().mechanism == "none",
+)
+_GROUPS = Use("cohort=fixed_size or cyclic", lambda plan: plan.cohort.kind in ("fixed_size", "cyclic"))
+_POISSON = Use("cohort=poisson", lambda plan: plan.cohort.kind == "poisson")
+_CLIENT_SGD = Use("client_optimizer=sgd", lambda plan: plan.client.optimizer == "sgd")
+_SERVER_SGD = Use("server_optimizer=sgd", lambda plan: plan.server.optimizer == "sgd")
+_SERVER_ADAM = Use("server_optimizer=adam or yogi", lambda plan: plan.server.optimizer in ("adam", "yogi"))
+_SERVER_ADAPTIVE = Use("server_optimizer=adam, adagrad or yogi", lambda plan: plan.server.optimizer != "sgd")
+UPLOAD_ENCODED = Use("upload", lambda plan: bool(plan.upload))
+_PATIENCE = Use("patience", lambda plan: plan.stopping.patience is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataPlan:
     """Which hospitals: a named data set or a path, and how its records are spread over them."""
 
-    name: str = "heart_disease"
-    partition: str = "natural"
-    sites: int | None = None
-    seed: int = 0
+    name: str = option("heart_disease", "named data set, or a folder or file of your own", flag="dataset")
+    partition: str = option("natural", "natural, iid, dirichlet, quantity_skew or missing_classes (simulated)")
+    sites: int | None = option(None, "number of simulated hospitals", low=1, unit="hospitals")
+    seed: int = option(0, "seed of partition and split", flag="data_seed", low=0)
     options: Options = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelPlan:
-    """Which Keras model: a built-in name or `package.module:function`, and which layers travel."""
+    """Which Keras model, and which layers travel."""
 
-    name: str = "logistic_regression"
+    name: str = option("logistic_regression", "logistic_regression, mlp, cnn, or package.module:function", flag="model")
     options: Options = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class CohortPlan:
-    """Who takes part: `all`, `fixed_size` or `cyclic` (hospitals_per_round), `poisson` (sampling_probability).
+    """Who takes part.
 
     A cyclic cohort goes through the hospitals in groups, in an order that is drawn once: a hospital is back after
     exactly as many rounds as there are groups.
     """
 
-    kind: str = "all"
-    hospitals_per_round: int | None = None
-    sampling_probability: float | None = None
+    kind: str = option(
+        "all", "who takes part in a round", flag="cohort", choices=lambda: ("all", "fixed_size", "cyclic", "poisson")
+    )
+    hospitals_per_round: int | None = option(
+        None, "size of a fixed-size or cyclic cohort", low=1, unit="hospitals", used=_GROUPS, required=True
+    )
+    sampling_probability: float | None = option(
+        None,
+        "chance of each hospital to take part in a round",
+        flag="hospital_sampling_probability",
+        **POSITIVE,
+        high=1.0,
+        used=_POISSON,
+        required=True,
+    )
 
     def expected_size(self, hospitals: int) -> float:
         """Expected number of hospitals in a round, out of `hospitals`."""
@@ -100,77 +149,177 @@ class CohortPlan:
 
 @dataclasses.dataclass(frozen=True)
 class ClientPlan:
-    """What a hospital does in a round.
+    """What a hospital does in a round; exactly one of epochs and steps says how long."""
 
-    Attributes:
-      optimizer: `sgd` (with `momentum`) or `adam`, restarted every round.
-      learning_rate: step size, > 0.
-      learning_rate_schedule: by round: `constant`, `inverse_sqrt`, `exponential:RATE` or `step:EVERY:FACTOR`.
-      local_epochs, local_steps: exactly one of them; epochs over the hospital's own records, or optimiser steps.
-      batch_size: records per step; under DP-SGD the *expected* number (Poisson sampling).
-      proximal_mu: weight of FedProx's proximal term (Li et al. 2020, arXiv:1812.06127); 0 is FedAvg.
-    """
-
-    optimizer: str = "sgd"
-    learning_rate: float = 0.01
-    learning_rate_schedule: str = "constant"
-    momentum: float = 0.0
-    local_epochs: int | None = None
-    local_steps: int | None = 100
-    batch_size: int = 4
-    proximal_mu: float = 0.0
+    optimizer: str = option("sgd", "restarted every round", flag="client_optimizer", choices=lambda: CLIENT_OPTIMIZERS)
+    learning_rate: float = option(0.01, "step size of local training", flag="client_learning_rate", **POSITIVE)
+    learning_rate_schedule: str = option(
+        "constant",
+        "by round: constant, inverse_sqrt, exponential:RATE or step:EVERY:FACTOR",
+        flag="client_learning_rate_schedule",
+    )
+    momentum: float = option(0.0, "momentum of local sgd", flag="client_momentum", **FRACTION, used=_CLIENT_SGD)
+    local_epochs: int | None = option(
+        None, "epochs over a hospital's own records in a round", low=1, unit="epochs", instead_of="local_steps"
+    )
+    local_steps: int | None = option(
+        100, "optimiser steps of a hospital in a round", low=1, unit="steps", instead_of="local_epochs"
+    )
+    batch_size: int = option(
+        4, "records per step; under DP-SGD the expected number (Poisson sampling)", low=1, unit="records"
+    )
+    proximal_mu: float = option(
+        0.0,
+        "weight of FedProx's distance to the broadcast model (Li et al. 2020, arXiv:1812.06127); 0 is FedAvg",
+        low=0.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PrivacyPlan:
     """Mechanism, clip, noise, sampling and target: chosen together, changed together.
 
-    Attributes:
-      mechanism: a name in `MECHANISMS`.
-      clip_norm: L2 bound on one unit's contribution (initial bound for adaptive clipping).
-      noise_multiplier: noise standard deviation over clip norm; or None with `target_epsilon`.
-      target_epsilon: calibrate the noise so that the whole run stays below it, at every hospital.
-      delta: None takes the largest power of ten below 1 / (largest number of protected units).
-      clip_style: one of `CLIP_STYLES` (record level only). `adaptive` follows a noised quantile of the record norms.
-      clip_quantile, clip_learning_rate, clipped_count_stddev: adaptive clipping (Andrew et al. 2021, arXiv:1905.03871).
-      conversion: in which target, limit and epsilon are meant: `rdp`, `pld` or `gaussian_exact`; None takes
-        `gaussian_exact` for local DP, whose rounds are one Gaussian together, and `rdp` for all else.
-      zeroing: drop updates with a coordinate beyond a bound, before clipping: `none`, `fixed` (the public bound
-        `zeroing_norm`) or `quantile` (a bound that starts there and follows a noised quantile).
-      restart_every: rounds of one tree; None: one tree over the whole run.
-      modulus_bits: of the modulus under which whole-number updates are added up.
-      secure_sum: add up under a (simulated) secure sum; mechanisms with noise in shares always do.
-      secure_sum_bound: most that a coordinate of an update without clipping may have under a secure sum.
-      outer: a hospital-level mechanism around a record-level one, with its own `outer_clip_norm`, and
-        `outer_noise_multiplier` or `outer_target_epsilon`.
-      records_per_patient: the most records of one patient; reports then also state the epsilon of a patient.
-      selected_from: mean number of runs of the sweep that this plan is the winner of (geometrically distributed).
-      secure_noise: batches and noise from the operating system's source: not reproducible.
+    The noise is given by `noise_multiplier` or calibrated to `target_epsilon`, never both; the same around a
+    record-level mechanism, where `outer` names a hospital-level one with its own clip norm and noise.
     """
 
-    mechanism: str = "none"
-    clip_norm: float = 1.1
-    noise_multiplier: float | None = None
-    target_epsilon: float | None = None
-    delta: float | None = None
-    clip_style: str = "flat"
-    clip_quantile: float = 0.5
-    clip_learning_rate: float = 0.2
-    clipped_count_stddev: float | None = None
-    conversion: str | None = None
-    zeroing: str = "none"
-    zeroing_norm: float = 10.0
-    restart_every: int | None = None
-    modulus_bits: int = 20
-    secure_sum: bool = False
-    secure_sum_bound: float = 8.0
-    outer: str = "none"
-    outer_clip_norm: float = 1.0
-    outer_noise_multiplier: float | None = None
-    outer_target_epsilon: float | None = None
-    records_per_patient: int = 1
-    selected_from: float = 1.0
-    secure_noise: bool = False
+    mechanism: str = option("none", "a name in `MECHANISMS`; methods choose it", on_command_line=False)
+    clip_norm: float = option(
+        1.1,
+        "L2 bound on one unit's contribution; where an adaptive one starts",
+        **POSITIVE,
+        unit="L2 norm",
+        remedy="give a finite positive clip norm: noise is scaled by it",
+        used=_PRIVATE,
+    )
+    noise_multiplier: float | None = option(
+        None,
+        "noise deviation over clip norm",
+        low=0.0,
+        remedy="give 0 (clipping alone) or more",
+        used=_PRIVATE,
+        instead_of="target_epsilon",
+    )
+    target_epsilon: float | None = option(
+        None,
+        "calibrate the noise so that the whole run stays below this epsilon, at every hospital",
+        on_command_line=False,
+        **POSITIVE,
+        used=_PRIVATE,
+        instead_of="noise_multiplier",
+    )
+    delta: float | None = option(
+        None,
+        "of (epsilon, delta); by default the largest power of ten below 1 / (most protected units)",
+        **POSITIVE,
+        high=1.0,
+        high_open=True,
+        remedy="give 1e-3 or smaller",
+        used=_PRIVATE,
+        carried=True,
+    )
+    clip_style: str = option(
+        "flat",
+        "how records are clipped; adaptive follows a noised quantile of their norms",
+        choices=lambda: CLIP_STYLES,
+        used=_RECORD_LEVEL,
+    )
+    clip_quantile: float = option(
+        0.5,
+        "quantile of update norms (or record norms) that the clip follows (Andrew et al. 2021, arXiv:1905.03871)",
+        low=0.0,
+        high=1.0,
+        used=_ADAPTIVE,
+    )
+    clip_learning_rate: float = option(0.2, "how fast the clip follows", low=0.0, used=_ADAPTIVE)
+    clipped_count_stddev: float | None = option(
+        None,
+        "noise on the count of unclipped hospitals (default: a twentieth of the cohort) or records (default: a tenth "
+        "of the privacy)",
+        **POSITIVE,
+        unit="hospitals or records",
+        used=_COUNTING,
+    )
+    conversion: str | None = option(
+        None,
+        "which epsilon is meant; gaussian_exact where nothing is sampled (default: gaussian_exact for local_dp, rdp "
+        "for all else)",
+        choices=lambda: CONVERSIONS,
+        used=_PRIVATE,
+    )
+    zeroing: str = option(
+        "none",
+        "drop updates with a huge coordinate before clipping, by a fixed public bound or a noised quantile",
+        choices=lambda: ZEROING,
+        used=_ZEROING_MECHANISM,
+    )
+    zeroing_norm: float = option(
+        10.0,
+        "largest coordinate of an update, or where its quantile starts",
+        **POSITIVE,
+        unit="largest absolute value",
+        used=_ZEROING,
+    )
+    restart_every: int | None = option(
+        None, "rounds of one noise tree; by default one tree over the run", low=1, unit="rounds", used=_TREE
+    )
+    modulus_bits: int = option(
+        20, "bits per value under noise in shares", low=SMALLEST_BITS, high=LARGEST_BITS, unit="bits", used=_SHARES
+    )
+    secure_sum: bool = option(
+        False,
+        "add updates up under a secure sum (simulated: an ordinary sum of whole numbers); noise in shares always does",
+    )
+    secure_sum_bound: float = option(
+        8.0,
+        "largest coordinate of an update that is not clipped",
+        **POSITIVE,
+        unit="largest absolute value",
+        used=_UNCLIPPED_SECURE_SUM,
+    )
+    outer: str = option(
+        "none", "a hospital-level mechanism around a record-level one, such as fixed_clip", used=_RECORD_LEVEL
+    )
+    outer_clip_norm: float = option(
+        1.0,
+        "L2 bound on a hospital's update under the outer mechanism",
+        **POSITIVE,
+        unit="L2 norm",
+        remedy="give a finite positive clip norm: noise is scaled by it",
+        used=_OUTER,
+    )
+    outer_noise_multiplier: float | None = option(
+        None,
+        "noise deviation over clip norm of the outer mechanism",
+        low=0.0,
+        used=_OUTER,
+        instead_of="outer_target_epsilon",
+    )
+    outer_target_epsilon: float | None = option(
+        None,
+        "calibrate the outer mechanism to this epsilon per hospital",
+        **POSITIVE,
+        used=_OUTER,
+        instead_of="outer_noise_multiplier",
+    )
+    records_per_patient: int = option(
+        1,
+        "the most records of one patient: also report the epsilon of a patient",
+        low=1,
+        unit="records",
+        used=_RECORD_LEVEL,
+    )
+    selected_from: float = option(
+        1.0,
+        "mean number of runs of the sweep that these settings won (geometrically distributed): epsilon then covers the "
+        "choice",
+        low=1.0,
+        unit="runs",
+        used=_PRIVATE,
+    )
+    secure_noise: bool = option(
+        False, "batches and noise from the operating system's cryptographic source: not reproducible", used=_PRIVATE
+    )
 
     def count_stddev(self, expected_cohort: float) -> float:
         """Deviation of the noise on the count of unclipped hospitals; a twentieth of the cohort unless given."""
@@ -201,6 +350,11 @@ class PrivacyPlan:
             return float(self.clipped_count_stddev)
         return noise_multiplier * math.sqrt(10.0) / 2
 
+    @property
+    def clips_adaptively(self) -> bool:
+        """Whether a clip norm follows a noised quantile, of updates or of records."""
+        return self.clip_style == "adaptive" or self.hospital_level().mechanism == "adaptive_clip"
+
     def hospital_level(self) -> PrivacyPlan:
         """The hospital-level part: this plan, its outer mechanism, or a plan without noise."""
         if self.unit == "hospital":
@@ -229,28 +383,29 @@ class PrivacyPlan:
 
 @dataclasses.dataclass(frozen=True)
 class ServerPlan:
-    """The finalizer: `sgd` (momentum), `adam`, `adagrad` or `yogi` on the aggregated update (Reddi et al. 2021)."""
+    """The finalizer: an optimiser on the aggregated update (Reddi et al. 2021, arXiv:2003.00295)."""
 
-    optimizer: str = "sgd"
-    learning_rate: float = 1.0
-    momentum: float = 0.0
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    epsilon: float = 1e-3
+    optimizer: str = option(
+        "sgd", "optimiser on the aggregated update", flag="server_optimizer", choices=lambda: SERVER_OPTIMIZERS
+    )
+    learning_rate: float = option(1.0, "step size of the server", flag="server_learning_rate", **POSITIVE)
+    momentum: float = option(0.0, "momentum of the server", flag="server_momentum", **FRACTION, used=_SERVER_SGD)
+    beta_1: float = option(0.9, "decay of the first moment", flag="server_beta_1", **FRACTION, used=_SERVER_ADAM)
+    beta_2: float = option(0.99, "decay of the second moment", flag="server_beta_2", **FRACTION, used=_SERVER_ADAM)
+    epsilon: float = option(
+        1e-3, "adaptivity of the server (tau)", flag="server_epsilon", **POSITIVE, used=_SERVER_ADAPTIVE
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class LinkPlan:
-    """A hospital's connection to the server; None where it is not stated.
+    """A hospital's connection to the server; None where it is not stated."""
 
-    Attributes:
-      uplink_mbps, downlink_mbps: 10**6 bits per second from and to the hospital.
-      latency_ms: one-way delay of a message.
-    """
-
-    uplink_mbps: float | None = None
-    downlink_mbps: float | None = None
-    latency_ms: float = 0.0
+    uplink_mbps: float | None = option(
+        None, "speed from a hospital, for time on the wire", **POSITIVE, unit="10**6 bits per second"
+    )
+    downlink_mbps: float | None = option(None, "speed to a hospital", **POSITIVE, unit="10**6 bits per second")
+    latency_ms: float = option(0.0, "one-way delay of a message", low=0.0, unit="milliseconds")
 
     @property
     def stated(self) -> bool:
@@ -260,16 +415,26 @@ class LinkPlan:
 
 @dataclasses.dataclass(frozen=True)
 class StoppingPlan:
-    """When a run ends before its last round: a plateau of a metric, or a privacy budget about to be exceeded.
+    """When a run ends before its last round: a plateau of a metric, or a privacy budget about to be exceeded."""
 
-    Attributes:
-      metric, patience, threshold: of the plateau.
-      max_epsilon: the most that any hospital may spend, in every unit of privacy of the run.
-      outer_max_epsilon: another limit for the outer mechanism's unit, the hospital as a whole.
-    """
-
-    metric: str = "loss"
-    patience: int | None = None
-    threshold: float = 1e-4
-    max_epsilon: float | None = None
-    outer_max_epsilon: float | None = None
+    metric: str = option(
+        "loss",
+        "what must improve, on all test records",
+        flag="stopping_metric",
+        choices=lambda: STOPPING_METRICS,
+        used=_PATIENCE,
+    )
+    patience: int | None = option(None, "stop after so many evaluations without improvement", low=1, unit="evaluations")
+    threshold: float = option(1e-4, "what counts as an improvement", flag="stopping_threshold", low=0.0, used=_PATIENCE)
+    max_epsilon: float | None = option(
+        None,
+        "a hospital leaves before its epsilon exceeds this in any unit of privacy; the run stops when none is left",
+        **POSITIVE,
+        used=_PRIVATE,
+    )
+    outer_max_epsilon: float | None = option(
+        None,
+        "the same limit for the outer mechanism, per hospital as a whole (default: max_epsilon)",
+        **POSITIVE,
+        used=_OUTER,
+    )

@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan.checks import training as plan_checks
+from tff_hospitals.plan.options import POSITIVE, option
 from tff_hospitals.plan.parts import (
+    UPLOAD_ENCODED,
+    WEIGHTINGS,
     ClientPlan,
     CohortPlan,
     DataPlan,
@@ -41,15 +44,7 @@ if TYPE_CHECKING:
 class Plan:
     """Everything that one run does. See the module's docstring for an example.
 
-    Attributes:
-      method: the label in tables.
-      weighting: `records` (a hospital counts by its training records) or `equal`.
-      broadcast, upload: chains of encoders such as `delta,rotate,quantize:8`, empty for dense float32.
-      error_feedback: a hospital adds what its encoder left out to its next update.
-      skip_below: a hospital sends nothing in a round in which the L2 norm of its update is below this.
-      link: speed of the hospitals' connection, for the time on the wire.
-      rounds: round limit. evaluate_every, checkpoint_every: in rounds.
-      seed: the root of every random stream of the run.
+    `method` is the label in tables; every other field is an option, or a part that is made of options.
     """
 
     method: str = "fedavg"
@@ -57,19 +52,29 @@ class Plan:
     model: ModelPlan = dataclasses.field(default_factory=ModelPlan)
     cohort: CohortPlan = dataclasses.field(default_factory=CohortPlan)
     client: ClientPlan = dataclasses.field(default_factory=ClientPlan)
-    weighting: str = "records"
+    weighting: str = option(
+        "records", "a hospital counts by its training records, or like every other", choices=lambda: WEIGHTINGS
+    )
     privacy: PrivacyPlan = dataclasses.field(default_factory=PrivacyPlan)
-    broadcast: str = ""
-    upload: str = ""
-    error_feedback: bool = False
-    skip_below: float | None = None
+    broadcast: str = option("", "encoders from server to hospitals, such as delta,rotate,quantize:8")
+    upload: str = option("", "encoders from hospital to server, such as rotate,quantize:4")
+    error_feedback: bool = option(
+        False, "a hospital adds what its encoder left out to its next update", used=UPLOAD_ENCODED
+    )
+    skip_below: float | None = option(
+        None,
+        "a hospital sends nothing when its update's L2 norm is below this",
+        **POSITIVE,
+        unit="L2 norm",
+        remedy="give the L2 norm below which an update is not worth sending",
+    )
     link: LinkPlan = dataclasses.field(default_factory=LinkPlan)
     server: ServerPlan = dataclasses.field(default_factory=ServerPlan)
     stopping: StoppingPlan = dataclasses.field(default_factory=StoppingPlan)
-    rounds: int = 15
-    evaluate_every: int = 1
-    checkpoint_every: int = 5
-    seed: int = 42
+    rounds: int = option(15, "round limit", low=1, unit="rounds")
+    evaluate_every: int = option(1, "rounds between evaluations", low=1, unit="rounds")
+    checkpoint_every: int = option(5, "rounds between checkpoints", low=1, unit="rounds")
+    seed: int = option(42, "root of every random stream of the run", on_command_line=False, low=0)
 
     def problems(self, dataset: HospitalDataset | None = None) -> list[Problem]:
         """Every clash in the plan; with `dataset`, also those that depend on its hospitals."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan.parts import MECHANISMS
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ def problems(plan: Plan) -> list[Problem | None]:
         else:
             feedback = direction == "upload" and plan.error_feedback
             found.extend(chains[direction].usage_problems(direction=direction, error_feedback=feedback))
-    if plan.skip_below is not None:
-        remedy = "give the L2 norm below which an update is not worth sending"
-        found.append(in_range("skip_below", plan.skip_below, low=0.0, low_open=True, remedy=remedy))
     if "upload" in chains:
         found.extend(_upload(plan, chains["upload"]))
     return found
@@ -43,15 +40,10 @@ def problems(plan: Plan) -> list[Problem | None]:
 def _link(plan: Plan) -> list[Problem | None]:
     link = plan.link
     found: list[Problem | None] = []
-    for name in ("uplink_mbps", "downlink_mbps"):
-        if getattr(link, name) is not None:
-            remedy = "give a speed in megabits per second"
-            found.append(in_range(name, getattr(link, name), low=0.0, low_open=True, remedy=remedy))
     if (link.uplink_mbps is None) != (link.downlink_mbps is None):
         bound = "a round needs both directions"
         remedy = "give --uplink_mbps and --downlink_mbps, or neither"
         found.append(Problem("uplink_mbps, downlink_mbps", (link.uplink_mbps, link.downlink_mbps), bound, remedy))
-    found.append(in_range("latency_ms", link.latency_ms, low=0.0, remedy="give a delay in milliseconds"))
     if link.latency_ms and not link.stated:
         bound = "is only used with a stated link"
         found.append(Problem("latency_ms", link.latency_ms, bound, "give --uplink_mbps and --downlink_mbps too"))

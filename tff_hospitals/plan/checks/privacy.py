@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tff_hospitals.foundations.validation import Problem, in_range, one_of, whole_number
-from tff_hospitals.plan.discretisation import LARGEST_BITS, SMALLEST_BITS
-from tff_hospitals.plan.parts import CLIP_STYLES, DISTRIBUTED, MECHANISMS, ZEROING, ZEROING_MECHANISMS
+from tff_hospitals.foundations.validation import Problem, one_of
+from tff_hospitals.plan import options
+from tff_hospitals.plan.parts import DISTRIBUTED, MECHANISMS
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -40,83 +40,41 @@ def known_name(name: str, value: object, known: Iterable[str]) -> Problem | None
     return Problem(name, value, f"must be one of {', '.join(sorted(known))}: {_WHY_NO_FACTORISATION}", remedy)
 
 
-def unused(name: str, value: object, needs: str) -> Problem:
-    """A setting that the rest of the plan ignores."""
-    return Problem(name, value, f"is only used with {needs}", f"drop it or choose {needs}")
-
-
-def privacy_problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
+def privacy_problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
     """All clashes of a plan's privacy; with `dataset` also whether any noise reaches the target there."""
     privacy = plan.privacy
-    found = [
-        known_name("mechanism", privacy.mechanism, MECHANISMS),
-        one_of("clip_style", privacy.clip_style, CLIP_STYLES),
-        one_of("conversion", privacy.meant_in, ("rdp", "pld", "gaussian_exact")),
-        *_shared_settings(plan),
-    ]
-    if privacy.delta is not None:
-        found.append(
-            in_range(
-                "delta", privacy.delta, low=0.0, low_open=True, high=1.0, high_open=True, remedy="give 1e-3 or smaller"
+    found = [known_name("mechanism", privacy.mechanism, MECHANISMS), known_name("outer", privacy.outer, OUTER)]
+    if privacy.mechanism != "none":
+        found += [*_undecided_noise(plan), *_mechanism_settings(plan)]
+        steps_known = (plan.client.local_epochs is None) != (plan.client.local_steps is None)
+        settled = steps_known and not any(found) and not options.problems(plan)
+        if privacy.hospital_level().unit == "hospital" and plan.weighting == "records":
+            found.append(
+                Problem(
+                    "weighting",
+                    plan.weighting,
+                    "hospital-level privacy needs equal weights: a mean weighted by records lets one large hospital "
+                    "move the result further than the noise is scaled for",
+                    "set --weighting=equal",
+                )
             )
-        )
-    if privacy.target_epsilon is not None:
-        found.append(
-            in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy="give a positive epsilon")
-        )
-    if privacy.mechanism == "none":
-        for name in ("noise_multiplier", "target_epsilon"):
-            if getattr(privacy, name) is not None:
-                found.append(unused(name, getattr(privacy, name), "a private mechanism such as dp_sgd"))
-        return found
-    found += _mechanism_settings(plan)
-    found.append(
-        in_range(
-            "clip_norm",
-            privacy.clip_norm,
-            low=0.0,
-            low_open=True,
-            remedy="give a finite positive clip norm: noise is scaled by it",
-        )
-    )
-    if (privacy.noise_multiplier is None) == (privacy.target_epsilon is None):
-        found.append(
-            Problem(
-                "noise_multiplier, target_epsilon",
-                (privacy.noise_multiplier, privacy.target_epsilon),
-                "exactly one of the two decides the noise",
-                "give --target_epsilon, or --noise_multiplier and read epsilon from the ledger",
-            )
-        )
-    if privacy.noise_multiplier is not None:
-        found.append(
-            in_range("noise_multiplier", privacy.noise_multiplier, low=0.0, remedy="give 0 (clipping alone) or more")
-        )
-    adaptive = privacy.mechanism == "adaptive_clip" or privacy.clip_style == "adaptive"
-    if adaptive or privacy.zeroing == "quantile" or privacy.outer == "adaptive_clip":
-        found.append(
-            in_range("clip_quantile", privacy.clip_quantile, low=0.0, high=1.0, remedy="give a quantile such as 0.5")
-        )
-        found.append(
-            in_range("clip_learning_rate", privacy.clip_learning_rate, low=0.0, remedy="give a rate such as 0.2")
-        )
-    elif privacy.clipped_count_stddev is not None:
-        found.append(unused("clipped_count_stddev", privacy.clipped_count_stddev, "adaptive clipping or zeroing"))
-    if privacy.unit != "record" and privacy.clip_style != "flat":
-        found.append(unused("clip_style", privacy.clip_style, "mechanism=dp_sgd"))
-    if privacy.hospital_level().unit == "hospital" and plan.weighting == "records":
-        found.append(
-            Problem(
-                "weighting",
-                plan.weighting,
-                "hospital-level privacy needs equal weights: a mean weighted by records lets one large hospital move "
-                "the "
-                "result further than the noise is scaled for",
-                "set --weighting=equal",
-            )
-        )
-    if dataset is not None:
-        found.extend(_feasible(plan, dataset))
+        if settled and dataset is not None:
+            from tff_hospitals.plan import noise as noise_plan
+
+            found += noise_plan.problems(plan, dataset)
+    return [problem for problem in found if problem is not None]
+
+
+def _undecided_noise(plan: Plan) -> list[Problem]:
+    """Noise that is given twice or not at all."""
+    found = []
+    for prefix, needed, words in (("", True, "the noise"), ("outer_", plan.privacy.outer != "none", "the outer noise")):
+        names = f"{prefix}noise_multiplier", f"{prefix}target_epsilon"
+        values = tuple(getattr(plan.privacy, name) for name in names)
+        if needed and (values[0] is None) == (values[1] is None):
+            bound = f"exactly one of the two decides {words}"
+            remedy = f"give --{names[1]}, or --{names[0]} and read epsilon from the ledger"
+            found.append(Problem(", ".join(names), values, bound, remedy))
     return found
 
 
@@ -136,61 +94,21 @@ def secure_noise_problems(
     return found
 
 
-def _shared_settings(plan: Plan) -> list[Problem | None]:
-    """Settings that also mean something without a mechanism."""
-    privacy = plan.privacy
-    found = [
-        one_of("zeroing", privacy.zeroing, ZEROING),
-        known_name("outer", privacy.outer, OUTER),
-        whole_number("records_per_patient", privacy.records_per_patient, low=1, remedy="give the most per patient"),
-        in_range("selected_from", privacy.selected_from, low=1.0, remedy="give the mean number of runs of the sweep"),
-    ]
-    if privacy.summed_securely:
-        found.append(
-            in_range(
-                "secure_sum_bound",
-                privacy.secure_sum_bound,
-                low=0.0,
-                low_open=True,
-                remedy="give the largest coordinate that an update may have",
-            )
-        )
-    if privacy.zeroing in ZEROING and privacy.zeroing != "none":
-        if privacy.hospital_level().mechanism not in ZEROING_MECHANISMS:
-            found.append(unused("zeroing", privacy.zeroing, "mechanism=" + " or ".join(ZEROING_MECHANISMS)))
-        found.append(
-            in_range("zeroing_norm", privacy.zeroing_norm, low=0.0, low_open=True, remedy="give a positive bound")
-        )
-    if privacy.outer in OUTER and privacy.outer != "none" and privacy.unit != "record":
-        found.append(unused("outer", privacy.outer, "a record-level mechanism such as dp_sgd"))
-    return found
-
-
 def _mechanism_settings(plan: Plan) -> list[Problem | None]:
     """What single mechanisms need or cannot do."""
     privacy, cohort = plan.privacy, plan.cohort
     level = privacy.hospital_level()
     found: list[Problem | None] = []
-    if level.mechanism in DISTRIBUTED:
-        remedy = f"give {SMALLEST_BITS} to {LARGEST_BITS} bits"
-        bits = privacy.modulus_bits
-        found.append(whole_number("modulus_bits", bits, low=SMALLEST_BITS, high=LARGEST_BITS, remedy=remedy))
-        if cohort.kind == "poisson":
-            found.append(
-                Problem(
-                    "cohort",
-                    cohort.kind,
-                    f"{level.mechanism} divides its noise into one share per hospital, so their number must be known "
-                    "before the round",
-                    "set --cohort=all or fixed_size, or take fixed_clip",
-                )
-            )
-    if level.mechanism == "tree" and privacy.restart_every is not None:
+    if level.mechanism in DISTRIBUTED and cohort.kind == "poisson":
         found.append(
-            whole_number("restart_every", privacy.restart_every, low=1, remedy="give the rounds of one tree, 1 or more")
+            Problem(
+                "cohort",
+                cohort.kind,
+                f"{level.mechanism} divides its noise into one share per hospital, so their number must be known "
+                "before the round",
+                "set --cohort=all or fixed_size, or take fixed_clip",
+            )
         )
-    elif privacy.restart_every is not None:
-        found.append(unused("restart_every", privacy.restart_every, "mechanism=tree"))
     if privacy.mechanism == "dp_ftrl_local":
         if privacy.clip_style == "adaptive":
             found.append(
@@ -202,7 +120,8 @@ def _mechanism_settings(plan: Plan) -> list[Problem | None]:
                 )
             )
         if privacy.conversion == "pld" and privacy.selected_from > 1:
-            found.append(unused("selected_from", privacy.selected_from, "conversion=rdp"))
+            bound = "has no analysis of the choice of a winner by pld"
+            found.append(Problem("selected_from", privacy.selected_from, bound, "drop it or set --conversion=rdp"))
     if privacy.conversion == "gaussian_exact":
         sampled = privacy.mechanism == "dp_sgd" or (cohort.kind == "poisson" and privacy.mechanism != "local_dp")
         if sampled or level.mechanism in DISTRIBUTED or privacy.selected_from > 1:
@@ -229,57 +148,4 @@ def _mechanism_settings(plan: Plan) -> list[Problem | None]:
             bound = "a budget cannot be kept for the winner of a sweep: the loser's rounds count too"
             remedy = f"drop --{name} or --selected_from; --target_epsilon covers the selection"
             found.append(Problem(name, limit, bound, remedy))
-    if level.mechanism != "none" and privacy.outer != "none":
-        found.append(
-            in_range(
-                "outer_clip_norm",
-                privacy.outer_clip_norm,
-                low=0.0,
-                low_open=True,
-                remedy="give a finite positive clip norm: noise is scaled by it",
-            )
-        )
-        if (privacy.outer_noise_multiplier is None) == (privacy.outer_target_epsilon is None):
-            found.append(
-                Problem(
-                    "outer_noise_multiplier, outer_target_epsilon",
-                    (privacy.outer_noise_multiplier, privacy.outer_target_epsilon),
-                    "exactly one of the two decides the noise around the hospitals",
-                    "give --outer_target_epsilon or --outer_noise_multiplier",
-                )
-            )
-        for name in ("outer_noise_multiplier", "outer_target_epsilon"):
-            if getattr(privacy, name) is not None:
-                low_open = name == "outer_target_epsilon"
-                found.append(
-                    in_range(name, getattr(privacy, name), low=0.0, low_open=low_open, remedy="give a positive number")
-                )
     return found
-
-
-def _feasible(plan: Plan, dataset: HospitalDataset) -> list[Problem | None]:
-    """Whether any noise reaches the target with these hospitals."""
-    from tff_hospitals.plan import noise as noise_plan
-
-    if any(value is not None for value in (*_basic_ranges(plan), *_shared_settings(plan), *_mechanism_settings(plan))):
-        return []
-    return list(noise_plan.problems(plan, dataset))
-
-
-def _basic_ranges(plan: Plan) -> list[Problem | None]:
-    privacy = plan.privacy
-    return [
-        whole_number("rounds", plan.rounds, low=1, remedy=""),
-        whole_number("batch_size", plan.client.batch_size, low=1, remedy=""),
-        in_range("clip_norm", privacy.clip_norm, low=0.0, low_open=True, remedy=""),
-        None
-        if privacy.target_epsilon is None
-        else in_range("target_epsilon", privacy.target_epsilon, low=0.0, low_open=True, remedy=""),
-        None
-        if privacy.delta is None
-        else in_range("delta", privacy.delta, low=0.0, high=1.0, low_open=True, remedy=""),
-        Problem("noise", None, "", "") if privacy.noise_multiplier is None and privacy.target_epsilon is None else None,
-        Problem("steps", None, "", "")
-        if plan.client.local_epochs is None and plan.client.local_steps is None
-        else None,
-    ]
