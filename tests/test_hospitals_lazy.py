@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Part, load_dataset
-from tff_hospitals.hospitals.checks import Signature
 from tff_hospitals.hospitals.lazy import LazyPart, PartStore, lazy_hospital, load_part
 
 MANY = {"sites": 5, "records_per_site": 12, "features": 3, "test_records_per_site": 4}
@@ -87,7 +87,7 @@ def test_another_number_of_records_is_refused_by_name():
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_float_types_are_refused_by_name_when_they_are_read(dtype):
     make, _ = counting(4, dtype=dtype)
-    north = lazy_hospital("north", 4, 4, make, PartStore(), Signature((2,), "binary", 2))
+    north = lazy_hospital("north", 4, 4, make, PartStore(), ModelSignature((2,), 2, "binary"))
     with pytest.raises(InvalidInput, match=rf"(?s)train part of north.*{np.dtype(dtype).name}.*must be float32"):
         north.train.load()
 
@@ -97,7 +97,7 @@ def test_a_lazy_site_without_records_is_refused_before_anything_is_read():
 
     dataset = load_dataset("synthetic", **MANY, lazy=True)
     make, calls = counting(0)
-    empty = lazy_hospital("north", 0, 4, make, PartStore(), Signature((3,), "binary", 2))
+    empty = lazy_hospital("north", 0, 4, make, PartStore(), ModelSignature((3,), 2, "binary"))
     with pytest.raises(InvalidInput, match="training records of north"):
         replace(dataset, hospitals=(*dataset.hospitals, empty))
     assert calls == []

@@ -9,9 +9,9 @@ import pytest
 import toy
 
 from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Part, load_dataset
-from tff_hospitals.hospitals.checks import Signature
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
@@ -149,6 +149,6 @@ def test_a_lazy_site_that_breaks_its_word_is_refused_by_name_in_training():
     def short(site, word):
         return Part(np.zeros((5, 6), np.float32), np.zeros(5, np.int64))
 
-    liar = lazy_hospital("north", 9, 5, short, PartStore(), Signature((6,), "binary", 2))
+    liar = lazy_hospital("north", 9, 5, short, PartStore(), ModelSignature((6,), 2, "binary"))
     with pytest.raises(InvalidInput, match="train part of north=5: must be 9"):
         train(PLAN, dataclasses.replace(dataset, hospitals=(*dataset.hospitals, liar)))

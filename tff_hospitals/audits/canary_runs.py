@@ -24,7 +24,7 @@ from tff_hospitals.audits import canaries
 from tff_hospitals.audits.per_record import RecordGradients
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if, whole_number
-from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
+from tff_hospitals.hospitals import Hospital, HospitalDataset, Part
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.processes import composition
 from tff_hospitals.processes.rounds import HospitalRound

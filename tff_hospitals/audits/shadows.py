@@ -14,7 +14,7 @@ import numpy as np
 from tff_hospitals.audits.membership import Shadows
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if, whole_number
-from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
+from tff_hospitals.hospitals import Hospital, HospitalDataset, Part
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel

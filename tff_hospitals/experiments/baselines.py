@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from tff_hospitals.hospitals import load_dataset
-from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
+from tff_hospitals.hospitals import Hospital, HospitalDataset, Part, load_dataset
 from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from tff_hospitals.hospitals.batches import BatchSchedule
 from tff_hospitals.hospitals.catalogue import list_datasets, load_dataset
 from tff_hospitals.hospitals.cohorts import Cohorts
-from tff_hospitals.hospitals.dataset import NO_PREPROCESSING, Hospital, HospitalDataset, Part, Preprocessing, Scaler
+from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.encoding import decode
+from tff_hospitals.hospitals.hospital import NO_PREPROCESSING, Hospital, Part, Preprocessing, Scaler
 from tff_hospitals.hospitals.own_data import own_data
 from tff_hospitals.hospitals.partitions import PARTITIONS, Partition, partition
 from tff_hospitals.hospitals.schema import Feature, Schema, Target

@@ -11,13 +11,8 @@ import numpy as np
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if
 from tff_hospitals.hospitals.checks import one_class_warnings
-from tff_hospitals.hospitals.dataset import (
-    Hospital,
-    HospitalDataset,
-    Part,
-    Preprocessing,
-    Scaler,
-)
+from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.hospital import Hospital, Part, Preprocessing, Scaler
 from tff_hospitals.hospitals.partitions import PARTITIONS, partition
 from tff_hospitals.hospitals.preprocessing import Scaling, Site, prepare
 from tff_hospitals.hospitals.schema import Schema

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-
-if TYPE_CHECKING:
-    from tff_hospitals.hospitals.dataset import Hospital, HospitalDataset, Part
-
-
-class Signature(NamedTuple):
-    """What a part has to fit, where there is no data set yet."""
-
-    feature_shape: tuple[int, ...]
-    task: str
-    num_classes: int
-
+from tff_hospitals.hospitals.hospital import Hospital, Part
 
 # Rows of metrics.csv that are no hospital: a hospital of that name could not be told from them.
 RESERVED_IDS = ("pooled", "server")
@@ -42,13 +31,19 @@ def id_problem(name: str, hospital_id: str) -> Problem | None:
     return None
 
 
-def dataset_problems(dataset: HospitalDataset) -> list[Problem | None]:
-    """Empty, doubled and misshapen hospitals: everything that training would trip over later."""
-    if not dataset.hospitals:
+def hospitals_problems(hospitals: Sequence[Hospital], signature: ModelSignature, *, lazy: bool) -> list[Problem | None]:
+    """Empty, doubled and misshapen hospitals: everything that training would trip over later.
+
+    Args:
+      hospitals: of one data set.
+      signature: what their records must fit.
+      lazy: records are not in memory: they are checked when they are read.
+    """
+    if not hospitals:
         return [Problem("hospitals", 0, "must be at least one", "give a data set with hospitals")]
     found: list[Problem | None] = []
     seen: dict[str, str] = {}
-    for hospital in dataset.hospitals:
+    for hospital in hospitals:
         key = hospital.hospital_id.casefold()
         if key in seen:
             found.append(Problem("hospital_id", hospital.hospital_id, f"already taken by {seen[key]!r}", "rename one"))
@@ -64,17 +59,17 @@ def dataset_problems(dataset: HospitalDataset) -> list[Problem | None]:
                 )
             )
         for word, part in (("train", hospital.train), ("test", hospital.test)):
-            if not dataset.recipe:  # lazy parts are checked when they are read
-                found.extend(part_problems(f"{word} part of {hospital.hospital_id}", part, dataset))
+            if not lazy:
+                found.extend(part_problems(f"{word} part of {hospital.hospital_id}", part, signature))
     return found
 
 
-def part_problems(name: str, part: Part, dataset: HospitalDataset | Signature) -> list[Problem | None]:
+def part_problems(name: str, part: Part, signature: ModelSignature) -> list[Problem | None]:
     """Arrays of the wrong shape or type, values that are not finite, labels out of range."""
-    shape = (part.records, *dataset.feature_shape)
+    shape = (part.records, *signature.feature_shape)
     if part.features.shape != shape:
         return [Problem(f"features in {name}", part.features.shape, f"must have shape {shape}", "reshape them")]
-    wanted = np.float32 if dataset.task == "regression" else np.int64
+    wanted = np.float32 if signature.task == "regression" else np.int64
     found: list[Problem | None] = []
     if part.features.dtype != np.float32 or part.labels.dtype != wanted:
         types = (str(part.features.dtype), str(part.labels.dtype))
@@ -82,12 +77,14 @@ def part_problems(name: str, part: Part, dataset: HospitalDataset | Signature) -
     if not np.isfinite(part.features).all() or not np.isfinite(part.labels).all():
         found.append(Problem(f"values in {name}", "NaN or infinity", "must be finite", "fill or drop missing values"))
     if (
-        dataset.task != "regression"
+        signature.task != "regression"
         and part.records
-        and not 0 <= part.labels.min() <= part.labels.max() < dataset.num_classes
+        and not 0 <= part.labels.min() <= part.labels.max() < signature.num_classes
     ):
         span = (int(part.labels.min()), int(part.labels.max()))
-        found.append(Problem(f"labels in {name}", span, f"must lie in 0 to {dataset.num_classes - 1}", "renumber them"))
+        found.append(
+            Problem(f"labels in {name}", span, f"must lie in 0 to {signature.num_classes - 1}", "renumber them")
+        )
     return found
 
 

@@ -23,9 +23,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
-from tff_hospitals.hospitals.checks import Signature, part_problems
-from tff_hospitals.hospitals.dataset import Hospital, Part
+from tff_hospitals.hospitals.checks import part_problems
+from tff_hospitals.hospitals.hospital import Hospital, Part
 
 KEPT_BYTES = 4 * 2**20
 
@@ -78,7 +79,7 @@ class LazyPart(Part):
         records: int,
         make: Callable[[], Part],
         store: PartStore | None = None,
-        signature: Signature | None = None,
+        signature: ModelSignature | None = None,
     ):
         # The parent is a frozen dataclass: its fields are properties here.
         for field, value in (("name", name), ("_records", records), ("_make", make), ("_signature", signature)):
@@ -88,7 +89,7 @@ class LazyPart(Part):
     name: str
     _records: int
     _make: Callable[[], Part]
-    _signature: Signature | None
+    _signature: ModelSignature | None
     _store: PartStore
 
     @property
@@ -130,7 +131,7 @@ def lazy_hospital(
     test_records: int,
     make: Callable[[str, str], Part],
     store: PartStore,
-    signature: Signature,
+    signature: ModelSignature,
 ) -> Hospital:
     """A hospital whose arrays are made on access.
 

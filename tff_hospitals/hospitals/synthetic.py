@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import Problem, in_range, raise_if, whole_number
-from tff_hospitals.hospitals.checks import Signature, one_class_warnings
-from tff_hospitals.hospitals.dataset import NO_PREPROCESSING, Hospital, HospitalDataset, Part
+from tff_hospitals.hospitals.checks import one_class_warnings
+from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.hospital import NO_PREPROCESSING, Hospital, Part
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital
 from tff_hospitals.hospitals.partitions import site_ids
 from tff_hospitals.hospitals.secret import public_secret
@@ -91,7 +93,7 @@ def synthetic(
     store = PartStore()
     for site, count in of_site.items():
         if lazy:
-            signature = Signature(shape, task, num_classes)
+            signature = ModelSignature(shape, num_classes, task)
             hospitals.append(lazy_hospital(site, count, test_records_per_site, make, store, signature))
         else:
             hospitals.append(Hospital(site, make(site, "train"), make(site, "test")))

@@ -13,8 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.models.options import list_models, model_problems
-from tff_hospitals.models.signature import ModelSignature
 
 if TYPE_CHECKING:
     from tff_hospitals.models.functional import FunctionalModel

@@ -14,9 +14,9 @@ import tensorflow as tf
 from keras.src import backend as keras_backend
 from tensorflow.python.eager import context as eager_context
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.models import layer_tree
-from tff_hospitals.models.signature import ModelSignature
 
 # Building changes global state for a moment (seeds, layer names): one build at a time.
 FIXED_KEY = np.array([0, 0], np.int64)  # for weights that are replaced right away

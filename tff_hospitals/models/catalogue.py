@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import raise_if
 from tff_hospitals.models import keras_zoo, options, user_model
 from tff_hospitals.models.functional import FunctionalModel
 from tff_hospitals.models.low_rank import LowRankModel
-from tff_hospitals.models.signature import ModelSignature
 
 
 def build_model(name_or_path: str, signature: ModelSignature, **given: Any) -> FunctionalModel:

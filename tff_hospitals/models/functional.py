@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.models import building, group_norm, inspection, layer_tree, losses, saving
 from tff_hospitals.models.logits import as_logits
 from tff_hospitals.models.randomness import MissingKey, Rows
-from tff_hospitals.models.signature import ModelSignature
 from tff_hospitals.models.swapping import Override, Slots
 from tff_hospitals.models.tracing import autograph_enabled, plain_python
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tff_hospitals.models.signature import ModelSignature
+from tff_hospitals.foundations.signature import ModelSignature
 
 layers = tf.keras.layers
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.models import building, layer_tree, saving
 from tff_hospitals.models.functional import FunctionalModel
-from tff_hospitals.models.signature import ModelSignature
 
 
 class LowRankDense(tf.keras.layers.Layer):

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from tff_hospitals.foundations.signature import TASKS, ModelSignature
 from tff_hospitals.foundations.validation import Problem, in_range, one_of, whole_number
-from tff_hospitals.models.signature import TASKS, ModelSignature
 
 # name -> {option: default}. The builders in `keras_zoo` take exactly these.
 MODEL_OPTIONS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.models.options import accepted_keywords
-from tff_hospitals.models.signature import ModelSignature
 
 
 def load_builder(path: str, signature: ModelSignature) -> Callable[[], Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.hospitals.dataset import Part
+from tff_hospitals.hospitals.hospital import Part
 from tff_hospitals.hospitals.lazy import load_part
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import functools
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.hospitals import DataSecret, HospitalDataset, Part, Preprocessing, load_dataset
-from tff_hospitals.hospitals.checks import Signature
 from tff_hospitals.hospitals.lazy import PartStore, lazy_hospital, load_part
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Local:
 def rebuild(description: Description, data: DataPlan) -> HospitalDataset:
     """The same hospitals, whose records are read here when they are used."""
     about, local = description.about, Local(data)
-    signature = Signature(tuple(about["feature_shape"]), about["task"], about["num_classes"])
+    signature = ModelSignature(tuple(about["feature_shape"]), about["num_classes"], about["task"])
     store = PartStore()
     recognised: set[str] = set()  # records do not change under way: looked at once
 

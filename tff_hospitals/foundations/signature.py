@@ -1,4 +1,4 @@
-"""What a data set asks of a model, in three fields."""
+"""What a data set asks of a model, in three fields: what records, tasks and models are checked against."""
 
 from __future__ import annotations
 
