@@ -6,7 +6,6 @@ import pytest
 from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.plan.parts import StoppingPlan
 from tff_hospitals.training.checkpoints import KEEP, Checkpoint, CheckpointFolder, from_bytes, to_bytes
-from tff_hospitals.training.evaluation import area_under_curve
 from tff_hospitals.training.stopping import PlateauRule
 
 
@@ -66,19 +65,3 @@ def test_plateau_counts_evaluations_without_improvement():
     history = [0.5, 0.6, 0.605, 0.7, 0.7, 0.705]
     assert [rule.reason(history[:i]) is not None for i in range(1, 7)] == [False] * 5 + [True]
     assert PlateauRule(StoppingPlan()).reason([1.0] * 100) is None
-
-
-def test_auc_by_hand():
-    labels = np.array([0, 1, 1, 0])
-    assert area_under_curve(labels, np.array([0.1, 0.9, 0.8, 0.2])) == 1.0
-    assert area_under_curve(labels, np.array([0.9, 0.1, 0.2, 0.8])) == 0.0
-    assert area_under_curve(labels, np.full(4, 0.5)) == 0.5
-    assert np.isnan(area_under_curve(np.ones(4), np.arange(4.0)))
-
-
-def test_auc_is_the_share_of_ordered_pairs():
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 2, 60)
-    scores = generator.integers(0, 10, 60) / 10  # with ties
-    pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels == 1] for b in scores[labels == 0]]
-    assert area_under_curve(labels, scores) == pytest.approx(np.mean(pairs), abs=1e-12)

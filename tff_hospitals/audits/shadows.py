@@ -80,10 +80,8 @@ def outputs_of(
     from tff_hospitals.training.evaluation import Evaluator
 
     everyone = Hospital("everyone", Part(records.features, records.labels), Part(records.features, records.labels))
-    losses, _, scores = Evaluator(model, dataclasses.replace(dataset, hospitals=(everyone,))).predictions(
-        weights, frozen
-    )
-    return losses, scores
+    found = Evaluator(model, dataclasses.replace(dataset, hospitals=(everyone,))).predictions(weights, frozen)
+    return found.losses, found.scores
 
 
 def train_shadows(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.experiments import baselines
 from tff_hospitals.experiments.methods import Method
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.loop import build_model, train_seeds
+from tff_hospitals.training.metrics import Predictions, evaluate, summary_fields
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -64,8 +65,8 @@ class MethodRunner:
         if self.method.kind == "pooled":
             training, evaluated = baselines.pooled(self.plan.data, self.dataset)
             plans = [baselines.baseline_plan(plan, self.baseline_epochs) for plan in plans]
-            return [*self._train(plans, training, evaluated, on_start=on_start)]
-        return [*self._train(plans, self.dataset, None, on_start=on_start)]
+            return [row for row, _ in self._train(plans, training, evaluated, on_start=on_start)]
+        return [row for row, _ in self._train(plans, self.dataset, None, on_start=on_start)]
 
     def _train(
         self,
@@ -74,7 +75,8 @@ class MethodRunner:
         evaluated: HospitalDataset | None,
         hospital: str | None = None,
         on_start: Callable[[int], None] | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[tuple[dict[str, Any], Predictions]]:
+        """Summary rows of runs, and what their models say of every test record of the hospitals evaluated."""
         if self._model is None:
             self._model = build_model(plans[0], dataset)
         runs = train_seeds(
@@ -87,42 +89,31 @@ class MethodRunner:
             store_updates=self.store_updates,
             on_start=None if on_start is None else lambda number: on_start(plans[number].seed),
         )
-        return [{**run.summary, "label": self.method.label, **self._without_wire(run.summary)} for run in runs]
+        evaluator = Evaluator(self._model, dataset if evaluated is None else evaluated)
+        shared = {"label": self.method.label, **self._without_wire()}
+        return [({**run.summary, **shared}, evaluator.predictions(run.weights, run.frozen)) for run in runs]
 
-    def _without_wire(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+    def _without_wire(self) -> dict[str, Any]:
         """Baselines send nothing from round to round: a federation of one has no wire."""
         return {"bytes_up": 0, "bytes_down": 0, "curve": []} if self.method.kind != "federated" else {}
 
     def _alone(self, plans: Sequence[Plan], on_start: Callable[[int], None] | None = None) -> list[Mapping[str, Any]]:
         """Every hospital by itself; a row holds each hospital's own model on its own test records."""
         plans = [baselines.baseline_plan(plan, self.baseline_epochs) for plan in plans]
-        rows = {}
+        runs = {}
         for one in self.dataset.ids:
-            rows[one] = self._train(plans, baselines.alone(self.dataset, one), None, one, on_start)
+            runs[one] = self._train(plans, baselines.alone(self.dataset, one), None, one, on_start)
             on_start = None  # the seeds have started
-        return [self._row_of_hospitals({one: rows[one][i] for one in rows}) for i in range(len(plans))]
+        return [self._row_of_hospitals({one: runs[one][i] for one in runs}) for i in range(len(plans))]
 
-    def _row_of_hospitals(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        accuracy = {one: row["accuracy_per_hospital"][one] for one, row in rows.items()}
-        records = self.dataset.records(train=False)
-        total = sum(records.values())
-        pooled = sum(accuracy[one] * records[one] for one in accuracy if records[one]) / total if total else None
-        first = next(iter(rows.values()))
-        known = [value for value in accuracy.values() if not math.isnan(value)]
-        mean = sum(known) / len(known) if known else None
+    def _row_of_hospitals(self, runs: Mapping[str, tuple[Mapping[str, Any], Predictions]]) -> dict[str, Any]:
+        rows = [row for row, _ in runs.values()]
+        own = {one: predictions for one, (_, predictions) in runs.items()}
         return {
-            **first,
-            "accuracy_mean": mean,
-            "accuracy_per_seed": [mean],
-            "accuracy_per_hospital": accuracy,
-            "accuracy_pooled_mean": pooled,
-            "auc_mean": _mean([row["auc_mean"] for row in rows.values()]),
-            "loss_mean": _mean([row["loss_mean"] for row in rows.values()]),
-            "seconds_per_round": sum(row["seconds_per_round"] or 0.0 for row in rows.values()),
+            **rows[0],
+            **summary_fields(
+                {one: evaluate(found) for one, found in own.items()}, evaluate(Predictions.joined([*own.values()]))
+            ),
+            "seconds_per_round": sum(row["seconds_per_round"] or 0.0 for row in rows),
             "warnings": list(self.dataset.warnings),
         }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return sum(known) / len(known) if known else None

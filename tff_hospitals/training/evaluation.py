@@ -1,4 +1,4 @@
-"""Loss, accuracy and AUC of a model at every hospital, on all test records together, and on a server-held set.
+"""The metrics of a model at every hospital, on all test records together, and on a server-held set.
 
 Metrics are computed in float64 from the model's outputs, so they do not depend on how records were batched.
 """
@@ -6,7 +6,6 @@ Metrics are computed in float64 from the model's outputs, so they do not depend 
 from __future__ import annotations
 
 import collections
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from tff_hospitals.hospitals.hospital import Part
 from tff_hospitals.hospitals.lazy import load_part
+from tff_hospitals.training.metrics import Predictions, evaluate
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -37,15 +37,15 @@ class Evaluator:
 
     def __init__(self, model: FunctionalModel, dataset: HospitalDataset, server_held: Part | None = None):
         parts = [(hospital.hospital_id, hospital.test) for hospital in dataset.hospitals]
-        self._spans: dict[str, slice] = {}
+        self.spans: dict[str, slice] = {}
         position = 0
         for name, part in parts:
-            self._spans[name] = slice(position, position + part.records)
+            self.spans[name] = slice(position, position + part.records)
             position += part.records
-        self._spans[POOLED] = slice(0, position)
+        self.spans[POOLED] = slice(0, position)
         if server_held is not None:
             parts.append((SERVER, server_held))
-            self._spans[SERVER] = slice(position, position + server_held.records)
+            self.spans[SERVER] = slice(position, position + server_held.records)
         # Lazy test parts pass through one batch after the other; only labels and one row of results stay.
         self._parts = [part for _, part in parts] if dataset.recipe else [_together(parts)]
         self._task = model.task
@@ -55,31 +55,22 @@ class Evaluator:
         """Metrics by scope: every hospital id, `pooled`, and `server` if there is one.
 
         Returns:
-          {scope: {"loss", "accuracy", "auc", "records"}}; a metric that the records do not define is NaN (AUC of a
-          test part with one class, accuracy of a regression).
+          {scope: {metric: value, ..., "records": count}} with the metrics of the task (`metrics.METRICS`); what the
+          records do not define is NaN.
         """
-        losses, correct, scores = self.predictions(weights, frozen)
+        found = self.predictions(weights, frozen)
         return {
-            scope: {
-                "loss": _mean(losses[span]),
-                "accuracy": _mean(correct[span]),
-                "auc": area_under_curve(self._labels[span], scores[span]) if self._task != "regression" else math.nan,
-                "records": float(len(losses[span])),
-            }
-            for scope, span in self._spans.items()
+            scope: {**evaluate(found[span]), "records": float(len(found[span]))} for scope, span in self.spans.items()
         }
 
-    def predictions(self, weights: tuple, frozen: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Loss, correctness (0 or 1) and score of every record, hospitals in order."""
+    def predictions(self, weights: tuple, frozen: tuple) -> Predictions:
+        """What the model says about every test record, hospitals in order (`spans` says whose are whose)."""
         found = []
-        labels = []
         for batch in _batches(self._parts):
-            found.append([value.numpy() for value in self._predict(weights, frozen, batch.features, batch.labels)])
-            labels.append(batch.labels)
-        self._labels = np.concatenate(labels) if labels else np.zeros([0], np.int64)
-        if not found:
-            return np.zeros([0]), np.zeros([0]), np.zeros([0])
-        return tuple(np.concatenate(column).astype(np.float64) for column in zip(*found))
+            outcome = self._predict(weights, frozen, batch.features, batch.labels)
+            found.append([batch.labels, *(value.numpy() for value in outcome)])
+        columns = [np.concatenate(column) for column in zip(*found)] if found else [np.zeros([0])] * 4
+        return Predictions(self._task, *columns)
 
 
 def _together(parts: Sequence[tuple[str, Part]]) -> Part:
@@ -126,32 +117,3 @@ def _predictor(model: FunctionalModel) -> Any:
         while len(_functions) > _KEPT_FUNCTIONS:
             _functions.popitem(last=False)
     return _functions[key][1]
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else math.nan
-
-
-def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve; ties count half; mean over classes (one against the rest) for several classes.
-
-    Args:
-      labels: [records] class numbers.
-      scores: [records] probability of class 1, or [records, classes].
-
-    Returns:
-      A value in [0, 1], or NaN when a class that is scored has no records or all of them.
-
-    >>> area_under_curve(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
-    0.75
-    """
-    if scores.ndim == 2:
-        return float(np.mean([area_under_curve(labels == c, scores[:, c]) for c in range(scores.shape[1])]))
-    positive = labels.astype(bool)
-    count = int(positive.sum())
-    others = len(labels) - count
-    if count == 0 or others == 0:
-        return math.nan
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # mid-ranks, 1-based
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))

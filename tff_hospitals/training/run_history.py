@@ -12,6 +12,7 @@ from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.byte_counts import ByteCounts
 from tff_hospitals.training.evaluation import POOLED
+from tff_hospitals.training.metrics import METRICS
 from tff_hospitals.training.signal_to_noise import SignalToNoise
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ METRIC_COLUMNS = (
     "bytes_down",
     "bytes_up",
     "signal_to_noise",
+    *(name for name in METRICS if name not in ("loss", "accuracy", "auc")),
 )
 _ROWS_EVERY_ROUND = 64  # with more hospitals than this, rows per hospital are written at evaluations only
 
@@ -173,7 +175,7 @@ class RunHistory:
             self.metric_rows.append({name: _finite(value) for name, value in row.items()})
         if evaluation:
             self.last_evaluation = {scope: dict(values) for scope, values in evaluation.items()}
-            self.monitored.append(float(evaluation[POOLED][self._plan.stopping.metric]))
+            self.monitored.append(float(evaluation[POOLED].get(self._plan.stopping.metric, math.nan)))
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain JSON types."""

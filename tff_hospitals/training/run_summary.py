@@ -10,7 +10,8 @@ from tff_hospitals.accounting.certificate import certify
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.parts import MECHANISMS
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.training.evaluation import POOLED
+from tff_hospitals.training.evaluation import POOLED, SERVER
+from tff_hospitals.training.metrics import METRICS, mean_of, summary_fields
 from tff_hospitals.training.run_history import RunHistory
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ def summary_row(
     runtime: str,
 ) -> dict[str, Any]:
     """The fields that comparison tables are made of, for one run."""
-    by_hospital = {
-        scope: values for scope, values in history.last_evaluation.items() if scope not in (POOLED, "server")
-    }
+    by_hospital = {scope: values for scope, values in history.last_evaluation.items() if scope not in (POOLED, SERVER)}
     pooled = history.last_evaluation.get(POOLED, {})
     private = noise.unit != "none"
     conversion = history.stated_in(noise)
@@ -62,15 +61,7 @@ def summary_row(
         "adjacency": noise.adjacency if private else None,
         "conversion": conversion if private else "rdp",
         "noise_multiplier_per_hospital": dict(noise.multipliers) if private else {},
-        "accuracy_mean": _mean(by_hospital, "accuracy"),
-        "accuracy_sd": None,
-        "accuracy_pooled_mean": pooled.get("accuracy"),
-        "accuracy_pooled_sd": None,
-        "accuracy_per_hospital": {name: values["accuracy"] for name, values in by_hospital.items()},
-        "accuracy_sd_per_hospital": {},
-        "auc_mean": _mean(by_hospital, "auc"),
-        "loss_mean": _mean(by_hospital, "loss"),
-        "accuracy_per_seed": [_mean(by_hospital, "accuracy")],
+        **summary_fields(by_hospital, pooled),
         "bytes_up": sum(history.bytes_up.values()),
         "bytes_down": sum(history.bytes_down.values()),
         "seconds_per_round": sum(settled) / len(settled) if settled else None,
@@ -185,35 +176,25 @@ def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, history: RunHis
     return worst if math.isfinite(worst) else None
 
 
-def _mean(by_hospital: Mapping[str, Mapping[str, float]], name: str) -> float | None:
-    """Mean over the hospitals that have the metric."""
-    values = [values[name] for values in by_hospital.values() if values[name] == values[name]]
-    return sum(values) / len(values) if values else None
-
-
 def curve(history: RunHistory, conversion: str = "rdp") -> list[dict[str, Any]]:
-    """Accuracy (mean over hospitals), epsilon as the run states it, and bytes at every evaluated round.
+    """Every metric (mean over hospitals), epsilon as the run states it, and bytes at every evaluated round.
 
     Of Gaussian noise without sampling the loss distribution is known in closed form, so that `epsilon_pld` is exact.
     """
     column = "epsilon_rdp" if conversion == "rdp" else "epsilon_pld"
-    accuracies: dict[int, list[float]] = {}
-    points = []
+    values: dict[tuple[int, str], list[float | None]] = {}
     for row in history.metric_rows:
-        number = row["round"]
-        if row["hospital"] == POOLED:
-            if row.get("loss") is not None:
-                values = accuracies.get(number, [])
-                points.append(
-                    {
-                        "round": number,
-                        "epsilon": row.get(column),
-                        "accuracy_mean": sum(values) / len(values) if values else None,
-                        "accuracy_sd": None,
-                        "bytes_up": row["bytes_up"],
-                        "bytes_down": row["bytes_down"],
-                    }
-                )
-        elif row["hospital"] != "server" and row.get("accuracy") is not None:
-            accuracies.setdefault(number, []).append(row["accuracy"])
-    return points
+        if row["hospital"] not in (POOLED, SERVER):
+            for name in METRICS:
+                values.setdefault((row["round"], name), []).append(row.get(name))
+    return [
+        {
+            "round": row["round"],
+            "epsilon": row.get(column),
+            **{f"{name}_mean": mean_of(values.get((row["round"], name), ())) for name in METRICS if name in row},
+            "bytes_up": row["bytes_up"],
+            "bytes_down": row["bytes_down"],
+        }
+        for row in history.metric_rows
+        if row["hospital"] == POOLED and row.get("loss") is not None
+    ]
