@@ -23,6 +23,7 @@ if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout tha
 from absl import flags
 
 from tff_hospitals.experiments import command
+from tff_hospitals.plan import review
 
 FLAGS = flags.FLAGS
 
@@ -157,7 +158,7 @@ def distributed(dataset: Any, base: Any, seeds: int) -> list[dict[str, Any]]:
     for bits in (20, 16, 14, 12):
         privacy = {"mechanism": "discrete_gaussian", "clip_norm": 1.0, "noise_multiplier": 0.05, "modulus_bits": bits}
         plan = base.replace(weighting="equal", privacy=privacy)
-        if plan.problems(dataset) or _refuses(plan, dataset, model):
+        if review.problems(plan, dataset) or _refuses(plan, dataset, model):
             rows.append({"part": "distributed", "setting": f"{bits} bits: refused, the sum would overflow"})
             print(rows[-1]["part"], rows[-1]["setting"], flush=True)
             continue

@@ -26,6 +26,7 @@ if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout tha
 from absl import flags
 
 from tff_hospitals.experiments import command
+from tff_hospitals.plan import review
 
 FLAGS = flags.FLAGS
 RECORD_LEVEL = ("dp_sgd", "dp_sgd_per_layer", "dp_sgd_adaptive", "dp_sgd_automatic", "dp_ftrl_local")
@@ -99,9 +100,9 @@ def tuned(method: Any, base: Any, dataset: Any, model: Any, epsilons: tuple[floa
             rate = factor * base.client.learning_rate
             setting = base.replace(client={"learning_rate": rate}, privacy={"clip_norm": clip_norm})
             plan = method.plan(setting, middle)
-            if plan.problems(small):
+            if review.problems(plan, small):
                 plan = method.plan(setting, largest)
-            if plan.problems(small):
+            if review.problems(plan, small):
                 continue
             runs = [train(plan.replace(seed=seed), small, model=model, evaluate_on=judge) for seed in TUNING_SEEDS]
             accuracy = sum(run.summary["accuracy_pooled_mean"] for run in runs) / len(runs)
@@ -121,7 +122,7 @@ def cell(
         base = base.replace(client={"learning_rate": best["learning_rate"]}, privacy={"clip_norm": best["clip_norm"]})
     plan = method.plan(base, epsilon)
     found: dict[str, Any] = {"method": method.name, "label": method.label, "target_epsilon": epsilon}
-    problems = plan.problems(dataset)
+    problems = review.problems(plan, dataset)
     if problems:
         return {**found, "vacuous": "; ".join(str(problem) for problem in problems)}
     started = time.perf_counter()

@@ -6,13 +6,14 @@ import pytest
 
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.hospitals import load_dataset
+from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 
 PRIVATE = {"mechanism": "fixed_clip", "noise_multiplier": 1.0}
 
 
 def refused(**changes):
-    return {problem.name: problem for problem in Plan().replace(**changes).problems()}
+    return {problem.name: problem for problem in review.problems(Plan().replace(**changes))}
 
 
 @pytest.mark.parametrize(
@@ -70,15 +71,15 @@ def test_both_chains_are_read_before_anything_is_said():
 def test_what_a_clip_does_to_an_encoder_is_said():
     dataset = load_dataset("heart_disease")
     plan = Plan(weighting="equal", upload="rotate,quantize:4").replace(privacy=PRIVATE)
-    assert plan.problems(dataset) == []
-    assert any("clipped again" in words for words in plan.warnings(dataset))
+    assert review.problems(plan, dataset) == []
+    assert any("clipped again" in words for words in review.warnings(plan, dataset))
     biased = Plan(upload="topk:0.01")
-    assert any("is biased" in words for words in biased.warnings(dataset))
-    assert not any("is biased" in words for words in biased.replace(error_feedback=True).warnings(dataset))
+    assert any("is biased" in words for words in review.warnings(biased, dataset))
+    assert not any("is biased" in words for words in review.warnings(biased.replace(error_feedback=True), dataset))
 
 
 def test_registered_methods_with_encoders_are_sound():
     encoded = [method for method in METHODS.values() if "upload" in method.changes]
     assert len(encoded) >= 5
     for method in encoded:
-        assert method.plan(Plan(), 5.0).problems() == []
+        assert review.problems(method.plan(Plan(), 5.0)) == []

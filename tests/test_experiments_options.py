@@ -13,7 +13,8 @@ from tff_hospitals.experiments import flag_groups, presets
 from tff_hospitals.experiments.comparison import Comparison
 from tff_hospitals.experiments.methods import METHODS, default_methods, find_methods
 from tff_hospitals.foundations.validation import InvalidInput
-from tff_hospitals.plan import options
+from tff_hospitals.plan import options, review
+from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 
 
@@ -47,7 +48,7 @@ def test_what_is_declared_of_an_option_is_checked(option):
     for value in outside:
         changes = {option.field: value}
         plan = Plan().replace(**({option.part: changes} if option.part else changes))
-        found = [problem for problem in options.problems(plan) if problem.name == option.flag]
+        found = [problem for problem in option_checks.problems(plan) if problem.name == option.flag]
         assert found, (option.flag, value)
         assert found[0].bound
         assert found[0].remedy
@@ -59,9 +60,11 @@ def test_what_is_off_by_default_is_refused_where_nothing_uses_it():
         value = list(option.choices())[-1] if option.choices is not None else values[option.kind]
         changes = {option.field: value}
         plan = Plan().replace(**({option.part: changes} if option.part else changes))
-        unused = f"is only used with {option.used.words}" in [problem.bound for problem in options.problems(plan)]
+        unused = f"is only used with {option_checks.needs(option)}" in [
+            problem.bound for problem in option_checks.problems(plan)
+        ]
         number = isinstance(option.default, (int, float)) and option.default is not False
-        assert unused is not (option.used.holds(plan) or number or option.flag == "delta"), option.flag
+        assert unused is not (option_checks.is_used(option, plan) or number or option.flag == "delta"), option.flag
 
 
 def test_epochs_replace_the_steps_of_a_preset_and_the_other_way_round():
@@ -74,14 +77,14 @@ def test_epochs_replace_the_steps_of_a_preset_and_the_other_way_round():
 def test_given_options_that_nothing_uses_are_listed():
     plain, private = Plan(), Plan().replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 1.0})
     given = {"clip_norm": 2.0, "server_beta_1": 0.5, "rounds": 3}
-    assert [problem.name for problem in options.unused([plain], given)] == ["--clip_norm", "--server_beta_1"]
-    assert [problem.name for problem in options.unused([plain, private], given)] == ["--server_beta_1"]
+    assert [problem.name for problem in option_checks.unused([plain], given)] == ["--clip_norm", "--server_beta_1"]
+    assert [problem.name for problem in option_checks.unused([plain, private], given)] == ["--server_beta_1"]
 
 
 def test_methods_change_plans_and_give_sound_ones():
     for name, method in METHODS.items():
         plan = method.plan(presets.preset("heart_disease"), 5.0)
-        assert plan.problems() == [], name
+        assert review.problems(plan) == [], name
         assert plan.method == name
         assert (plan.privacy.target_epsilon == 5.0) is method.private
     assert set(default_methods()) <= set(METHODS)
@@ -103,8 +106,8 @@ def test_matrix_factorisation_is_refused_with_the_reason_and_a_remedy(name):
     plan = Plan().replace(weighting="equal", privacy={"mechanism": name, "noise_multiplier": 1.0})
     outer = METHODS["dp_sgd_fixed_clip"].plan(Plan(), 5.0).replace(privacy={"outer": name})
     (method,) = caught.value.problems
-    (mechanism,) = [one for one in plan.problems() if one.name == "mechanism"]
-    (around,) = [one for one in outer.problems() if one.name == "outer"]
+    (mechanism,) = [one for one in review.problems(plan) if one.name == "mechanism"]
+    (around,) = [one for one in review.problems(outer) if one.name == "outer"]
     for problem in (method, mechanism, around):
         assert problem.value == name
         assert "fixed_clip" in problem.bound
@@ -114,7 +117,8 @@ def test_matrix_factorisation_is_refused_with_the_reason_and_a_remedy(name):
 
 
 def test_a_misspelt_mechanism_is_still_told_the_nearest():
-    (problem,) = [one for one in Plan().replace(privacy={"mechanism": "tre"}).problems() if one.name == "mechanism"]
+    (problem,) = review.problems(Plan().replace(privacy={"mechanism": "tre"}))
+    assert problem.name == "mechanism"
     assert "not offered" not in problem.bound
     assert "'tree'" in problem.remedy
 

@@ -15,11 +15,13 @@ from scipy import linalg, stats
 from tff_hospitals.accounting import tree_noise
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.plan.discretisation import discretise
-from tff_hospitals.plan.parts import DISTRIBUTED, MECHANISMS, ClientPlan, CohortPlan, PrivacyPlan
-from tff_hospitals.processes import discrete_noise, noise, noise_sources
-from tff_hospitals.processes.aggregators import base as aggregators
+from tff_hospitals.plan.mechanisms import MECHANISMS, HospitalLevel
+from tff_hospitals.plan.parts import ClientPlan, CohortPlan, PrivacyPlan
+from tff_hospitals.processes import discrete_noise, modular, noise, noise_sources
 from tff_hospitals.processes.aggregators import noise_shares, secure_sum
+from tff_hospitals.processes.aggregators.building import build_aggregator
 from tff_hospitals.processes.local_training import LocalTraining
+from tff_hospitals.processes.record_level.base import Batch
 from tff_hospitals.training.loop import build_model
 
 pytestmark = pytest.mark.tensorflow
@@ -28,12 +30,13 @@ SPECS = (tf.TensorSpec([3, 2], tf.float32), tf.TensorSpec([5], tf.float32))
 SIZE = 11
 HOSPITALS = 4
 KEY = np.array([3, 4], np.int64)
-LEVEL = [name for name, mechanism in MECHANISMS.items() if mechanism.unit == "hospital"]
+LEVEL = [name for name, mechanism in MECHANISMS.items() if isinstance(mechanism, HospitalLevel) and mechanism.private]
+SHARES = [name for name in LEVEL if MECHANISMS[name].noise_by == "shares"]
 VARIANTS = [
     *((name, {}) for name in LEVEL),
     ("adaptive_clip", {"zeroing": "quantile"}),
     ("fixed_clip", {"zeroing": "fixed", "zeroing_norm": 1e5}),
-    *((name, {"secure_sum": True}) for name in LEVEL if name not in DISTRIBUTED),
+    *((name, {"secure_sum": True}) for name in LEVEL if name not in SHARES),
     ("adaptive_clip", {"zeroing": "quantile", "secure_sum": True}),
 ]
 IDS = [name + "".join(f"-{key}" for key in options) for name, options in VARIANTS]
@@ -43,7 +46,7 @@ every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
 
 def build(name, options, noise_multiplier=0.0, hospitals=HOSPITALS, rounds=64, **more):
     privacy = PrivacyPlan(mechanism=name, **{**options, **more})
-    aggregator = aggregators.build_aggregator(SPECS, privacy, CohortPlan(), hospitals, rounds=rounds)
+    aggregator = build_aggregator(SPECS, privacy, CohortPlan(), hospitals, rounds=rounds)
     return aggregator, aggregator.initial_state(KEY, noise_multiplier)
 
 
@@ -75,7 +78,7 @@ def one_round(aggregator, state, updates, round_number=0):
 
 def rounding_of(aggregator, state):
     """The largest error that whole numbers bring into one coordinate of the mean."""
-    if isinstance(aggregator, noise_shares.Distributed):
+    if isinstance(aggregator, noise_shares.NoiseInShares):
         return float(np.sqrt(aggregator.dimension) / state["scale"])
     if isinstance(aggregator, secure_sum.SecureSum):
         parameters = aggregator.parameters(state)
@@ -115,7 +118,7 @@ def noise_of(name, options, multiplier, rounds, clip_norm=2.0):
     for number in range(rounds):
         sensitivity = float(state["clip_norm"])
         scale = float(state["noise_multiplier"]) * sensitivity  # the values' part where counts take the rest
-        if name in DISTRIBUTED:
+        if name in SHARES:
             scale = multiplier * float(state["norm_bound"]) / float(state["scale"])
         if name == "local_dp":
             scale *= np.sqrt(HOSPITALS)
@@ -174,7 +177,7 @@ def test_one_hospital_moves_the_unnoised_sum_by_at_most_the_stated_bound(name, o
     """Blanking a hospital out takes away exactly its contribution, whose norm is bounded whatever its data are."""
     aggregator, state = build(name, options, clip_norm=clip)
     parameters = aggregator.parameters(state)
-    if isinstance(aggregator, noise_shares.Distributed):
+    if isinstance(aggregator, noise_shares.NoiseInShares):
         quiet = aggregator.no_hospital_noise()
         shown = collections.OrderedDict(
             quiet,
@@ -191,9 +194,7 @@ def test_one_hospital_moves_the_unnoised_sum_by_at_most_the_stated_bound(name, o
         units = aggregator.inner.resolutions(parameters, aggregator.steps)
         sent = {
             part: tf.nest.map_structure(
-                lambda whole, part=part: (
-                    tf.cast(noise_shares.centred(whole, secure_sum.BITS), tf.float32) * units[part]
-                ),
+                lambda whole, part=part: tf.cast(modular.centred(whole, secure_sum.BITS), tf.float32) * units[part],
                 value,
             )
             for part, value in sent.items()
@@ -205,11 +206,11 @@ def test_one_hospital_moves_the_unnoised_sum_by_at_most_the_stated_bound(name, o
             assert abs(float(sent[part])) == 0.5
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, "local_dp"])
+@pytest.mark.parametrize("name", [*SHARES, "local_dp"])
 def test_noise_of_two_hospitals_is_uncorrelated_and_a_stolen_key_tells_nothing(name):
     specs = (tf.TensorSpec([4096], tf.float32),)
     privacy = PrivacyPlan(mechanism=name)
-    aggregator = aggregators.build_aggregator(specs, privacy, CohortPlan(), HOSPITALS)
+    aggregator = build_aggregator(specs, privacy, CohortPlan(), HOSPITALS)
     parameters = aggregator.parameters(aggregator.initial_state(KEY, 1.0))
     field = "delta" if name == "local_dp" else "share"
 
@@ -264,6 +265,10 @@ def element(work, steps=STEPS, records=20, batch=4, noise_multiplier=0.0, empty=
     )
 
 
+def batch_of(frame, features, labels, mask):
+    return Batch(features, labels, mask, (), None, frame["expected_batch"], frame["noise_multiplier"])
+
+
 def client_work(model, mechanism, style, clip_norm=2.0, **privacy):
     plan = PrivacyPlan(mechanism=mechanism, clip_style=style, clip_norm=clip_norm, **privacy)
     return LocalTraining(model, ClientPlan(learning_rate=0.1), plan, max_local_steps=STEPS)
@@ -313,16 +318,8 @@ def test_one_record_moves_the_sum_of_a_step_by_at_most_the_clip_norm(model, styl
     row = tf.zeros([work.noise_width])
 
     def total(mask):
-        gradients, _, _ = work._gradients(
-            weights_of(model),
-            frame,
-            features,
-            labels,
-            tf.constant(mask, tf.float32),
-            None,
-            row,
-            tf.constant(clip, tf.float32),
-        )
+        batch = batch_of(frame, features, labels, tf.constant(mask, tf.float32))
+        gradients, _, _ = work.rule.gradients(weights_of(model), batch, row, tf.constant(clip, tf.float32))
         return flat(gradients)
 
     without = np.ones(6)
@@ -341,10 +338,9 @@ def test_the_adaptive_norm_of_records_converges_to_their_median(model):
         model, weights_of(model), (), frame["features"], frame["labels"], mask, 1.0
     )
     clip = tf.constant(0.05)
+    batch = batch_of(frame, frame["features"], frame["labels"], mask)
     step = tf.function(
-        lambda clip: work._gradients(
-            weights_of(model), frame, frame["features"], frame["labels"], mask, None, tf.zeros([work.noise_width]), clip
-        )[2]
+        lambda clip: work.rule.gradients(weights_of(model), batch, tf.zeros([work.noise_width]), clip)[2]
     )
     for _ in range(150):
         clip = step(clip)
@@ -419,9 +415,9 @@ def test_the_rotation_is_tffs():
 
     values = np.random.default_rng(0).normal(size=64).astype(np.float32)
     theirs = hadamard.fast_walsh_hadamard_transform(tf.constant(values)[tf.newaxis])[0].numpy()
-    np.testing.assert_allclose(noise_shares.walsh_hadamard(tf.constant(values)).numpy(), theirs, rtol=1e-4, atol=1e-5)
-    again = noise_shares.walsh_hadamard(noise_shares.walsh_hadamard(tf.constant(values)))
-    np.testing.assert_allclose(again.numpy(), values, rtol=1e-4, atol=1e-5)
+    ours = modular.walsh_hadamard(tf.constant(values)[tf.newaxis])
+    np.testing.assert_allclose(ours[0].numpy() / 8.0, theirs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(modular.walsh_hadamard(ours)[0].numpy() / 64.0, values, rtol=1e-4, atol=1e-5)
 
 
 def test_our_grid_is_as_fine_as_tffs():

@@ -13,8 +13,9 @@ import toy
 from tff_hospitals.accounting import MechanismEvent, epsilon_of, tree_noise
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
-from tff_hospitals.plan.parts import DISTRIBUTED, MECHANISMS
+from tff_hospitals.plan.mechanisms import MECHANISMS
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.signal_to_noise import ratio
@@ -62,7 +63,7 @@ def names_of(problems):
 def test_the_noise_keeps_the_target_and_a_hundredth_less_would_not(name, few, many):
     dataset = hospitals_for(name, few, many)
     plan = plan_of(name)
-    assert plan.problems(dataset) == []
+    assert review.problems(plan, dataset) == []
     for part in noise_plan.make(plan, dataset).parts:
         for hospital, multiplier in part.multipliers.items():
             steps = noise_plan.steps_per_round(plan, dataset.hospital(hospital).train.records)
@@ -81,14 +82,15 @@ def test_a_run_stays_below_its_target_and_the_ledger_counts_what_was_done(name, 
     run = train(plan, dataset, model=model)
     summary, ledger = run.summary, run.ledger
     assert 0 < summary["epsilon"] <= 8.0 * (1 + 1e-9)
-    assert summary["unit"] == plan.privacy.unit
+    unit = mechanisms.of(plan.privacy).unit
+    assert summary["unit"] == unit
     for hospital in dataset.ids:
         steps = noise_plan.steps_per_round(plan, dataset.hospital(hospital).train.records)
-        if plan.privacy.unit == "record":
+        if unit == "record":
             assert ledger.steps("record", hospital) == plan.rounds * steps
         elif plan.privacy.mechanism == "local_dp":
             assert ledger.steps("hospital", hospital) == plan.rounds
-    if plan.privacy.unit == "hospital" and plan.privacy.mechanism != "local_dp":
+    if unit == "hospital" and plan.privacy.mechanism != "local_dp":
         assert ledger.steps("hospital") == plan.rounds
     if plan.privacy.outer != "none":
         assert summary["second_unit"] == "hospital"
@@ -103,7 +105,7 @@ def test_a_run_stays_below_its_target_and_the_ledger_counts_what_was_done(name, 
         assert summary["second_epsilon"] is None
     assert "Protected:" in summary["guarantee"]
     assert "Trust:" in summary["guarantee"]
-    simulated = plan.privacy.mechanism in DISTRIBUTED
+    simulated = mechanisms.of(plan.privacy).noise_by == "shares"
     assert any("secure sum is simulated" in warning for warning in summary["warnings"]) is simulated
     assert ("only simulated" in summary["guarantee"]) is simulated
 
@@ -299,26 +301,26 @@ def test_the_measured_ratio_is_that_of_the_unnoised_update():
     ],
 )
 def test_bad_input_is_refused_with_value_bound_and_remedy(name, changes, problem, said, few):
-    found = plan_of(name).replace(**changes).problems(few)
+    found = review.problems(plan_of(name).replace(**changes), few)
     (one,) = [item for item in found if item.name == problem]
     assert said in one.bound
     assert one.remedy
 
 
 def test_adaptive_clipping_over_few_hospitals_names_the_largest_feasible_noise(few):
-    (one,) = plan_of("adaptive_clip").problems(few)
+    (one,) = review.problems(plan_of("adaptive_clip"), few)
     assert "must stay below 0.3 " in one.bound  # 3 hospitals / 10
     assert one.value > 0.3
-    (both,) = plan_of("adaptive_clip_zeroing").problems(few)
+    (both,) = review.problems(plan_of("adaptive_clip_zeroing"), few)
     assert "must stay below 0.212132 " in both.bound
 
 
 def test_a_count_that_takes_most_of_the_privacy_is_warned_about(many):
     plan = plan_of("adaptive_clip", privacy={"target_epsilon": None, "noise_multiplier": 3.8})  # the limit is 4
-    (said,) = [text for text in plan.warnings(many) if "takes most of the privacy" in text]
+    (said,) = [text for text in review.warnings(plan, many) if "takes most of the privacy" in text]
     assert "updates get 3.2 times the noise" in said  # 1 / sqrt(1 - 0.95**2)
     easy = plan.replace(privacy={"clipped_count_stddev": 6.1})
-    assert not any("takes most of the privacy" in text for text in easy.warnings(many))
+    assert not any("takes most of the privacy" in text for text in review.warnings(easy, many))
 
 
 def test_a_model_of_another_size_is_refused_where_the_sensitivity_depends_on_it(few):
@@ -331,25 +333,25 @@ def test_a_winner_with_noised_preprocessing_has_no_calibration(few):
     released = {"kind": "gaussian", "noise_multiplier": 5.0, "unit": "record", "count": 1}
     preprocessing = dataclasses.replace(few.preprocessing, events=(released,))
     noised = dataclasses.replace(few, preprocessing=preprocessing)
-    (one,) = plan_of("dp_sgd", privacy={"selected_from": 5.0}).problems(noised)
+    (one,) = review.problems(plan_of("dp_sgd", privacy={"selected_from": 5.0}), noised)
     assert one.name == "selected_from"
-    assert plan_of("dp_sgd").problems(noised) == []
+    assert review.problems(plan_of("dp_sgd"), noised) == []
 
 
 def test_an_overflowing_modulus_names_the_bits_that_suffice(few):
     plan = plan_of("skellam", privacy={"modulus_bits": 4})
-    (one,) = plan.problems(few)
+    (one,) = review.problems(plan, few)
     bits = int(one.remedy.split("=")[1].split()[0])
-    assert plan.replace(privacy={"modulus_bits": bits}).problems(few) == []
-    assert names_of(plan.replace(privacy={"modulus_bits": bits - 1}).problems(few)) == ["modulus_bits"]
+    assert review.problems(plan.replace(privacy={"modulus_bits": bits}), few) == []
+    assert names_of(review.problems(plan.replace(privacy={"modulus_bits": bits - 1}), few)) == ["modulus_bits"]
 
 
 @every_method
 def test_a_delta_that_gives_a_unit_away_is_warned_about(name, few, many):
     dataset = hospitals_for(name, few, many)
     plan = plan_of(name, privacy={"delta": 0.4})
-    assert plan.problems(dataset) == []
-    warned = [text for text in plan.warnings(dataset) if text.startswith("delta 0.4 is not below 1 / ")]
+    assert review.problems(plan, dataset) == []
+    warned = [text for text in review.warnings(plan, dataset) if text.startswith("delta 0.4 is not below 1 / ")]
     assert warned
     assert "Remedy" in warned[0]
 

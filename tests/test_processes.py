@@ -10,7 +10,7 @@ from scipy import stats
 from tff_hospitals.accounting import split_adaptive_noise
 from tff_hospitals.plan.parts import ClientPlan, CohortPlan, PrivacyPlan, ServerPlan
 from tff_hospitals.processes import client_optimizers, finalizers, noise
-from tff_hospitals.processes.aggregators import base as aggregators
+from tff_hospitals.processes.aggregators.building import build_aggregator
 
 pytestmark = pytest.mark.tensorflow
 
@@ -27,14 +27,14 @@ def aggregate(aggregator, state, updates, weights=None):
     parameters = aggregator.parameters(state)
     total = None
     for one, weight in zip(updates, weights):
-        contribution = aggregator.prepare(parameters, one, tf.constant(weight))
+        contribution = aggregator.prepare(parameters, one, tf.constant(weight), aggregator.no_hospital_noise())
         total = contribution if total is None else tf.nest.map_structure(tf.add, total, contribution)
     return aggregator.finish(state, total, aggregator.server_noise(state))
 
 
 def build(mechanism, hospitals=4, cohort=None, noise_multiplier=0.0, **privacy):
     plan = PrivacyPlan(mechanism=mechanism, **privacy)
-    aggregator = aggregators.build_aggregator(SPECS, plan, cohort or CohortPlan(), hospitals)
+    aggregator = build_aggregator(SPECS, plan, cohort or CohortPlan(), hospitals)
     return aggregator, aggregator.initial_state(KEY, noise_multiplier)
 
 
@@ -79,7 +79,9 @@ def test_one_hospital_moves_the_sum_by_at_most_the_clip_norm(mechanism):
         clip = 10 ** generator.uniform(-2, 2)
         aggregator, state = build(mechanism, clip_norm=clip)
         one = update(*(size * generator.normal(size=3)))
-        contribution = aggregator.prepare(aggregator.parameters(state), one, tf.constant(1e6))
+        contribution = aggregator.prepare(
+            aggregator.parameters(state), one, tf.constant(1e6), aggregator.no_hospital_noise()
+        )
         assert np.linalg.norm(flat(contribution["delta"])) <= clip * (1 + 1e-6)
 
 

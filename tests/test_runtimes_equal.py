@@ -15,7 +15,8 @@ import toy
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.plan import noise as noise_plan
-from tff_hospitals.plan.parts import CLIENT_OPTIMIZERS, MECHANISMS, SERVER_OPTIMIZERS
+from tff_hospitals.plan.mechanisms import MECHANISMS
+from tff_hospitals.plan.parts import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
 from tff_hospitals.runtimes import build_runtime

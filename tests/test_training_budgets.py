@@ -8,6 +8,7 @@ import toy
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.budgets import RoundBudgets, limits
 
@@ -49,7 +50,7 @@ def walk(plan, dataset, cohorts):
 
 
 def names(plan):
-    return [problem.name for problem in plan.problems()]
+    return [problem.name for problem in review.problems(plan)]
 
 
 def test_the_limit_holds_for_both_units_and_each_can_have_its_own(few):

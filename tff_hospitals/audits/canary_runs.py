@@ -25,6 +25,7 @@ from tff_hospitals.audits.per_record import RecordGradients
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if, whole_number
 from tff_hospitals.hospitals import Hospital, HospitalDataset, Part
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.processes import composition
 from tff_hospitals.processes.rounds import HospitalRound
@@ -358,4 +359,4 @@ def repeated_hospital(
 
 def plan_clip_norm(plan: Plan) -> float:
     """The clip norm of a plan's hospital-level mechanism."""
-    return float(plan.privacy.hospital_level().clip_norm)
+    return float(mechanisms.hospital_settings(plan.privacy).clip_norm)

@@ -14,6 +14,7 @@ import numpy as np
 from tff_hospitals.audits import membership, statistics
 from tff_hospitals.audits.reconstruction import choose_attack, rebuild
 from tff_hospitals.audits.threat_models import DEFENCES
+from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def defence_table(
     key = Streams.from_seed(plan.seed).child("model").key()
     rows = []
     for variant in variants(plan, epsilon):
-        if variant.plan.problems(dataset):
+        if review.problems(variant.plan, dataset):
             continue  # a target that these hospitals cannot reach is no defence here
         used = model
         chosen = variant.plan

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.processes import composition
 from tff_hospitals.training.round_inputs import RoundDrawer
@@ -45,7 +46,7 @@ def check_mechanism(plan: Plan, dataset: HospitalDataset, model: FunctionalModel
     """Every self-test that applies to the plan; an empty list without a mechanism."""
     found: list[Check] = []
     drawer = RoundDrawer(plan, dataset, noise_plan.make(plan, dataset))
-    if "record" in ledger.units() and plan.privacy.unit == "record":
+    if "record" in ledger.units() and mechanisms.record_level(plan.privacy) is not None:
         found += check_batches(drawer, dataset, ledger, range(min(plan.rounds, _ROUNDS)))
         found += check_record_noise(plan, dataset, model, drawer, ledger)
         found += [check_record_clipping(plan, dataset, model)]
@@ -156,7 +157,7 @@ def check_record_noise(
             scale = declared * plan.privacy.clip_norm * math.sqrt(steps) / one.schedule.expected_batch
             draws[name, number] = np.concatenate([part.ravel() for part in delta]) / max(scale, 1e-30)
     found = [_independence(draws)]
-    if plan.privacy.mechanism == "dp_sgd" and plan.privacy.clip_style != "adaptive":
+    if "record_noise" in mechanisms.of(plan.privacy).self_tests(plan.privacy):
         found.insert(0, _loudness("noise of the hospitals", np.concatenate(list(draws.values()))))
     return found
 
@@ -236,19 +237,20 @@ def check_server(plan: Plan, dataset: HospitalDataset, model: FunctionalModel, l
     state: Any = tf.nest.map_structure(tf.constant, aggregator.initial_state(key, noise.server_multiplier))
     far = tuple(tf.fill(spec.shape, 100.0) for spec in model.trainable_specs)
     clip_norm = plan_clip_norm(plan)
-    level = plan.privacy.hospital_level()
+    asked = mechanisms.hospital_level(plan.privacy).self_tests(plan.privacy)
     found = []
-    if level.mechanism in ("fixed_clip", "adaptive_clip", "tree"):
-        sent = aggregator.prepare(aggregator.parameters(state), far, tf.constant(1.0))["delta"]
+    if "update_clipping" in asked:
+        parameters = aggregator.parameters(state)
+        sent = aggregator.prepare(parameters, far, tf.constant(1.0), aggregator.no_hospital_noise())["delta"]
         size = float(tf.linalg.global_norm(list(sent)))
         words = f"a far-reaching update arrives with norm {size:.6g}, bound {clip_norm:g}"
         found.append(Check("updates are clipped", size <= clip_norm * (1 + 1e-4), None, words))
-    if level.mechanism not in ("fixed_clip", "adaptive_clip"):
+    if "server_noise" not in asked:
         return found
     declared = _declared_multiplier(ledger, "hospital", None if not ledger.hospital_ids("hospital") else dataset.ids[0])
     draws: dict[tuple[str, int], np.ndarray] = {}
     zero = parts.zero_contribution()
-    divisor = float(getattr(aggregator, "expected_cohort", None) or 1.0)
+    divisor = float(aggregator.setting.divisor(tf.constant(0.0)))
     for number in range(max(_ROUNDS, 400 // parts.client_work.scalars)):
         norm = float(state["clip_norm"])
         update, state, _ = aggregator.finish(state, zero, aggregator.server_noise(state))

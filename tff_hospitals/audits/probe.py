@@ -66,6 +66,7 @@ class Probe:
     ):
         import tensorflow as tf
 
+        from tff_hospitals.plan import mechanisms
         from tff_hospitals.plan import noise as noise_plan
         from tff_hospitals.processes import composition
 
@@ -82,7 +83,7 @@ class Probe:
                 "proximal_mu": 0.0,
             }
         )
-        if plan.privacy.unit == "record":  # the multiplier is handed over with each probe; no target is to be met here
+        if mechanisms.record_level(plan.privacy) is not None:  # each probe brings its multiplier: no target to meet
             simple = simple.replace(privacy={"target_epsilon": None, "noise_multiplier": 1.0})
         self._parts = composition.compose(simple, dataset, model)
         self._model, self._weights, self._frozen = model, weights, frozen

@@ -19,6 +19,7 @@ from tff_hospitals.audits.loading import LoadedRun, load_run
 from tff_hospitals.audits.threat_models import ATTACKS, THREAT_MODELS
 from tff_hospitals.foundations import files as records_lib
 from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
+from tff_hospitals.plan import mechanisms
 
 if TYPE_CHECKING:
     from tff_hospitals.audits.shadows import Records
@@ -341,7 +342,7 @@ def _promise(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
                 confidence=confidence,
             )
         )
-    if "record" in units and run.plan.privacy.mechanism == "dp_sgd":
+    if "record" in units and mechanisms.of(run.plan.privacy).attack == "repeated_record":
         epsilon, worst = run.ledger.worst_epsilon("record", _stated_in(run, "record"))
         hospital = worst or run.dataset.ids[0]
         from tff_hospitals.plan import noise as noise_plan

@@ -15,8 +15,9 @@ from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.runner import MethodRunner
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
+from tff_hospitals.plan import mechanisms, options, review
 from tff_hospitals.plan import noise as noise_plan
-from tff_hospitals.plan import options
+from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import seeds as seed_statistics
 from tff_hospitals.reports.rows import row_from_json
@@ -108,7 +109,7 @@ class Comparison:
         changed = options.apply(
             plan, {name: self.given[name] for name in self.given if name in shared or method.kind == "federated"}
         )
-        unused = {problem.name[2:] for problem in options.unused([changed], self.given)}
+        unused = {problem.name[2:] for problem in option_checks.unused([changed], self.given)}
         return {
             name: value
             for name, value in self.given.items()
@@ -139,7 +140,7 @@ def run(
     raise_if(comparison.problems())
     folder = pathlib.Path(run_dir)
     plans = comparison.method_plans()
-    raise_if(options.unused([plan for _, plan in plans], comparison.given))
+    raise_if(option_checks.unused([plan for _, plan in plans], comparison.given))
     dataset = baselines.load(plans[0][1].data)
     runners = [
         MethodRunner(
@@ -195,7 +196,7 @@ def _refuse_bad_plans(runners: Sequence[MethodRunner], refused: Mapping[int, tup
 
 def _vacuous(runner: MethodRunner) -> bool:
     """Whether the plan by itself is sound and only these hospitals make its target impossible."""
-    return runner.plan.privacy.unit == "hospital" and not runner.plan.problems()
+    return mechanisms.of(runner.plan.privacy).unit == "hospital" and not review.problems(runner.plan)
 
 
 def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float) -> dict[str, Any]:
@@ -204,11 +205,11 @@ def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float)
     row = {
         "method": runner.method.name,
         "label": runner.method.label,
-        "unit": privacy.unit,
+        "unit": mechanisms.of(privacy).unit,
         "target_epsilon": privacy.target_epsilon,
         "epsilon": None,
         "delta": delta,
-        "conversion": privacy.meant_in,
+        "conversion": mechanisms.meant_in(privacy),
         "rounds": 0,
         "stop_reason": "not run: the target is out of reach with these hospitals",
         "runtime": runner.runtime,
@@ -256,7 +257,7 @@ def _header(comparison: Comparison, dataset: HospitalDataset, plan: Plan) -> dic
         "rounds": comparison.given.get("rounds", plan.rounds),
         "target_epsilons": list(comparison.target_epsilons),
         "delta": noise_plan.delta_of(plan, dataset),
-        "adjacency": noise_plan.ADJACENCY["record"],
+        "adjacency": noise_plan.adjacency_of(plan.privacy),
         "conversion": comparison.given.get("conversion") or "rdp",
         "rows": [],
     }

@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.plan.checks.options import help_of
 from tff_hospitals.plan.options import Option, options_of
 from tff_hospitals.plan.plan import Plan
 
@@ -34,7 +35,7 @@ def define_plan_flags(also: Sequence[str] = ()) -> None:
       also: options that are a flag of this command alone, such as `seed`.
     """
     for option in plan_options(also):
-        _DEFINERS[option.kind](option.flag, None, option.words)
+        _DEFINERS[option.kind](option.flag, None, help_of(option))
     flags.DEFINE_multi_string("data_option", [], "name=value, an option of the data set or partition; may be repeated")
     flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model; may be repeated")
     flags.DEFINE_list(

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tff_hospitals.foundations.validation import raise_if
-from tff_hospitals.plan.checks.privacy import known_name
+from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan.mechanisms.not_offered import known_name
 from tff_hospitals.plan.plan import Plan
 
 
@@ -34,10 +35,10 @@ class Method:
     def plan(self, base: Plan, target_epsilon: float | None) -> Plan:
         """The preset plan changed into this method's; private methods take the target when no noise is given."""
         plan = base.replace(method=self.name, **self.changes)
-        if plan.privacy.mechanism != "none" and plan.privacy.noise_multiplier is None:
-            plan = plan.replace(privacy={"target_epsilon": target_epsilon})
-        if plan.privacy.outer != "none" and plan.privacy.outer_noise_multiplier is None:
-            plan = plan.replace(privacy={"outer_target_epsilon": target_epsilon})
+        for mechanism, settings in mechanisms.layers(plan.privacy):
+            if mechanism.private and settings.noise_multiplier is None:
+                target = "target_epsilon" if settings is plan.privacy else "outer_target_epsilon"
+                plan = plan.replace(privacy={target: target_epsilon})
         return plan
 
     @property

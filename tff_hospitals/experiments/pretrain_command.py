@@ -32,6 +32,7 @@ def define_flags() -> None:
 def run() -> None:
     """Trains in one place and saves the model."""
     from tff_hospitals.foundations.validation import Problem, raise_if
+    from tff_hospitals.plan import review
     from tff_hospitals.plan.plan import Plan
 
     if not FLAGS.output or not FLAGS.output.endswith(".keras"):
@@ -48,7 +49,7 @@ def run() -> None:
             "batch_size": 16,
         },
     )
-    raise_if(plan.problems())
+    raise_if(review.problems(plan))
     from tff_hospitals.experiments import baselines
     from tff_hospitals.models import save_keras
     from tff_hospitals.training.loop import train

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.experiments import baselines
 from tff_hospitals.experiments.methods import Method
+from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.loop import build_model, train_seeds
@@ -50,8 +51,8 @@ class MethodRunner:
     def problems(self) -> list[Any]:
         """What keeps this method from running here; a baseline is checked by the plan that it really runs."""
         if self.method.kind != "federated":
-            return baselines.baseline_plan(self.plan, self.baseline_epochs).problems()
-        return self.plan.problems(self.dataset)
+            return review.problems(baselines.baseline_plan(self.plan, self.baseline_epochs))
+        return review.problems(self.plan, self.dataset)
 
     def run(self, seed: int) -> Mapping[str, Any]:
         """Trains (or takes up again, or reads) one seed and returns its summary row."""

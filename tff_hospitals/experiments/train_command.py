@@ -8,6 +8,7 @@ import sys
 from absl import flags
 
 from tff_hospitals.experiments import command, flag_groups
+from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 
 FLAGS = flags.FLAGS
@@ -37,6 +38,7 @@ def plan_from_flags() -> Plan:
     from tff_hospitals.experiments.methods import METHODS, find_methods
     from tff_hospitals.foundations.validation import Problem, raise_if
     from tff_hospitals.plan import options
+    from tff_hospitals.plan.checks import options as option_checks
 
     (method,) = find_methods((FLAGS.aggregator,))
     given = flag_groups.given_options(also=_OWN)
@@ -47,7 +49,7 @@ def plan_from_flags() -> Plan:
         model={"options": flag_groups.model_options()},
     )
     plan = options.apply(method.plan(base, given.get("target_epsilon")), given)
-    found = options.unused([plan], given)
+    found = option_checks.unused([plan], given)
     if method.kind != "federated":
         federated = ", ".join(name for name, one in METHODS.items() if one.kind == "federated")
         found.append(
@@ -70,13 +72,13 @@ def run() -> None:
         raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
     plan = plan_from_flags()
     options = flag_groups.runtime_options()
-    raise_if(plan.problems())
+    raise_if(review.problems(plan))
     from tff_hospitals.experiments import baselines
     from tff_hospitals.reports import progress
 
     dataset = baselines.load(plan.data)
-    raise_if(plan.problems(dataset))
-    for text in plan.warnings(dataset):
+    raise_if(review.problems(plan, dataset))
+    for text in review.warnings(plan, dataset):
         print(f"warning: {text}", file=sys.stderr)
     from tff_hospitals.training.loop import train
 

@@ -1,4 +1,4 @@
-"""The plan of a run: frozen data, its checks, its noise and the events that it emits. No TensorFlow."""
+"""The plan of a run: frozen data, its mechanisms, its review, its noise and the events that it emits. No TensorFlow."""
 
 from __future__ import annotations
 

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 
 from tff_hospitals.accounting import MechanismEvent
 from tff_hospitals.accounting.epsilon import conversions_of
+from tff_hospitals.accounting.events import REPLACE_SPECIAL
 from tff_hospitals.foundations import files as records_lib
-from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.plan import planned_events as releases
-from tff_hospitals.plan.calibration import Calibration, Spent, calibrated, calibrated_grid
-from tff_hospitals.plan.parts import DISTRIBUTED, PrivacyPlan
+from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
+from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan.calibration import Calibration, Spent
+from tff_hospitals.plan.mechanisms import counts
+from tff_hospitals.plan.mechanisms.base import HospitalSetting, RecordSetting
+from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.plan.planned_events import Release
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
-
-ADJACENCY = {"record": "add_or_remove_one", "hospital": "replace_special"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class NoisePlan:
     delta: float
     multipliers: Mapping[str, float]
     releases: Mapping[str, Release]
-    adjacency: str = ADJACENCY["record"]
+    adjacency: str = REPLACE_SPECIAL
     second: NoisePlan | None = None
     conversion: str = "rdp"
 
@@ -73,12 +74,17 @@ def steps_per_round(plan: Plan, train_records: int) -> int:
     """Optimiser steps of a hospital with that many training records in one round."""
     if plan.client.local_steps is not None:
         return plan.client.local_steps
-    return int(plan.client.local_epochs or 1) * math.ceil(train_records / plan.client.batch_size)
+    return int(plan.client.local_epochs or 1) * batches_per_epoch(plan, train_records)
 
 
 def sampling_probability(plan: Plan, train_records: int) -> float:
     """Chance of each record to be in a DP-SGD step: one over the number of batches in an epoch."""
-    return 1.0 / math.ceil(train_records / plan.client.batch_size)
+    return 1.0 / batches_per_epoch(plan, train_records)
+
+
+def batches_per_epoch(plan: Plan, train_records: int) -> int:
+    """Steps in which a hospital with that many training records goes through them once."""
+    return math.ceil(train_records / plan.client.batch_size)
 
 
 def default_delta(dataset: HospitalDataset) -> float:
@@ -119,17 +125,13 @@ def make(plan: Plan, dataset: HospitalDataset) -> NoisePlan:
         bound = "has no calibration together with noised preprocessing, whose releases belong to every run of the sweep"
         remedy = "give --noise_multiplier and read epsilon from the ledger, or take --scaling=fixed_bounds"
         raise InvalidInput([Problem("selected_from", privacy.selected_from, bound, remedy)])
-    delta = delta_of(plan, dataset)
-    sizes = dataset.records()
-    if privacy.unit == "none":
-        return NoisePlan("none", delta, dict.fromkeys(sizes, 0.0), {})
-    adjacency = adjacency_of(privacy)
-    if privacy.unit == "hospital":
-        return _hospital_part(plan, privacy, dataset, delta, adjacency)
-    second = None
-    if privacy.outer != "none":
-        second = _hospital_part(plan, privacy.hospital_level(), dataset, delta, adjacency)
-    return _record_part(plan, dataset, delta, adjacency, second)
+    delta, adjacency = delta_of(plan, dataset), adjacency_of(privacy)
+    around = None
+    if mechanisms.hospital_level(privacy).private:
+        around = _hospital_part(plan, dataset, delta, adjacency)
+    if mechanisms.record_level(privacy) is not None:
+        return _record_part(plan, dataset, delta, adjacency, around)
+    return around or NoisePlan("none", delta, dict.fromkeys(dataset.records(), 0.0), {})
 
 
 def adjacency_of(privacy: PrivacyPlan) -> str:
@@ -138,36 +140,29 @@ def adjacency_of(privacy: PrivacyPlan) -> str:
     >>> adjacency_of(PrivacyPlan(mechanism="dp_sgd")), adjacency_of(PrivacyPlan(mechanism="dp_sgd", outer="fixed_clip"))
     ('add_or_remove_one', 'replace_special')
     """
-    if privacy.mechanism == "dp_ftrl_local" or privacy.outer != "none":
-        return ADJACENCY["hospital"]  # a tree has no guarantee when a unit more would move the others
-    return ADJACENCY.get(privacy.unit, ADJACENCY["record"])
+    found = [mechanism.adjacency for mechanism, _ in mechanisms.layers(privacy) if mechanism.private]
+    return found[0] if len(set(found)) == 1 else REPLACE_SPECIAL
 
 
 def _record_part(
     plan: Plan, dataset: HospitalDataset, delta: float, adjacency: str, second: NoisePlan | None
 ) -> NoisePlan:
-    privacy, multipliers, made = plan.privacy, {}, {}
+    mechanism, privacy = mechanisms.record_level(plan.privacy), plan.privacy
+    if mechanism is None:
+        raise ValueError(f"{privacy.mechanism} is no record-level mechanism")
     released = preprocessing_events(dataset, "record")
     conversion = _conversion(privacy, released, adjacency)
+    multipliers, made = {}, {}
     for hospital, records in dataset.records().items():
-        steps, chance = steps_per_round(plan, records), sampling_probability(plan, records)
-        release_at = releases.record_release(
-            privacy, sampling_probability=chance, steps_per_epoch=round(1 / chance), steps=steps
-        )
-        if privacy.noise_multiplier is not None:
-            multipliers[hospital] = float(privacy.noise_multiplier)
-        else:
+        steps = steps_per_round(plan, records)
+        setting = RecordSetting(privacy, plan.rounds, steps, batches_per_epoch(plan, records))
+        multiplier = privacy.noise_multiplier
+        if multiplier is None:
             spent = (*released.get(None, ()), *released.get(hospital, ()))
-            plain = releases.record_release(  # values and count together cost one Gaussian
-                dataclasses.replace(privacy, clip_style="flat"),
-                sampling_probability=chance,
-                steps_per_epoch=round(1 / chance),
-                steps=steps,
-            )
-            calibration = _calibration(privacy, delta, adjacency, spent, conversion)
-            multipliers[hospital] = calibrated(plain(1.0).whole_run(plan.rounds, steps), calibration)
-        _check_count(privacy, multipliers[hospital], hospital)
-        made[hospital] = release_at(multipliers[hospital])
+            multiplier = mechanism.calibrate(setting, _calibration(privacy, delta, adjacency, spent, conversion))
+        raise_if(mechanism.noise_problems(setting, multiplier, hospital))
+        multipliers[hospital] = float(multiplier)
+        made[hospital] = mechanism.release_at(setting)(float(multiplier))
     return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion)
 
 
@@ -178,38 +173,40 @@ def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spen
 
 def _conversion(privacy: PrivacyPlan, released: Mapping[str | None, Spent], adjacency: str) -> str:
     """The conversion that was named, or the mechanism's own where everything else that was released allows it."""
-    own = privacy.meant_in
+    own = mechanisms.meant_in(privacy)
     if privacy.conversion is not None:
         return own
     fits = all(own in conversions_of(spent, adjacency=adjacency) for spent in released.values())
     return own if fits else "rdp"
 
 
-def _hospital_part(
-    plan: Plan, privacy: PrivacyPlan, dataset: HospitalDataset, delta: float, adjacency: str
-) -> NoisePlan:
-    sizes = dataset.records()
-    size = parameters(plan, dataset) if privacy.mechanism in DISTRIBUTED else 1
-    options = {"rounds": plan.rounds, "parameters": size}
-    release_at = releases.hospital_release(privacy, plan.cohort, len(sizes), **options)
+def hospital_setting(plan: Plan, dataset: HospitalDataset) -> HospitalSetting:
+    """What a plan's hospital-level mechanism is planned for."""
+    size = parameters(plan, dataset) if mechanisms.hospital_level(plan.privacy).needs_size else 1
+    privacy = mechanisms.hospital_settings(plan.privacy)
+    return HospitalSetting(privacy, plan.rounds, plan.cohort, len(dataset.hospitals), size)
+
+
+def _hospital_part(plan: Plan, dataset: HospitalDataset, delta: float, adjacency: str) -> NoisePlan:
+    mechanism, setting = mechanisms.hospital_level(plan.privacy), hospital_setting(plan, dataset)
+    privacy = setting.privacy
     released = preprocessing_events(dataset, "hospital")
     conversion = _conversion(privacy, released, adjacency)
-    if privacy.noise_multiplier is not None:
-        multiplier = float(privacy.noise_multiplier)
-    else:
+    multiplier = privacy.noise_multiplier
+    if multiplier is None:
         calibration = _calibration(privacy, delta, adjacency, released.get(None, ()), conversion)
-        if privacy.mechanism in DISTRIBUTED:
-            multiplier = calibrated_grid(release_at, plan.rounds, calibration)
-        else:
-            simple = dataclasses.replace(privacy, zeroing="none")
-            if privacy.mechanism == "adaptive_clip":  # values and counts together cost one Gaussian
-                simple = dataclasses.replace(simple, mechanism="fixed_clip")
-            plain = releases.hospital_release(simple, plan.cohort, len(sizes), **options)
-            multiplier = calibrated(plain(1.0).whole_run(plan.rounds, 1), calibration)
-    _check_counts(plan, privacy, dataset, multiplier)
-    made = release_at(multiplier)
-    multipliers, made_for = dict.fromkeys(sizes, multiplier), dict.fromkeys(sizes, made)
-    return NoisePlan("hospital", delta, multipliers, made_for, adjacency, conversion=conversion)
+        multiplier = mechanism.calibrate(setting, calibration)
+    multiplier = float(multiplier)
+    raise_if(counts.problems(mechanism, setting, multiplier))
+    ids, made = list(dataset.records()), mechanism.release_at(setting)(multiplier)
+    return NoisePlan(
+        "hospital",
+        delta,
+        dict.fromkeys(ids, multiplier),
+        dict.fromkeys(ids, made),
+        adjacency,
+        conversion=conversion,
+    )
 
 
 def parameters(plan: Plan, dataset: HospitalDataset) -> int:
@@ -220,7 +217,7 @@ def parameters(plan: Plan, dataset: HospitalDataset) -> int:
 
 def size_problem(plan: Plan, dataset: HospitalDataset, trained: int) -> Problem | None:
     """A model of another size than the plan's: rounded updates would be more sensitive than the ledger says."""
-    if plan.privacy.hospital_level().mechanism not in DISTRIBUTED:
+    if not mechanisms.hospital_level(plan.privacy).needs_size:
         return None
     planned = parameters(plan, dataset)
     if planned == trained:
@@ -235,50 +232,6 @@ def _counted(name: str, options: str, shape: tuple[int, ...], classes: int, task
 
     model = models.build_model(name, models.ModelSignature(shape, classes, task), **json.loads(options))
     return sum(spec.shape.num_elements() for spec in model.trainable_specs)
-
-
-def _check_count(privacy: PrivacyPlan, noise_multiplier: float, hospital: str) -> None:
-    """Adaptive clipping of records with a given noise on the count."""
-    given = privacy.clipped_count_stddev
-    if privacy.clip_style != "adaptive" or given is None or noise_multiplier < 2 * given:
-        return
-    raise InvalidInput(
-        [
-            Problem(
-                f"noise_multiplier of {hospital}",
-                round(noise_multiplier, 4),
-                f"adaptive clipping splits the noise between gradients and a count, and must stay below {2 * given:g} "
-                "(2 * clipped_count_stddev)",
-                f"give --clipped_count_stddev above {noise_multiplier / 2:.3g}, or leave it out: a tenth of the "
-                "privacy then goes to the count",
-            )
-        ]
-    )
-
-
-def _check_counts(plan: Plan, privacy: PrivacyPlan, dataset: HospitalDataset, noise_multiplier: float) -> None:
-    """Adaptive clipping and zeroing over few hospitals."""
-    if not privacy.counts:
-        return
-    expected = plan.cohort.expected_size(len(dataset.hospitals))
-    limit = 2 * privacy.joint_count_stddev(expected)
-    if noise_multiplier >= limit:
-        what = "adaptive clipping" if privacy.mechanism == "adaptive_clip" else "zeroing by a quantile"
-        if privacy.counts > 1:
-            what = "adaptive clipping with zeroing"
-        how = "2 * clipped_count_stddev" + ("" if privacy.counts == 1 else " / sqrt(2)")
-        raise InvalidInput(
-            [
-                Problem(
-                    "noise_multiplier",
-                    round(noise_multiplier, 4),
-                    f"{what} splits the noise between updates and a count, and with {expected:g} hospitals in a round "
-                    f"it must stay below {limit:g} ({how}, a twentieth of the cohort by default)",
-                    "choose fixed_clip, more hospitals, a larger epsilon, or a larger --clipped_count_stddev (the norm "
-                    "then follows its quantile less closely)",
-                )
-            ]
-        )
 
 
 def problems(plan: Plan, dataset: HospitalDataset) -> tuple[Problem, ...]:

@@ -27,13 +27,21 @@ _KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """When an option is used: in words for a message, and as a question to a whole plan."""
+    """When an option is used; `checks.options` asks.
 
-    words: str
-    holds: Callable[[Any], bool]
+    Attributes:
+      words: for a message; empty: the mechanisms that read it are named.
+      holds: a question to a whole plan; None: it is the mechanisms of a plan that know.
+      reads: the field of a plan's privacy that one of them must read; empty: the option's own.
+    """
+
+    words: str = ""
+    holds: Callable[[Any], bool] | None = None
+    reads: str = ""
 
 
-ALWAYS = Use("", lambda plan: True)
+ALWAYS = Use(holds=lambda plan: True)
+BY_MECHANISM = Use()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +90,6 @@ class Option:
         return getattr(getattr(plan, self.part) if self.part else plan, self.field)
 
     @property
-    def words(self) -> str:
-        """What it means, its choices, and what it is used with, in a line for `--help`."""
-        choices = "" if self.choices is None else f" [{'|'.join(self.choices())}]"
-        return self.help + choices + (f" (with {self.used.words})" if self.used.words else "")
-
-    @property
     def advice(self) -> str:
         """What to do about a wrong value."""
         if self.remedy:
@@ -117,11 +119,6 @@ class Option:
             return Problem(self.flag, value, f"must be {words}", f"give {words}")
         return None
 
-    def unused(self, value: Any, name: str = "") -> Problem:
-        """The refusal of a value that nothing would use."""
-        bound, remedy = f"is only used with {self.used.words}", f"drop it or choose {self.used.words}"
-        return Problem(name or self.flag, value, bound, remedy)
-
     @property
     def tolerated(self) -> bool:
         """Whether another value than the default may stand in a plan that does not use it.
@@ -129,16 +126,6 @@ class Option:
         Presets carry numbers such as a clip norm for whatever method comes; what is off by default was asked for.
         """
         return self.carried or (isinstance(self.default, (int, float)) and not isinstance(self.default, bool))
-
-    def problem_of(self, plan: Any) -> Problem | None:
-        """What is wrong with the value that a plan has: out of bounds, missing, or set although nothing uses it."""
-        value = self.of(plan)
-        used = self.used.holds(plan)
-        if not used and not self.tolerated and value != self.default:
-            return self.unused(value)
-        if value is None and self.may_be_none and not (used and self.required):
-            return None
-        return self.problem(value)
 
 
 def option(default: Any, help: str, **declared: Any) -> Any:
@@ -174,27 +161,6 @@ def _declared(owner: Any, part: str) -> Iterator[Option]:
             )
         elif not part and dataclasses.is_dataclass(inner):
             yield from _declared(inner, field.name)
-
-
-def problems(plan: Any) -> list[Problem]:
-    """What is wrong with a plan's options, each by itself: bounds, names, and values that nothing uses."""
-    found = (one.problem_of(plan) for one in options_of(plan.__class__))
-    return [problem for problem in found if problem is not None]
-
-
-def unused(plans: Iterable[Any], given: Mapping[str, Any]) -> list[Problem]:
-    """A problem for every given flag that none of the plans uses.
-
-    Args:
-      plans: plans of one class.
-      given: values by flag name, as given on the command line.
-    """
-    plans = list(plans)
-    return [
-        one.unused(given[one.flag], f"--{one.flag}")
-        for one in (options_of(plans[0].__class__) if plans else ())
-        if one.flag in given and not any(one.used.holds(plan) for plan in plans)
-    ]
 
 
 def apply(plan: Any, given: Mapping[str, Any]) -> Any:

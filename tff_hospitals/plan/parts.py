@@ -11,76 +11,27 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tff_hospitals.plan.clip_styles import CLIP_STYLES
 from tff_hospitals.plan.discretisation import LARGEST_BITS, SMALLEST_BITS
-from tff_hospitals.plan.options import FRACTION, POSITIVE, Use, option
+from tff_hospitals.plan.options import BY_MECHANISM, FRACTION, POSITIVE, Use, option
+from tff_hospitals.plan.zeroing import ZEROING
 
 Options = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Mechanism:
-    """A privacy mechanism as a plan names it: the unit it protects and who adds the noise."""
-
-    unit: str
-    noise_by: str
-    words: str
-
-
-MECHANISMS = {
-    "none": Mechanism("none", "nobody", "no noise: data stay at the hospitals, but there is no differential privacy"),
-    "dp_sgd": Mechanism("record", "hospital", "DP-SGD inside each hospital: per-record clipping, noise in every step"),
-    "dp_ftrl_local": Mechanism(
-        "record",
-        "hospital",
-        "DP-FTRL inside each hospital: per-record clipping, noise of a binary tree over the steps of a round",
-    ),
-    "fixed_clip": Mechanism(
-        "hospital", "server", "each hospital's update is clipped to a fixed norm, the server adds noise"
-    ),
-    "adaptive_clip": Mechanism(
-        "hospital", "server", "as fixed clipping, with a norm that follows a noised quantile of the update norms"
-    ),
-    "tree": Mechanism(
-        "hospital", "server", "as fixed clipping, with the noise of a binary tree over the rounds (DP-FTRL)"
-    ),
-    "discrete_gaussian": Mechanism(
-        "hospital", "shares", "each hospital adds a share of discrete Gaussian noise before a secure sum"
-    ),
-    "skellam": Mechanism("hospital", "shares", "each hospital adds a share of Skellam noise before a secure sum"),
-    "local_dp": Mechanism(
-        "hospital", "hospital", "each hospital clips its own update and adds all the noise itself (local DP)"
-    ),
-}
-DISTRIBUTED = ("discrete_gaussian", "skellam")
-CLIP_STYLES = ("flat", "per_layer", "automatic", "adaptive")
-ZEROING = ("none", "fixed", "quantile")
-ZEROING_MECHANISMS = ("fixed_clip", "adaptive_clip")
 SERVER_OPTIMIZERS = ("sgd", "adam", "adagrad", "yogi")
 CLIENT_OPTIMIZERS = ("sgd", "adam")
 STOPPING_METRICS = ("loss", "accuracy", "auc")
 WEIGHTINGS = ("records", "equal")
 CONVERSIONS = ("rdp", "pld", "gaussian_exact")
 
-_PRIVATE = Use("a private method such as dp_sgd", lambda plan: plan.privacy.mechanism != "none")
-_RECORD_LEVEL = Use("a record-level method such as dp_sgd", lambda plan: plan.privacy.unit == "record")
-_OUTER = Use("an outer mechanism such as outer=fixed_clip", lambda plan: plan.privacy.outer != "none")
-_ADAPTIVE = Use("aggregator=adaptive_clip or dp_sgd_adaptive", lambda plan: plan.privacy.clips_adaptively)
-_COUNTING = Use(
-    "adaptive clipping or zeroing", lambda plan: plan.privacy.clips_adaptively or plan.privacy.zeroing == "quantile"
-)
-_ZEROING = Use("zeroing", lambda plan: plan.privacy.zeroing != "none")
-_ZEROING_MECHANISM = Use(
-    "aggregator=" + " or ".join(ZEROING_MECHANISMS),
-    lambda plan: plan.privacy.hospital_level().mechanism in ZEROING_MECHANISMS,
-)
-_TREE = Use("aggregator=tree", lambda plan: plan.privacy.hospital_level().mechanism == "tree")
-_SHARES = Use(
-    "aggregator=" + " or ".join(DISTRIBUTED), lambda plan: plan.privacy.hospital_level().mechanism in DISTRIBUTED
-)
-_UNCLIPPED_SECURE_SUM = Use(
-    "secure_sum and no hospital-level mechanism",
-    lambda plan: plan.privacy.secure_sum and plan.privacy.hospital_level().mechanism == "none",
-)
+_PRIVATE = Use("a private method such as dp_sgd", reads="noise_multiplier")
+_RECORD_LEVEL = Use("a record-level method such as dp_sgd", reads="outer")
+_OUTER = Use("an outer mechanism such as outer=fixed_clip", reads="outer_noise_multiplier")
+_ADAPTIVE = Use("aggregator=adaptive_clip or dp_sgd_adaptive", reads="clip_quantile")
+_COUNTING = Use("adaptive clipping or zeroing", reads="clipped_count_stddev")
+_ZEROING = Use("zeroing", reads="zeroing_norm")
+_UNCLIPPED_SECURE_SUM = Use("secure_sum and no hospital-level mechanism", reads="secure_sum_bound")
 _GROUPS = Use("cohort=fixed_size or cyclic", lambda plan: plan.cohort.kind in ("fixed_size", "cyclic"))
 _POISSON = Use("cohort=poisson", lambda plan: plan.cohort.kind == "poisson")
 _CLIENT_SGD = Use("client_optimizer=sgd", lambda plan: plan.client.optimizer == "sgd")
@@ -251,7 +202,7 @@ class PrivacyPlan:
         "none",
         "drop updates with a huge coordinate before clipping, by a fixed public bound or a noised quantile",
         choices=lambda: ZEROING,
-        used=_ZEROING_MECHANISM,
+        used=BY_MECHANISM,
     )
     zeroing_norm: float = option(
         10.0,
@@ -261,10 +212,10 @@ class PrivacyPlan:
         used=_ZEROING,
     )
     restart_every: int | None = option(
-        None, "rounds of one noise tree; by default one tree over the run", low=1, unit="rounds", used=_TREE
+        None, "rounds of one noise tree; by default one tree over the run", low=1, unit="rounds", used=BY_MECHANISM
     )
     modulus_bits: int = option(
-        20, "bits per value under noise in shares", low=SMALLEST_BITS, high=LARGEST_BITS, unit="bits", used=_SHARES
+        20, "bits per value under noise in shares", low=SMALLEST_BITS, high=LARGEST_BITS, unit="bits", used=BY_MECHANISM
     )
     secure_sum: bool = option(
         False,
@@ -325,21 +276,6 @@ class PrivacyPlan:
         """Deviation of the noise on the count of unclipped hospitals; a twentieth of the cohort unless given."""
         return float(expected_cohort / 20 if self.clipped_count_stddev is None else self.clipped_count_stddev)
 
-    @property
-    def meant_in(self) -> str:
-        """The conversion that target, limit and epsilon of this mechanism are meant in."""
-        exact = self.mechanism == "local_dp" and not self.selected_from > 1
-        return self.conversion or ("gaussian_exact" if exact else "rdp")
-
-    @property
-    def counts(self) -> int:
-        """Noised counts that a hospital-level mechanism releases in a round: for the clip norm, for zeroing."""
-        return int(self.mechanism == "adaptive_clip") + int(self.zeroing == "quantile")
-
-    def joint_count_stddev(self, expected_cohort: float) -> float:
-        """Deviation of one count that costs as much as all noised counts of a round together (0 without any)."""
-        return self.count_stddev(expected_cohort) / math.sqrt(self.counts) if self.counts else 0.0
-
     def record_count_stddev(self, noise_multiplier: float) -> float:
         """Deviation of the noise on a step's count of unclipped records (`clip_style` adaptive).
 
@@ -349,36 +285,6 @@ class PrivacyPlan:
         if self.clipped_count_stddev is not None:
             return float(self.clipped_count_stddev)
         return noise_multiplier * math.sqrt(10.0) / 2
-
-    @property
-    def clips_adaptively(self) -> bool:
-        """Whether a clip norm follows a noised quantile, of updates or of records."""
-        return self.clip_style == "adaptive" or self.hospital_level().mechanism == "adaptive_clip"
-
-    def hospital_level(self) -> PrivacyPlan:
-        """The hospital-level part: this plan, its outer mechanism, or a plan without noise."""
-        if self.unit == "hospital":
-            return self
-        return dataclasses.replace(
-            self,
-            mechanism=self.outer,
-            clip_norm=self.outer_clip_norm,
-            noise_multiplier=self.outer_noise_multiplier,
-            target_epsilon=self.outer_target_epsilon,
-            outer="none",
-            clip_style="flat",
-            clipped_count_stddev=None if self.clip_style == "adaptive" else self.clipped_count_stddev,
-        )
-
-    @property
-    def summed_securely(self) -> bool:
-        """Whether contributions are added up under a (simulated) secure sum."""
-        return self.secure_sum or self.hospital_level().mechanism in DISTRIBUTED
-
-    @property
-    def unit(self) -> str:
-        """`record`, `hospital` or `none`."""
-        return MECHANISMS.get(self.mechanism, MECHANISMS["none"]).unit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,27 +1,20 @@
 """The plan of a run: one frozen, serialisable object that says everything that training will do.
 
 A plan names the hospitals, the model, the cohort, the client work, the privacy mechanism, the encodings, the server
-optimiser and when to stop. `Plan.problems` returns every clash at once, each with the value, the bound and the
-remedy; a plan with problems does not train. `Plan.warnings` says what is allowed but will disappoint.
+optimiser and when to stop. It is data: what is wrong with a plan, `plan.review` says.
 
 >>> plan = Plan(method="fedavg", client=ClientPlan(learning_rate=0.01, local_steps=100, batch_size=4))
->>> plan.problems()
-[]
 >>> Plan.from_json(plan.to_json()) == plan
 True
->>> plan.replace(client={"learning_rate": -1.0}).problems()[0].bound
-'must be > 0.0'
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tff_hospitals.foundations import files
-from tff_hospitals.foundations.validation import Problem
-from tff_hospitals.plan.checks import training as plan_checks
 from tff_hospitals.plan.options import POSITIVE, option
 from tff_hospitals.plan.parts import (
     UPLOAD_ENCODED,
@@ -35,9 +28,6 @@ from tff_hospitals.plan.parts import (
     ServerPlan,
     StoppingPlan,
 )
-
-if TYPE_CHECKING:
-    from tff_hospitals.hospitals import HospitalDataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +65,6 @@ class Plan:
     evaluate_every: int = option(1, "rounds between evaluations", low=1, unit="rounds")
     checkpoint_every: int = option(5, "rounds between checkpoints", low=1, unit="rounds")
     seed: int = option(42, "root of every random stream of the run", on_command_line=False, low=0)
-
-    def problems(self, dataset: HospitalDataset | None = None) -> list[Problem]:
-        """Every clash in the plan; with `dataset`, also those that depend on its hospitals."""
-        return plan_checks.problems(self, dataset)
-
-    def warnings(self, dataset: HospitalDataset) -> list[str]:
-        """What is allowed but will disappoint, in words for the table."""
-        return plan_checks.warnings(self, dataset)
 
     def replace(self, **changes: Any) -> Plan:
         """A copy with fields changed; a part takes a mapping of its own fields.

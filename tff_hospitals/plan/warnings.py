@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from tff_hospitals.accounting import split_adaptive_noise, tree_squared_sensitivity
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import noise as noise_plan
-from tff_hospitals.plan.discretisation import discretise
-from tff_hospitals.plan.parts import DISTRIBUTED
+from tff_hospitals.plan.mechanisms import counts, secure_sum
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -16,18 +14,18 @@ if TYPE_CHECKING:
     from tff_hospitals.plan.plan import Plan
 
 
-def privacy_warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
+def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
     """Where the promise is valid but means little, and what of it is only simulated.
 
     Args:
       plan: a plan without problems.
       dataset: its hospitals.
     """
-    words = [*_of_secure_sum(plan)]
-    privacy = plan.privacy
-    if privacy.mechanism == "none":
-        return words
+    simulated = secure_sum.warnings(mechanisms.hospital_level(plan.privacy), plan.privacy)
     noise = noise_plan.make(plan, dataset)
+    if not noise.parts:
+        return simulated
+    words = [*_of_preprocessing(plan, dataset), *simulated]
     for part in noise.parts:
         units = len(dataset.hospitals) if part.unit == "hospital" else max(dataset.records().values())
         if part.delta >= 1 / units:
@@ -39,6 +37,7 @@ def privacy_warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
             words.append("noise_multiplier is 0: clipping alone gives no differential privacy, epsilon is infinite")
     if noise.hospital_level is not None:
         words += _of_few_hospitals(plan, dataset, noise.hospital_level)
+    privacy = plan.privacy
     if privacy.secure_noise:
         words.append(
             "batches and noise come from the operating system's cryptographic source (--secure_noise): this run cannot "
@@ -57,83 +56,25 @@ def privacy_warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
     return words
 
 
-def _of_secure_sum(plan: Plan) -> list[str]:
-    if not plan.privacy.summed_securely:
+def _of_preprocessing(plan: Plan, dataset: HospitalDataset) -> list[str]:
+    preprocessing = dataset.preprocessing
+    if preprocessing.private is not False or preprocessing.kind == "none":
         return []
     return [
-        "the secure sum is simulated: no cryptography keeps the server from a single hospital's contribution in this "
-        "run"
+        f"epsilon covers training, not the preprocessing ({preprocessing.kind}): means and deviations were taken from "
+        "hospital data without noise. Remedy: --scaling=fixed_bounds or --scaling=dp_moments."
     ]
 
 
 def _of_few_hospitals(plan: Plan, dataset: HospitalDataset, part: NoisePlan) -> list[str]:
-    privacy = plan.privacy.hospital_level()
-    expected = plan.cohort.expected_size(len(dataset.hospitals))
-    multiplier = next(iter(part.multipliers.values()))
-    words = []
-    deviation = multiplier / expected
-    if privacy.mechanism == "local_dp":
-        deviation = multiplier / math.sqrt(expected)
-        words.append(
-            f"local DP: the noise of {expected:g} hospitals adds up to {math.sqrt(expected):.3g} times what a trusted "
-            "server would add for the same guarantee"
-        )
+    mechanism, setting = mechanisms.hospital_level(plan.privacy), noise_plan.hospital_setting(plan, dataset)
+    multiplier, expected = next(iter(part.multipliers.values())), setting.expected
+    words = mechanism.warnings(setting, multiplier)
+    deviation = multiplier * mechanism.sum_variance(setting, 0, expected) ** 0.5 / expected
     if deviation > 0.1:
         words.append(
             f"hospital-level noise is {deviation:.2g} clip norms in every coordinate of the mean of {expected:g} "
             "hospitals, and the update's own norm is at most 1: few hospitals cannot hide one of them. "
             "Record-level privacy (dp_sgd) protects patients here."
         )
-    if privacy.counts and multiplier > 0:
-        words += _of_counts(multiplier, privacy.joint_count_stddev(expected))
-    if privacy.mechanism == "tree":
-        words += _of_tree(plan, len(dataset.hospitals))
-    if privacy.mechanism in DISTRIBUTED:
-        words.append(_of_grid(plan, dataset, multiplier))
-    return words
-
-
-def _of_counts(multiplier: float, count_stddev: float) -> list[str]:
-    for_updates = split_adaptive_noise(multiplier, bit_noise_stddev=count_stddev)
-    if for_updates < 1.5 * multiplier:
-        return []
-    return [
-        "the noised count of unclipped hospitals takes most of the privacy: updates get "
-        f"{for_updates / multiplier:.2g} times the noise that fixed_clip would add. Remedy: --clipped_count_stddev of "
-        f"{1.6 * multiplier:.2g} or more, more hospitals, or fixed_clip."
-    ]
-
-
-def _of_tree(plan: Plan, hospitals: int) -> list[str]:
-    per_tree = min(plan.rounds, plan.privacy.hospital_level().restart_every or plan.rounds)
-    period = plan.cohort.period(hospitals)
-    often = -(-per_tree // period)
-    ratio = math.sqrt(tree_squared_sensitivity(per_tree, period) / often)
-    if ratio < 2 or often == 1:
-        return []
-    return [
-        f"tree noise: a hospital takes part in {often} of the {per_tree} rounds of a tree, so that a node needs "
-        f"{ratio:.2g} times the noise that fixed_clip adds in a round. It pays where a hospital takes part rarely. "
-        "Remedy: --cohort=cyclic, --restart_every, or fixed_clip."
-    ]
-
-
-def _of_grid(plan: Plan, dataset: HospitalDataset, multiplier: float) -> str:
-    privacy = plan.privacy.hospital_level()
-    shares = round(plan.cohort.expected_size(len(dataset.hospitals)))
-    size = noise_plan.parameters(plan, dataset)
-    grid = discretise(
-        clip_norm=privacy.clip_norm,
-        noise_multiplier=multiplier,
-        modulus_bits=privacy.modulus_bits,
-        shares=shares,
-        parameters=size,
-    )
-    if grid is None:  # refused before
-        return ""
-    stretched = grid.l2_sensitivity / (privacy.clip_norm * grid.scale)
-    return (
-        f"{privacy.modulus_bits} bits per value: a sum leaves the modulus with odds of at most "
-        f"{grid.overflow_odds:.2g} per round; rounding makes the sensitivity {stretched:.4g} times the clip "
-        "norm, which the noise covers"
-    )
+    return [*words, *counts.warnings(mechanism, setting, multiplier)]

@@ -18,10 +18,12 @@ from tff_hospitals.communication.bits import packed_bytes
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import encoded_transfer, finalizers
-from tff_hospitals.processes.aggregators import base as aggregators
+from tff_hospitals.processes.aggregators.base import Aggregator
+from tff_hospitals.processes.aggregators.building import build_aggregator
 from tff_hospitals.processes.local_training import LocalTraining
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Composition:
 
     model: FunctionalModel
     client_work: LocalTraining
-    aggregator: aggregators.Aggregator
+    aggregator: Aggregator
     finalizer: finalizers.Finalizer
     signature: str
     transfer: EncodedTransfer | None = None
@@ -186,7 +188,8 @@ def compose(
       validation.InvalidInput: when the plan has problems, or the model does not fit the plan (BatchNorm under DP, an
         output that does not fit the target).
     """
-    raise_if([*plan.problems(dataset), *model.problems(under_dp=plan.privacy.mechanism != "none")])
+    raise_if(review.problems(plan, dataset))
+    raise_if(model.problems(under_dp=mechanisms.of(plan.privacy).private))
     trained = sum(spec.shape.num_elements() for spec in model.trainable_specs)
     raise_if([noise_plan.size_problem(plan, dataset, trained)])
     hospitals = len(dataset.hospitals)
@@ -204,7 +207,7 @@ def compose(
         records_per_patient=1,
         selected_from=1.0,
     )
-    rounds = plan.rounds if privacy.hospital_level().mechanism == "tree" else 1
+    rounds = plan.rounds if mechanisms.hospital_level(privacy).spans_rounds else 1
     largest_weight = float(max(dataset.records().values())) if plan.weighting == "records" else 1.0
     signature = files.fingerprint(
         [
@@ -232,9 +235,7 @@ def compose(
     return Composition(
         model,
         client_work,
-        aggregators.build_aggregator(
-            specs, plan.privacy, plan.cohort, hospitals, rounds=rounds, largest_weight=largest_weight
-        ),
+        build_aggregator(specs, plan.privacy, plan.cohort, hospitals, rounds=rounds, largest_weight=largest_weight),
         finalizers.build_finalizer(plan.server),
         signature,
         encoded_transfer.build_encoded_transfer(

@@ -8,7 +8,6 @@ equal for every stage, and the native runtime checks every payload of a run agai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from tff_hospitals.communication.sparsify import RandomK, Threshold, TopK
 from tff_hospitals.communication.ternary import Ternary
 from tff_hospitals.communication.uniform import FLAT, Quantize
 from tff_hospitals.processes import encoder_draws
+from tff_hospitals.processes.modular import walsh_hadamard
 
 _LARGEST_BFLOAT16 = float(np.array(0x7F7F0000, np.uint32).view(np.float32))
 
@@ -95,21 +95,9 @@ def _each_block(values: tf.Tensor, size: int) -> tf.Tensor:
         length = plan[0]
         count = next((i for i, other in enumerate(plan) if other != length), len(plan))
         stop = start + count * length
-        out.append(tf.reshape(_walsh_hadamard(tf.reshape(values[start:stop], [count, length]), length), [-1]))
+        out.append(tf.reshape(walsh_hadamard(tf.reshape(values[start:stop], [count, length])), [-1]))
         start, plan = stop, plan[count:]
     return tf.concat(out, axis=0) if len(out) > 1 else out[0]
-
-
-def _walsh_hadamard(blocks: tf.Tensor, length: int) -> tf.Tensor:
-    """Sums and differences in the order of `rotation.walsh_hadamard`, so that they round alike."""
-    columns = min(length, 64)
-    distances = [columns << i for i in range(int(math.log2(length // columns)))]
-    distances += [1 << i for i in range(int(math.log2(columns)))]
-    for distance in distances:
-        pairs = tf.reshape(blocks, [-1, 2, distance])
-        left, right = pairs[:, 0], pairs[:, 1]
-        blocks = tf.stack([left + right, left - right], axis=1)
-    return tf.reshape(blocks, [-1, length])
 
 
 # -- sparsifiers and groups -----------------------------------------------

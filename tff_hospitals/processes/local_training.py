@@ -4,40 +4,25 @@ Batches arrive as a schedule of record positions that the hospital drew from its
 (`hospitals.batches`), so the same function serves shuffled epochs and truly Poisson batches, and the number of steps
 in the ledger is the number of rows that the loop really ran.
 
-DP-SGD (Abadi et al. 2016, arXiv:1607.00133): the gradient of each record is clipped, unit noise is scaled by
-noise_multiplier * clip_norm and added to the sum in every step, and the sum is divided by the *expected* batch size.
-Noise is drawn in blocks of steps before the compiled loop.
-
-DP-FTRL (Kairouz et al. 2021, arXiv:2103.00039) takes the same steps with the residual noise of a binary tree over the
-steps of the round, and needs no random batches: a record comes back after a fixed number of steps. Each round begins a
-new tree, because a hospital keeps nothing between rounds.
-
-Adaptive clipping of records (Andrew et al. 2021, arXiv:1905.03871) begins every round at the plan's clip norm and
-follows a noised quantile of the record norms from step to step, each hospital for itself. The norm does not outlive the
-round for the same reason, and so what a hospital does in a round depends on nothing that a checkpoint would have to
-carry for it.
+How a batch becomes gradients is the business of the plan's step rule (`record_level`): plain, DP-SGD, DP-FTRL. Noise is
+drawn in blocks of steps before the compiled loop.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.accounting import tree_noise
 from tff_hospitals.models import FunctionalModel
 from tff_hospitals.plan.parts import ClientPlan, PrivacyPlan
 from tff_hospitals.processes import client_optimizers
-from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count, unflatten
-from tff_hospitals.processes.noise_sources import source_of
-
-_NOISE_BLOCK_SCALARS = 2**22  # 16 MiB of float32 noise at a time
-_CLIP_RANGE = 100.0  # an adaptive norm stays within this factor of the plan's
+from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count
+from tff_hospitals.processes.record_level.base import Batch
+from tff_hospitals.processes.record_level.building import build_step_rule
 
 Element = collections.OrderedDict  # what one hospital brings to one round; see `LocalTraining.element_spec`
 
@@ -76,17 +61,11 @@ class LocalTraining:
         self.model = model
         self.client = client
         self.privacy = privacy
-        self.record_level = privacy.unit == "record"
-        self.adaptive = self.record_level and privacy.clip_style == "adaptive"
+        self.rule = build_step_rule(model, privacy, max_local_steps)
+        self.record_level, self.block, self.noise_width = self.rule.protects, self.rule.block, self.rule.noise_width
+        self.noise_block = self.rule.noise_block
         self.optimizer = client_optimizers.client_optimizer(client)
-        self.source = source_of(privacy)
         self.scalars = parameter_count(model.trainable_specs)
-        self.noise_width = self.scalars + int(self.adaptive)  # the last one is for the count of unclipped records
-        self.block = max(1, min(max_local_steps, _NOISE_BLOCK_SCALARS // max(1, self.noise_width)))
-        self._tree: np.ndarray | None = None
-        if privacy.mechanism == "dp_ftrl_local":  # steps of one tree depend on each other: all in one block
-            self.block = max_local_steps
-            self._tree = tree_noise.residual_matrix(max_local_steps)
         self._run_steps: Callable = self._steps
         if compile_steps:
             self._run_steps = tf.function(self._steps, jit_compile=True, autograph=False)
@@ -130,22 +109,6 @@ class LocalTraining:
         metrics = tf.stack([loss_sum, records, tf.cast(element["steps"], tf.float32), global_norm(delta)])
         return ClientOutput(delta, element["weight"], metrics)
 
-    def noise_block(self, key: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
-        """Unit noise of one block of steps, float32 [..., self.block, self.noise_width].
-
-        Args:
-          key: int64 [..., 2] of a hospital in a round.
-          block: whole numbers [...], which block.
-        """
-        if self._tree is None:
-            return self.source.normals(key, [self.block, self.noise_width], position=block)
-        nodes = self.source.normals(key, [self._tree.shape[1], self.noise_width], position=block)
-        shape = [self.block, self.noise_width]
-        tree = tf.constant(self._tree)
-        # One product for each tree: a batched product adds up in another order, and noise must not depend on that.
-        trees = tf.map_fn(lambda one: tf.linalg.matmul(tree, one), tf.reshape(nodes, [-1, *nodes.shape[-2:]]))
-        return tf.reshape(trees, [*nodes.shape[:-2], *shape])
-
     def run(
         self, weights: Tensors, round_number: tf.Tensor, element: Element, noise_for: Callable | None
     ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
@@ -185,13 +148,17 @@ class LocalTraining:
             weights, slots, loss_sum, records, clip_norm = carry
             mask = element["mask"][step]
             chosen = element["indices"][step]
-            features = tf.gather(element["features"], chosen)
-            labels = tf.gather(element["labels"], chosen)
-            key = fold(element["key"], 1, step) if self.model.draws_random_numbers else None
-            row = noise[step - start] if self.record_level else noise
-            gradients, losses, clip_norm = self._gradients(
-                weights, element, features, labels, mask, key, row, clip_norm
+            batch = Batch(
+                features=tf.gather(element["features"], chosen),
+                labels=tf.gather(element["labels"], chosen),
+                mask=mask,
+                frozen=element["frozen"],
+                key=fold(element["key"], 1, step) if self.model.draws_random_numbers else None,
+                expected=element["expected_batch"],
+                noise_multiplier=element["noise_multiplier"],
             )
+            row = noise[step - start] if self.record_level else noise
+            gradients, losses, clip_norm = self.rule.gradients(weights, batch, row, clip_norm)
             if self.client.proximal_mu:
                 gradients = tuple(
                     gradient + self.client.proximal_mu * (weight - origin)
@@ -202,54 +169,3 @@ class LocalTraining:
 
         _, carry = tf.while_loop(lambda step, _: step < end, body, (start, carry), parallel_iterations=1)
         return carry
-
-    def _gradients(
-        self,
-        weights: Tensors,
-        element: Element,
-        features: tf.Tensor,
-        labels: tf.Tensor,
-        mask: tf.Tensor,
-        key: tf.Tensor | None,
-        noise: tf.Tensor,
-        clip_norm: tf.Tensor,
-    ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
-        """Gradients of one step, the sum of the batch's losses, and the clip norm of the next step."""
-        model, frozen = self.model, element["frozen"]
-        if not self.record_level:
-            with tf.GradientTape() as tape:
-                tape.watch(weights)
-                outputs = model.predict(weights, frozen, features, training=True, key=key)
-                loss_sum = tf.reduce_sum(model.per_record_loss(outputs, labels) * mask)
-                loss = loss_sum / tf.maximum(tf.reduce_sum(mask), 1.0)
-            gradients = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return tuple(gradients), loss_sum, clip_norm
-
-        from tff_hospitals.models import per_record
-
-        style = "flat" if self.adaptive else self.privacy.clip_style
-        total, norms, loss_sum = per_record.clipped_gradient_sum(
-            model, weights, frozen, features, labels, mask, clip_norm, key=key, style=style
-        )
-        multiplier = element["noise_multiplier"]
-        next_norm = clip_norm
-        if self.adaptive:
-            multiplier, count_stddev = self._split(multiplier)
-            below = tf.reduce_sum(mask * (tf.cast(tf.less_equal(norms, clip_norm), tf.float32) - 0.5))
-            share = (below + count_stddev * noise[-1]) / element["expected_batch"] + 0.5
-            moved = clip_norm * tf.exp(-self.privacy.clip_learning_rate * (share - self.privacy.clip_quantile))
-            first = self.privacy.clip_norm
-            next_norm = tf.clip_by_value(moved, first / _CLIP_RANGE, first * _CLIP_RANGE)
-        scale = multiplier * clip_norm  # the norm that clipped, not the next one
-        noises = unflatten(noise[: self.scalars], model.trainable_specs)
-        gradients = tuple((one + scale * draw) / element["expected_batch"] for one, draw in zip(total, noises))
-        return gradients, tf.zeros_like(loss_sum), next_norm
-
-    def _split(self, multiplier: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Noise on the gradients and on the count of unclipped records; both together cost one `multiplier`."""
-        fixed = self.privacy.clipped_count_stddev
-        if fixed is None:
-            count_stddev = multiplier * self.privacy.record_count_stddev(1.0)
-            return multiplier / math.sqrt(0.9), count_stddev
-        count_stddev = tf.where(tf.greater(multiplier, 0.0), fixed, 0.0)
-        return multiplier / tf.sqrt(1.0 - tf.square(multiplier / (2.0 * fixed))), count_stddev

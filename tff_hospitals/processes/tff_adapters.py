@@ -140,7 +140,7 @@ class LinearAggregationFactory(tff.aggregators.WeightedAggregationFactory):
 
         @tff.tensorflow.computation(parameters.type_signature.result, value_type, weight_type)
         def prepare(at_hospital: Any, delta: Any, weight: Any) -> Any:
-            at_hospital, noise, given = collections.OrderedDict(at_hospital), None, delta
+            at_hospital, noise, given = collections.OrderedDict(at_hospital), aggregator.no_hospital_noise(), delta
             if aggregator.draws_at_hospital:
                 noise = aggregator.hospital_noise(at_hospital, given["key"])
             if aggregator.draws_at_hospital or transfer is not None:

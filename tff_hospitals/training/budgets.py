@@ -95,7 +95,7 @@ class RoundBudgets:
     @property
     def _by_cohort(self) -> bool:
         """Whether fewer hospitals mean less noise, so that those who stay pay more."""
-        return any(next(iter(part.releases.values())).shares for part, _, _ in self._limited)
+        return any(next(iter(part.releases.values())).by_cohort for part, _, _ in self._limited)
 
     def _anyone_else(self, ledger: Ledger, round_number: int, cohort: tuple[str, ...]) -> bool:
         asked = set(cohort)

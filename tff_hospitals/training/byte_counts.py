@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.communication import parse_chain
 from tff_hospitals.communication.bandwidth import Link, classic_bytes
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -121,7 +122,12 @@ class ByteCounts:
         """How far the hospitals' models are from their weighted mean; only where each of them is known anyway."""
         privacy = self._plan.privacy
         mean = output.server.get("update_norm")
-        if not one.cohort or mean is None or privacy.hospital_level().mechanism != "none" or privacy.summed_securely:
+        if (
+            not one.cohort
+            or mean is None
+            or mechanisms.hospital_level(privacy).private
+            or mechanisms.summed_securely(privacy)
+        ):
             return
         decoded = output.bytes_sent.norms if output.bytes_sent is not None else {}
         weights, norms = [], []

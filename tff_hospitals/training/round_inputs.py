@@ -13,6 +13,7 @@ import numpy as np
 
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.hospitals import batches, cohorts
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput
@@ -35,6 +36,8 @@ class RoundDrawer:
     def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan, root: Streams | None = None):
         self._plan = plan
         self._noise = noise
+        mechanism = mechanisms.record_level(plan.privacy)
+        self._batches = "shuffled" if mechanism is None else mechanism.batches
         self._root = Streams.from_seed(plan.seed) if root is None else root
         self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
         self._cohort = cohorts.Cohorts(
@@ -66,9 +69,9 @@ class RoundDrawer:
         own = self._root.child("hospital", hospital.hospital_id, "round", round_number)
         steps = noise_plan.steps_per_round(plan, records)
         stream, size = own.child("batches"), plan.client.batch_size
-        if plan.privacy.mechanism == "dp_ftrl_local":
+        if self._batches == "same_order":
             schedule = _same_order(stream, records, size, steps)
-        elif plan.privacy.unit == "record":
+        elif self._batches == "poisson":
             chance = noise_plan.sampling_probability(plan, records)
             schedule = batches.poisson(stream, records, sampling_probability=chance, local_steps=steps)
         elif plan.client.local_steps is not None:

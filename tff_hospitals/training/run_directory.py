@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import __version__
 from tff_hospitals.foundations import files
+from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.byte_counts import BYTES_COLUMNS, DRIFT_COLUMNS
 from tff_hospitals.training.checkpoints import CheckpointFolder
@@ -75,7 +76,7 @@ class RunDirectory:
             "machine": {"system": platform.platform(), "processor": platform.machine()},
             "dataset": dataset.describe(),
             "reproducible": not plan.privacy.secure_noise,
-            "warnings": plan.warnings(dataset),
+            "warnings": review.warnings(plan, dataset),
         }
         files.write_json(self.path / "record.json", record)
         files.write_json(plan_file, plan.to_json())

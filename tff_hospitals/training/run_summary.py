@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting.certificate import certify
+from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
-from tff_hospitals.plan.parts import MECHANISMS
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.evaluation import POOLED, SERVER
 from tff_hospitals.training.metrics import METRICS, mean_of, summary_fields
@@ -79,7 +79,7 @@ def summary_row(
         "reproducible": not plan.privacy.secure_noise,
         "signal_to_noise": history.signal.medians(),
         "warnings": [
-            *plan.warnings(dataset),
+            *review.warnings(plan, dataset),
             *history.warnings,
             *history.signal.warnings(),
             *_second(plan, noise, history),
@@ -104,14 +104,13 @@ def _guarantee(
     paragraphs = []
     for part in noise.parts:
         inner = part is noise and noise.second is not None
-        mechanism = plan.privacy.mechanism if part is noise else plan.privacy.outer
-        noise_by = MECHANISMS[mechanism].noise_by
+        noise_by = (mechanisms.of if part is noise else mechanisms.hospital_level)(plan.privacy).noise_by
         text = guarantee(
             history.released(),
             part.unit,
             noise_added_by=noise_by,
             conversion=history.stated_in(part),
-            simulated_trust=plan.privacy.summed_securely and noise_by != "hospital",
+            simulated_trust=mechanisms.summed_securely(plan.privacy) and noise_by != "hospital",
             stopped_by_data=stop_reason.startswith("plateau"),
         ).text
         paragraphs.append(f"{part.unit.capitalize()} level: {text}" if inner or part is not noise else text)

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tff_hospitals.accounting.tree_noise import prefix_variance
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.evaluation import POOLED
@@ -96,8 +96,8 @@ class SignalToNoise:
         plan = self._plan
         batch = self._records[hospital] * noise_plan.sampling_probability(plan, self._records[hospital])
         scale = self._noise.multipliers[hospital] * plan.privacy.clip_norm / batch
-        tree = plan.privacy.mechanism == "dp_ftrl_local"
-        draws = prefix_variance(steps) if tree else float(steps)
+        mechanism = mechanisms.record_level(plan.privacy)
+        draws = mechanism.step_variance(steps) if mechanism is not None else 0.0
         return float(learning_rate_at(plan.client, round_number)) * scale * math.sqrt(draws * self._parameters)
 
     def _enter(self, scope: str, value: float | None) -> None:

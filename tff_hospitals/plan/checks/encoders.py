@@ -1,11 +1,11 @@
-"""What a plan may not say about its encoders, and why; part of `plan_checks`."""
+"""What a plan may not say about its encoders, and why."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.plan.parts import MECHANISMS
+from tff_hospitals.plan import mechanisms
 
 if TYPE_CHECKING:
     from tff_hospitals.communication import Chain
@@ -32,7 +32,7 @@ def problems(plan: Plan) -> list[Problem | None]:
         else:
             feedback = direction == "upload" and plan.error_feedback
             found.extend(chains[direction].usage_problems(direction=direction, error_feedback=feedback))
-    if "upload" in chains:
+    if "upload" in chains and mechanisms.understood(plan.privacy):
         found.extend(_upload(plan, chains["upload"]))
     return found
 
@@ -51,15 +51,13 @@ def _link(plan: Plan) -> list[Problem | None]:
 
 
 def _upload(plan: Plan, chain: Chain) -> list[Problem]:
-    privacy = plan.privacy
-    outside = privacy.hospital_level().mechanism
-    noise_by = MECHANISMS[outside].noise_by if outside in MECHANISMS else "nobody"
+    around = mechanisms.hospital_level(plan.privacy)
     used = bool(chain.stages) or plan.skip_below is not None
     found: list[Problem] = []
     if plan.error_feedback and chain.lossless:
         bound = "has nothing to feed back: the upload loses nothing"
         found.append(Problem("error_feedback", True, bound, "choose an upload such as topk:0.01,ternary:mean,entropy"))
-    if used and privacy.summed_securely:
+    if used and mechanisms.summed_securely(plan.privacy):
         bound = (
             "under a secure sum the server sees no hospital's payload, so it cannot decode one: what is added up must "
             "be whole numbers of one size"
@@ -67,23 +65,25 @@ def _upload(plan: Plan, chain: Chain) -> list[Problem]:
         remedy = "drop --upload; the mechanism's own rotation and --modulus_bits are its encoder"
         found.append(Problem("upload", str(chain), bound, remedy))
         return found
-    if outside != "none" and plan.error_feedback and noise_by != "hospital":
+    if around.private and plan.error_feedback and around.noise_by != "hospital":
         bound = (
-            f"{outside} pays for one clipped update per round; error feedback carries what was cut off into later "
+            f"{around.name} pays for one clipped update per round; error feedback carries what was cut off into later "
             "rounds, and a state that the ledger does not know of would enter every later release"
         )
         found.append(Problem("error_feedback", True, bound, "drop --error_feedback, or take an unbiased upload"))
-    if noise_by == "server":
+    if around.noise_by == "server":
         leaking = [str(each) for each in chain.stages if each.name in ("entropy", "threshold")]
         if leaking:
             bound = (
-                f"the length of what {', '.join(leaking)} sends depends on the update, which {outside} noises only "
+                f"the length of what {', '.join(leaking)} sends depends on the update, which {around.name} noises only "
                 "later, at the server: whoever counts bytes learns what no epsilon covers"
             )
             remedy = "take stages of fixed length (rotate,quantize:4 or randk:0.1), or noise at the hospital (dp_sgd)"
             found.append(Problem("upload", str(chain), bound, remedy))
         if plan.skip_below is not None:
-            bound = f"whether a hospital sends depends on its update, which {outside} noises only later, at the server"
+            bound = (
+                f"whether a hospital sends depends on its update, which {around.name} noises only later, at the server"
+            )
             found.append(Problem("skip_below", plan.skip_below, bound, "drop --skip_below"))
     return found
 
@@ -94,8 +94,7 @@ def warnings(plan: Plan) -> list[str]:
 
     words = []
     upload = parse_chain(plan.upload)
-    outside = plan.privacy.hospital_level().mechanism
-    if upload.stages and outside != "none" and MECHANISMS[outside].noise_by == "server":
+    if upload.stages and mechanisms.hospital_level(plan.privacy).noise_by == "server":
         words.append(
             f"updates are clipped, then encoded ({upload}), and clipped again when the server has decoded them: one "
             "hospital moves the sum by at most the clip norm, so the noise and its epsilon stand as without an encoder."

@@ -1,4 +1,4 @@
-"""What a plan may not say, and what it should not: the checks behind `Plan.problems` and `Plan.warnings`."""
+"""What a plan may not say about its training, beside the bounds of its options."""
 
 from __future__ import annotations
 
@@ -6,25 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 from tff_hospitals.foundations.validation import Problem, in_range, one_of
-from tff_hospitals.plan import options
-from tff_hospitals.plan.checks import encoders as encoding_checks
-from tff_hospitals.plan.checks import privacy as privacy_checks
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.plan.plan import Plan
 
 
-def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
-    """All clashes of a plan; see `Plan.problems`."""
-    found = [
-        *options.problems(plan),
-        *_client(plan),
-        *_cohort(plan, dataset),
-        *privacy_checks.privacy_problems(plan, dataset),
-        *encoding_checks.problems(plan),
-    ]
-    return [problem for problem in found if problem is not None]
+def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
+    """Clashes of a plan's training; with `dataset` also with its hospitals."""
+    return [*_client(plan), *_cohort(plan, dataset)]
 
 
 def _client(plan: Plan) -> list[Problem | None]:
@@ -78,18 +68,3 @@ def _cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]
     if size is None or dataset is None:
         return []
     return [in_range("hospitals_per_round", size, high=len(dataset.hospitals), remedy="take at most all hospitals")]
-
-
-def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
-    """What is allowed but will disappoint; see `Plan.warnings`."""
-    from tff_hospitals.plan import warnings as plan_warnings
-
-    words = [str(warning) for warning in getattr(dataset, "warnings", ())]
-    preprocessing = dataset.preprocessing
-    if plan.privacy.mechanism != "none" and preprocessing.private is False and preprocessing.kind != "none":
-        words.append(
-            f"epsilon covers training, not the preprocessing ({preprocessing.kind}): means and deviations were taken "
-            "from "
-            "hospital data without noise. Remedy: --scaling=fixed_bounds or --scaling=dp_moments."
-        )
-    return [*words, *plan_warnings.privacy_warnings(plan, dataset), *encoding_checks.warnings(plan)]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.accounting import split_adaptive_noise
-from tff_hospitals.plan.parts import PrivacyPlan
-from tff_hospitals.processes.aggregators.base import FixedClip, Structure, clip_by_global_norm, with_changes
+from tff_hospitals.processes.aggregators.base import Structure, clip_by_global_norm, with_changes
+from tff_hospitals.processes.aggregators.fixed_clip import FixedClip
+from tff_hospitals.processes.aggregators.registry import register
 from tff_hospitals.processes.noise import Tensors
 
 
+@register("adaptive_clip")
 class AdaptiveClip(FixedClip):
     """Fixed clipping whose norm follows a noised quantile of the update norms (Andrew et al. 2021, arXiv:1905.03871).
 
@@ -21,16 +22,10 @@ class AdaptiveClip(FixedClip):
     z_delta = (z**-2 - (2 * clipped_count_stddev)**-2) ** -0.5, and the pair costs as much as one Gaussian of z.
     """
 
-    def __init__(
-        self, specs: Sequence[tf.TensorSpec], privacy: PrivacyPlan, expected_cohort: float | None, count_stddev: float
-    ):
-        super().__init__(specs, privacy, expected_cohort)
-        self.count_stddev = count_stddev
-
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
         """As fixed clipping, with the noise split in two."""
         state = super().initial_state(key, noise_multiplier)
-        count_stddev = self.count_stddev
+        count_stddev = self.setting.count_stddev
         delta_multiplier = 0.0
         if noise_multiplier > 0:
             delta_multiplier = split_adaptive_noise(noise_multiplier, bit_noise_stddev=count_stddev)
@@ -38,9 +33,7 @@ class AdaptiveClip(FixedClip):
         state["clipped_count_stddev"] = np.float32(count_stddev if noise_multiplier > 0 else 0.0)
         return state
 
-    def prepare(
-        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
-    ) -> Structure:
+    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
         """The clipped update, and whether its norm was below the bound, as -1/2 or +1/2 (sensitivity 1/2)."""
         clipped, norm = clip_by_global_norm(delta, parameters["clip_norm"])
         below = tf.cast(norm <= parameters["clip_norm"], tf.float32) - 0.5
@@ -61,9 +54,9 @@ class AdaptiveClip(FixedClip):
         clip_norm = state["clip_norm"]
         scale = state["noise_multiplier"] * clip_norm
         update = self.noised_mean(total, scale, noise)
-        measured = self.measured(update, scale / self.divisor(total["count"]), clip_norm)
+        measured = self.measured(update, scale / self.setting.divisor(total["count"]), clip_norm)
         noised = total["below"] + state["clipped_count_stddev"] * noise["below"]
-        below = noised / self.divisor(total["count"]) + 0.5
+        below = noised / self.setting.divisor(total["count"]) + 0.5
         rate = self.privacy.clip_learning_rate
         next_norm = clip_norm * tf.exp(-rate * (below - self.privacy.clip_quantile))
         state = with_changes(state, clip_norm=next_norm, round=state["round"] + 1)

@@ -11,10 +11,13 @@ import collections
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.processes.aggregators.base import FixedClip, Structure, clip_by_global_norm, with_changes
+from tff_hospitals.processes.aggregators.base import Structure, clip_by_global_norm, drawn, with_changes
+from tff_hospitals.processes.aggregators.fixed_clip import FixedClip
+from tff_hospitals.processes.aggregators.registry import register
 from tff_hospitals.processes.noise import Tensors, parameter_count, unflatten
 
 
+@register("local_dp")
 class LocalNoise(FixedClip):
     """The mean of updates that were noised where they were made."""
 
@@ -30,13 +33,11 @@ class LocalNoise(FixedClip):
         """Zeros in its structure."""
         return collections.OrderedDict(delta=tf.zeros([parameter_count(self.specs)]))
 
-    def prepare(
-        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
-    ) -> Structure:
+    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
         """The clipped update with the hospital's own noise."""
         clipped, _ = clip_by_global_norm(delta, parameters["clip_norm"])
         scale = parameters["noise_multiplier"] * parameters["clip_norm"]
-        draws = unflatten((noise or self.no_hospital_noise())["delta"], self.specs)
+        draws = unflatten(drawn(noise, "delta", self), self.specs)
         noised = tuple(tensor + scale * draw for tensor, draw in zip(clipped, draws))
         return collections.OrderedDict(delta=noised, count=tf.constant(1.0))
 
@@ -55,7 +56,7 @@ class LocalNoise(FixedClip):
 
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:
         """The mean; its noise is that of all hospitals that took part."""
-        divisor = self.divisor(total["count"])
+        divisor = self.setting.divisor(total["count"])
         update = tuple(tensor / divisor for tensor in total["delta"])
         deviation = state["noise_multiplier"] * state["clip_norm"] * tf.sqrt(total["count"]) / divisor
         measured = self.measured(update, deviation, state["clip_norm"])

@@ -10,38 +10,37 @@ their Skellam noise is seeded from the clock in microseconds and so can be guess
 
 from __future__ import annotations
 
+import abc
 import collections
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.plan.discretisation import Grid, discretise, padded
-from tff_hospitals.plan.parts import PrivacyPlan
-from tff_hospitals.processes.aggregators.base import FixedClip, Structure, clip_by_global_norm, with_changes
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.plan.discretisation import Grid, padded
+from tff_hospitals.plan.mechanisms.base import HospitalSetting
+from tff_hospitals.plan.mechanisms.shares import grid_of, overflow_problem
+from tff_hospitals.processes.aggregators.base import Setting, Structure, clip_by_global_norm, drawn, with_changes
+from tff_hospitals.processes.aggregators.fixed_clip import FixedClip
+from tff_hospitals.processes.aggregators.registry import register
+from tff_hospitals.processes.modular import centred, walsh_hadamard
 from tff_hospitals.processes.noise import Tensors, fold, parameter_count, unflatten
 
 
-class Distributed(FixedClip):
-    """Distributed discrete Gaussian or Skellam noise, drawn outside XLA (which draws other floats of the same key).
-
-    Args:
-      specs: specs of the trainable weights.
-      privacy: clip norm, bits of the modulus, kind of noise.
-      shares: hospitals in a round.
-    """
+class NoiseInShares(FixedClip):
+    """Whole-number noise, drawn outside XLA (which draws other floats of the same key)."""
 
     draws_together = False
 
-    def __init__(self, specs: Sequence[tf.TensorSpec], privacy: PrivacyPlan, shares: int):
-        super().__init__(specs, privacy, None)
-        self.shares = shares
-        self.bits = self.modulus_bits = privacy.modulus_bits
-        self.dimension = padded(parameter_count(specs))
-        self._sample = {"discrete_gaussian": self.source.discrete_gaussian, "skellam": self.source.skellam}[
-            privacy.mechanism
-        ]
+    def __init__(self, setting: Setting):
+        super().__init__(setting)
+        self.bits = self.modulus_bits = setting.privacy.modulus_bits
+        self.dimension = padded(parameter_count(setting.specs))
+
+    @abc.abstractmethod
+    def sample(self, key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -> tf.Tensor:
+        """int32 numbers of one hospital's share."""
 
     def grid(self, noise_multiplier: float) -> Grid:
         """The whole numbers in use.
@@ -49,16 +48,11 @@ class Distributed(FixedClip):
         Raises:
           InvalidInput: when the modulus is too small for sum and noise.
         """
-        found = discretise(
-            clip_norm=self.privacy.clip_norm,
-            noise_multiplier=float(noise_multiplier),
-            modulus_bits=self.privacy.modulus_bits,
-            shares=self.shares,
-            parameters=parameter_count(self.specs),
-        )
+        one = self.setting
+        planned = HospitalSetting(one.privacy, one.rounds, one.cohort, one.hospitals, parameter_count(self.specs))
+        found = grid_of(planned, float(noise_multiplier))
         if found is None:
-            bound = f"overflows with {self.shares} hospitals and {parameter_count(self.specs)} parameters"
-            raise InvalidInput([Problem("modulus_bits", self.privacy.modulus_bits, bound, "take more bits")])
+            raise InvalidInput([overflow_problem(planned, float(noise_multiplier))])
         return found
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
@@ -79,7 +73,7 @@ class Distributed(FixedClip):
         """The hospital's share of noise and its rounding, from its own key; the signs of the rotation."""
         shape = [self.dimension]
         return collections.OrderedDict(
-            share=self._sample(fold(key, 2), shape, parameters["local_stddev"]),
+            share=self.sample(fold(key, 2), shape, parameters["local_stddev"]),
             rounding=self.source.uniforms(fold(key, 3), shape),
             signs=self._signs(parameters["key"]),
         )
@@ -93,13 +87,10 @@ class Distributed(FixedClip):
         draws = tf.random.stateless_uniform([self.dimension], seed=fold(key, 4), alg="philox")
         return tf.where(tf.less(draws, 0.5), -1.0, 1.0)
 
-    def prepare(
-        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
-    ) -> Structure:
+    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
         """The hospital's whole numbers modulo 2**modulus_bits: without its noise nothing leaves."""
-        noise = self.no_hospital_noise() if noise is None else noise
-        rounded = self.rounded(parameters, delta, noise)
-        packed = tf.bitwise.bitwise_and(rounded + noise["share"], tf.constant(2**self.bits - 1, tf.int32))
+        share, rounded = drawn(noise, "share", self), self.rounded(parameters, delta, noise)
+        packed = tf.bitwise.bitwise_and(rounded + share, tf.constant(2**self.bits - 1, tf.int32))
         return collections.OrderedDict(packed=packed, count=tf.constant(1, tf.int32))
 
     def rounded(self, parameters: Structure, delta: Tensors, noise: Structure) -> tf.Tensor:
@@ -107,9 +98,9 @@ class Distributed(FixedClip):
         clipped, _ = clip_by_global_norm(delta, parameters["clip_norm"])
         flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in clipped], axis=0)
         flat = tf.pad(flat, [[0, self.dimension - parameter_count(self.specs)]])
-        scaled = walsh_hadamard(flat * noise["signs"]) * parameters["scale"]
+        scaled = _rotated(flat * drawn(noise, "signs", self)) * parameters["scale"]
         below = tf.floor(scaled)
-        rounded = below + tf.cast(tf.less(noise["rounding"], scaled - below), tf.float32)
+        rounded = below + tf.cast(tf.less(drawn(noise, "rounding", self), scaled - below), tf.float32)
         squared = tf.reduce_sum(tf.square(tf.cast(rounded, tf.float64)))
         # Towards zero no coordinate grows; taken in rare rounds only, and then the bound holds all the same.
         inside = tf.less_equal(squared, tf.square(parameters["norm_bound"]))
@@ -123,7 +114,7 @@ class Distributed(FixedClip):
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:
         """The mean of the decoded sum."""
         whole = tf.cast(centred(total["packed"], self.bits), tf.float32)
-        flat = walsh_hadamard(whole / state["scale"]) * noise["signs"]
+        flat = _rotated(whole / state["scale"]) * noise["signs"]
         count = tf.cast(tf.maximum(total["count"], 1), tf.float32)
         flat = flat[: parameter_count(self.specs)] / count
         update = unflatten(flat, self.specs)
@@ -133,26 +124,24 @@ class Distributed(FixedClip):
         return update, with_changes(state, round=state["round"] + 1), measured
 
 
-def centred(whole: tf.Tensor, bits: int) -> tf.Tensor:
-    """The number of least size that equals `whole` modulo 2**bits.
+@register("discrete_gaussian")
+class DiscreteGaussian(NoiseInShares):
+    """Shares of discrete Gaussian noise (Kairouz, Liu and Steinke 2021, arXiv:2102.06387)."""
 
-    >>> centred(tf.constant([1, 15, 8, 23], tf.int32), 4).numpy().tolist()
-    [1, -1, -8, 7]
-    """
-    low = tf.bitwise.bitwise_and(whole, tf.constant(2**bits - 1, tf.int32))
-    return tf.where(tf.greater_equal(low, 2 ** (bits - 1)), low - 2 ** (bits - 1) - 2 ** (bits - 1), low)
+    def sample(self, key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -> tf.Tensor:
+        """Discrete Gaussian numbers."""
+        return self.source.discrete_gaussian(key, shape, stddev)
 
 
-def walsh_hadamard(flat: tf.Tensor) -> tf.Tensor:
-    """The orthonormal Walsh-Hadamard transform of a vector whose length is a power of two; it is its own inverse.
+@register("skellam")
+class Skellam(NoiseInShares):
+    """Shares of Skellam noise (Agarwal, Kairouz and Liu 2021, arXiv:2110.04995)."""
 
-    >>> walsh_hadamard(tf.constant([1.0, 0.0, 0.0, 0.0])).numpy().tolist()
-    [0.5, 0.5, 0.5, 0.5]
-    """
-    size = flat.shape[0]
-    half = 1
-    while half < size:
-        pairs = tf.reshape(flat, [size // (2 * half), 2, half])
-        flat = tf.reshape(tf.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1), [size])
-        half *= 2
-    return flat / float(np.sqrt(size))
+    def sample(self, key: tf.Tensor, shape: Sequence[int], stddev: tf.Tensor) -> tf.Tensor:
+        """Skellam numbers."""
+        return self.source.skellam(key, shape, stddev)
+
+
+def _rotated(flat: tf.Tensor) -> tf.Tensor:
+    """The orthonormal rotation of a vector; it is its own inverse."""
+    return walsh_hadamard(flat[tf.newaxis])[0] / float(np.sqrt(flat.shape[0]))

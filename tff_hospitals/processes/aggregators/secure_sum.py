@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.processes.aggregators.base import Aggregator, Structure
-from tff_hospitals.processes.aggregators.noise_shares import centred
+from tff_hospitals.processes.modular import centred
 from tff_hospitals.processes.noise import Tensors
 
 BITS = 30
@@ -37,15 +37,14 @@ class SecureSum(Aggregator):
 
     Args:
       inner: what is summed.
-      hospitals: the most that take part in a round.
     """
 
     modulus_bits = BITS
 
-    def __init__(self, inner: Aggregator, hospitals: int):
-        super().__init__(inner.specs)
+    def __init__(self, inner: Aggregator):
+        super().__init__(inner.setting)
         self.inner = inner
-        self.steps = steps_per_side(hospitals)
+        self.steps = steps_per_side(inner.setting.hospitals)
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
         """That of the inner aggregator."""
@@ -63,9 +62,7 @@ class SecureSum(Aggregator):
         """That of the inner aggregator."""
         return self.inner.no_hospital_noise()
 
-    def prepare(
-        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
-    ) -> Structure:
+    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
         """The contribution in whole numbers modulo 2**30."""
         units = self.inner.resolutions(parameters, self.steps)
 

@@ -11,30 +11,24 @@ for their sibling, so that a checkpoint keeps the tree.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.accounting import tree_noise
-from tff_hospitals.plan.parts import PrivacyPlan
-from tff_hospitals.processes.aggregators.base import FixedClip, Structure, with_changes
+from tff_hospitals.processes.aggregators.base import Setting, Structure, with_changes
+from tff_hospitals.processes.aggregators.fixed_clip import FixedClip
+from tff_hospitals.processes.aggregators.registry import register
 from tff_hospitals.processes.noise import Tensors, parameter_count
 
 
+@register("tree")
 class TreeAggregation(FixedClip):
-    """Fixed clipping with tree noise.
+    """Fixed clipping with tree noise; a tree spans `restart_every` rounds, or all."""
 
-    Args:
-      specs, privacy, expected_cohort: as for fixed clipping.
-      rounds: of the whole run; a tree spans `privacy.restart_every` of them, or all.
-    """
-
-    def __init__(
-        self, specs: Sequence[tf.TensorSpec], privacy: PrivacyPlan, expected_cohort: float | None, rounds: int
-    ):
-        super().__init__(specs, privacy, expected_cohort)
-        self.rounds_per_tree = min(rounds, privacy.restart_every or rounds)
+    def __init__(self, setting: Setting):
+        super().__init__(setting)
+        self.rounds_per_tree = min(setting.rounds, setting.privacy.restart_every or setting.rounds)
         self.levels = tree_noise.levels_of(self.rounds_per_tree)
         variances = np.square(tree_noise.residual_matrix(self.rounds_per_tree)).sum(axis=1)
         self._residual_stddevs = np.sqrt(variances).astype(np.float32)
@@ -58,7 +52,7 @@ class TreeAggregation(FixedClip):
         scale = state["noise_multiplier"] * state["clip_norm"]
         update = self.noised_mean(total, scale, collections.OrderedDict(delta=residual))
         deviation = tf.gather(tf.constant(self._residual_stddevs), position)
-        measured = self.measured(update, scale * deviation / self.divisor(total["count"]), state["clip_norm"])
+        measured = self.measured(update, scale * deviation / self.setting.divisor(total["count"]), state["clip_norm"])
         return update, with_changes(state, round=state["round"] + 1, open_nodes=open_nodes), measured
 
     def _grow(self, open_nodes: tf.Tensor, nodes: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.accounting import split_adaptive_noise
-from tff_hospitals.plan.parts import PrivacyPlan
+from tff_hospitals.plan.zeroing import ZEROING
 from tff_hospitals.processes.aggregators.base import Aggregator, Structure, with_changes
 from tff_hospitals.processes.noise import Tensors
 from tff_hospitals.processes.noise_sources import source_of
@@ -26,28 +26,22 @@ class Zeroing(Aggregator):
 
     Args:
       inner: fixed or adaptive clipping.
-      privacy: kind of zeroing and its (first) bound.
-      expected_cohort: divisor of the count under Poisson sampling; None divides by the number that took part.
-      count_stddev: noise on the count of updates below the bound.
     """
 
-    def __init__(self, inner: Aggregator, privacy: PrivacyPlan, expected_cohort: float | None, count_stddev: float):
-        super().__init__(inner.specs)
+    def __init__(self, inner: Aggregator):
+        super().__init__(inner.setting)
         self.inner = inner
-        self.follows = privacy.zeroing == "quantile"
-        self.first_norm = privacy.zeroing_norm
-        self.expected_cohort = expected_cohort
-        self.count_stddev = count_stddev
-        self.source = source_of(privacy)
+        self.follows = ZEROING[inner.setting.privacy.zeroing].follows
+        self.source = source_of(inner.setting.privacy)
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
         """The inner aggregator's, whose noise is what the zeroing count leaves of the whole."""
         count_stddev = 0.0
         if self.follows and noise_multiplier > 0:
-            noise_multiplier = split_adaptive_noise(noise_multiplier, bit_noise_stddev=self.count_stddev)
-            count_stddev = self.count_stddev
+            noise_multiplier = split_adaptive_noise(noise_multiplier, bit_noise_stddev=self.setting.count_stddev)
+            count_stddev = self.setting.count_stddev
         state = self.inner.initial_state(key, noise_multiplier)
-        state["zeroing_norm"] = np.float32(self.first_norm)
+        state["zeroing_norm"] = np.float32(self.setting.privacy.zeroing_norm)
         state["zeroing_count_stddev"] = np.float32(count_stddev)
         return state
 
@@ -61,9 +55,7 @@ class Zeroing(Aggregator):
             self.inner.parameters(state), zeroing_bound=self.bound(state), zeroing_norm=state["zeroing_norm"]
         )
 
-    def prepare(
-        self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure | None = None
-    ) -> Structure:
+    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
         """The inner aggregator's contribution of the update or of zero, and whether it was below the quantile."""
         largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(tensor)) for tensor in delta]))
         keep = tf.less_equal(largest, parameters["zeroing_bound"])  # false for NaN
@@ -94,7 +86,7 @@ class Zeroing(Aggregator):
         """The inner aggregator's update; then the next quantile."""
         update, after, measured = self.inner.finish(state, total, noise)
         if self.follows:
-            count = tf.maximum(total["count"], 1.0) if self.expected_cohort is None else self.expected_cohort
+            count = self.setting.divisor(total["count"])
             noised = total["below_zeroing"] + state["zeroing_count_stddev"] * noise["below_zeroing"]
             below = tf.clip_by_value(noised / count + 0.5, 0.0, 1.0)
             moved = state["zeroing_norm"] * tf.exp(-LEARNING_RATE * (below - QUANTILE))

@@ -1,0 +1,68 @@
+"""DP-FTRL inside each hospital: the noise of a binary tree over the steps of a round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tff_hospitals.accounting import MechanismEvent
+from tff_hospitals.foundations.validation import Problem
+from tff_hospitals.plan.clip_styles import CLIP_STYLES
+from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, RecordLevel, RecordSetting
+from tff_hospitals.plan.mechanisms.dp_sgd import NOISED_INSIDE
+from tff_hospitals.plan.mechanisms.registry import register
+from tff_hospitals.plan.parts import PrivacyPlan
+from tff_hospitals.plan.planned_events import ReleaseAt, TreeOverSteps
+
+if TYPE_CHECKING:
+    from tff_hospitals.plan.plan import Plan
+
+
+@register
+class DpFtrlLocal(RecordLevel):
+    """Kairouz et al. 2021, arXiv:2103.00039; a new tree every round, because a hospital keeps nothing between rounds.
+
+    No random batches are assumed: passes go through the records in one order, so that a record comes back after a
+    fixed number of steps.
+    """
+
+    name = "dp_ftrl_local"
+    words = "DP-FTRL inside each hospital: per-record clipping, noise of a binary tree over the steps of a round"
+    seen = NOISED_INSIDE
+    options = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
+    batches = "same_order"
+    clip_styles = tuple(name for name, style in CLIP_STYLES.items() if not style.follows)
+    attack = ""
+
+    def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
+        """A clip norm that changes from step to step."""
+        if privacy.clip_style in self.clip_styles or privacy.clip_style not in CLIP_STYLES:
+            return []
+        return [
+            Problem(
+                "clip_style",
+                privacy.clip_style,
+                "dp_ftrl_local adds noise that later steps take back, which needs one clip norm for all steps",
+                "set --clip_style=flat, per_layer or automatic, or take dp_sgd",
+            )
+        ]
+
+    def release_at(self, setting: RecordSetting, *, counts: bool = True) -> ReleaseAt:
+        """A tree over the steps of each round, in which a record comes back once in every pass."""
+        comes_back = setting.steps > setting.steps_per_epoch
+        period = setting.steps_per_epoch if comes_back else None  # None: at most once per tree
+
+        def release(noise_multiplier: float) -> TreeOverSteps:
+            event = MechanismEvent("tree", noise_multiplier=noise_multiplier, steps=setting.steps, period=period)
+            return TreeOverSteps(event)
+
+        return release
+
+    def step_variance(self, steps: int) -> float:
+        """The noise of a prefix of the tree."""
+        from tff_hospitals.accounting import tree_noise  # numpy is not needed to show --help
+
+        return tree_noise.prefix_variance(steps)
+
+    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
+        """Batches are declared to the accountant by the period alone, which `batches` does not look at."""
+        return ("record_noise_differs", "record_clipping")

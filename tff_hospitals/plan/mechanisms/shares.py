@@ -1,0 +1,113 @@
+"""Noise in shares: whole-number noise of which every hospital adds a part before a secure sum; see `discretisation`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tff_hospitals.accounting import MechanismEvent
+from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.plan.calibration import Calibration, calibrated_grid
+from tff_hospitals.plan.discretisation import LARGEST_BITS, Grid, discretise, enough_bits
+from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, HospitalLevel, HospitalSetting, Seen
+from tff_hospitals.plan.parts import CohortPlan
+from tff_hospitals.plan.planned_events import InShares, ReleaseAt
+
+if TYPE_CHECKING:
+    pass
+
+
+class NoiseInShares(HospitalLevel):
+    """The base of both: the distribution of the noise is all that they differ in."""
+
+    noise_by = "shares"
+    seen = Seen(
+        server="under a real secure sum, the sum of all whole-number updates with the noise of all shares",
+        hospitals="models that were made of noised sums of updates",
+        readers="a model that was made of noised sums of updates",
+    )
+    options = (*PRIVATE_OPTIONS, "modulus_bits")
+    always_secure = True
+    needs_size = True
+    known_cohort = "divides its noise into one share per hospital, so their number must be known before the round"
+    attack = "repeated_hospital"
+
+    def conversions(self, cohort: CohortPlan) -> tuple[str, ...]:
+        """Sums of discrete noise have a Renyi bound and nothing sharper."""
+        return ("rdp",)
+
+    def event(self, grid: Grid) -> MechanismEvent:
+        """The event of one round on a grid of whole numbers."""
+        return MechanismEvent(
+            self.name,
+            local_stddev=grid.local_stddev,
+            shares=grid.shares,
+            l2_sensitivity=grid.l2_sensitivity,
+            l1_sensitivity=grid.l1_sensitivity,
+        )
+
+    def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:
+        """One event a round, with as many shares as hospitals take part.
+
+        The release raises InvalidInput where the modulus is too small for sum and noise.
+        """
+
+        def release(noise_multiplier: float) -> InShares:
+            grid = grid_of(setting, noise_multiplier)
+            if grid is None:
+                raise InvalidInput([overflow_problem(setting, noise_multiplier)])
+            return InShares(self.event(grid), shared=setting.period == 1, every=setting.period)
+
+        return release
+
+    def calibrate(self, setting: HospitalSetting, calibration: Calibration) -> float:
+        """The grid depends on its noise: a few steps to a fixed point."""
+        return calibrated_grid(self.release_at(setting), setting.rounds, calibration)
+
+    def sum_variance(self, setting: HospitalSetting, round_number: int, cohort: float) -> float:
+        """As many shares as hospitals take part, of as many as were planned, after rounding."""
+        return cohort / shares_of(setting)
+
+    def warnings(self, setting: HospitalSetting, noise_multiplier: float) -> list[str]:
+        """What rounding costs, and how rarely a sum overflows."""
+        grid = grid_of(setting, noise_multiplier)
+        if grid is None:  # refused before
+            return []
+        stretched = grid.l2_sensitivity / (setting.privacy.clip_norm * grid.scale)
+        return [
+            f"{setting.privacy.modulus_bits} bits per value: a sum leaves the modulus with odds of at most "
+            f"{grid.overflow_odds:.2g} per round; rounding makes the sensitivity {stretched:.4g} times the clip "
+            "norm, which the noise covers"
+        ]
+
+
+def shares_of(setting: HospitalSetting) -> int:
+    """Hospitals whose shares are counted on in a round."""
+    return round(setting.expected)
+
+
+def grid_of(setting: HospitalSetting, noise_multiplier: float) -> Grid | None:
+    """The whole numbers in use; None where the modulus is too small."""
+    return discretise(
+        clip_norm=setting.privacy.clip_norm,
+        noise_multiplier=noise_multiplier,
+        modulus_bits=setting.privacy.modulus_bits,
+        shares=shares_of(setting),
+        parameters=setting.parameters,
+    )
+
+
+def overflow_problem(setting: HospitalSetting, noise_multiplier: float) -> Problem:
+    """Why a modulus is too small, and the smallest that would do."""
+    privacy, shares = setting.privacy, shares_of(setting)
+    enough = enough_bits(
+        clip_norm=privacy.clip_norm, noise_multiplier=noise_multiplier, shares=shares, parameters=setting.parameters
+    )
+    remedy = f"set --modulus_bits={enough} or more" if enough else "take fewer hospitals per round or less noise"
+    return Problem(
+        "modulus_bits",
+        privacy.modulus_bits,
+        f"overflows: the sum of {shares} hospitals with its noise (multiplier {noise_multiplier:.3g}) needs "
+        + (f"at least {enough} bits" if enough else f"more than {LARGEST_BITS} bits")
+        + f" for {setting.parameters:,} parameters",
+        remedy,
+    )

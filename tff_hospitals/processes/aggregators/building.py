@@ -1,0 +1,54 @@
+"""From a plan's privacy to its aggregator: the mechanism's own, behind a zeroing bound and under a secure sum if asked.
+
+An aggregator of one's own is a class that `register` names after its mechanism (see `plan.mechanisms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan.parts import CohortPlan, PrivacyPlan
+from tff_hospitals.plan.zeroing import ZEROING
+from tff_hospitals.processes import aggregators
+from tff_hospitals.processes.aggregators.base import Aggregator, Setting
+from tff_hospitals.processes.aggregators.registry import AGGREGATORS, register
+from tff_hospitals.processes.aggregators.secure_sum import SecureSum
+from tff_hospitals.processes.aggregators.zeroing import Zeroing
+
+__all__ = ["build_aggregator", "register"]
+
+mechanisms.discover(aggregators.__name__, aggregators.__path__)
+AGGREGATORS.check(name for name, one in mechanisms.MECHANISMS.items() if isinstance(one, mechanisms.HospitalLevel))
+
+
+def build_aggregator(
+    specs: Sequence[tf.TensorSpec],
+    privacy: PrivacyPlan,
+    cohort: CohortPlan,
+    hospitals: int,
+    *,
+    rounds: int = 1,
+    largest_weight: float = 1.0,
+) -> Aggregator:
+    """The aggregator that a plan's hospital-level mechanism asks for; hospital weights arrive with the updates.
+
+    Args:
+      specs: specs of the trainable weights.
+      privacy: the plan's privacy.
+      cohort: who takes part in a round, out of `hospitals`.
+      hospitals: how many there are.
+      rounds: of the whole run (sizes the tree).
+      largest_weight: of any hospital in the mean.
+
+    Raises:
+      InvalidInput: an unknown mechanism.
+      LookupError: a mechanism whose module registers no aggregator.
+    """
+    mechanism, own = mechanisms.hospital_level(privacy), mechanisms.hospital_settings(privacy)
+    made = AGGREGATORS[mechanism.name](Setting(tuple(specs), own, cohort, hospitals, rounds, largest_weight))
+    if mechanism.zeroing and ZEROING[own.zeroing].active:
+        made = Zeroing(made)
+    return SecureSum(made) if privacy.secure_sum and not mechanism.always_secure else made

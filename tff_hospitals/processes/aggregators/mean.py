@@ -1,0 +1,44 @@
+"""The plain mean: no noise, no bound, no promise."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.processes.aggregators.base import Aggregator, Structure
+from tff_hospitals.processes.aggregators.registry import register
+from tff_hospitals.processes.noise import Tensors, global_norm
+
+
+@register("none")
+class Mean(Aggregator):
+    """Mean of the updates, weighted by each hospital's weight (McMahan et al. 2017, arXiv:1602.05629).
+
+    An empty cohort gives a zero update.
+    """
+
+    bounded = False
+
+    def resolutions(self, parameters: Structure, steps: float) -> Structure:
+        """Weights are whole numbers already; updates have the plan's bound."""
+        bound = self.setting.privacy.secure_sum_bound * max(1.0, self.setting.largest_weight)
+        return collections.OrderedDict(delta=tf.constant(bound / steps), weight=tf.constant(1.0))
+
+    def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
+        """No state."""
+        return collections.OrderedDict()
+
+    def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
+        """Weighted update and weight."""
+        return collections.OrderedDict(delta=tuple(weight * tensor for tensor in delta), weight=weight)
+
+    def received(self, parameters: Structure, prepared: Structure, decoded: Tensors, weight: tf.Tensor) -> Structure:
+        """As for an update that was not encoded."""
+        return self.prepare(parameters, decoded, weight, self.no_hospital_noise())
+
+    def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:
+        """The quotient of the sums."""
+        mean = tuple(tf.math.divide_no_nan(tensor, total["weight"]) for tensor in total["delta"])
+        return mean, state, collections.OrderedDict(update_norm=global_norm(mean))
