@@ -153,6 +153,21 @@ METHODS = {
             default=False,
         ),
         Method(
+            "blt",
+            "DP-FedAvg, buffered noise (BLT)",
+            "fixed clipping with noise that later rounds take back in part through a few buffers (McMahan, Xu and "
+            "Zhang 2024)",
+            {**_EQUAL, "privacy": {"mechanism": "blt"}},
+            default=False,
+        ),
+        Method(
+            "banded_mf",
+            "DP-FedAvg, banded noise",
+            "fixed clipping with noise that the next rounds take back in part (Choquette-Choo et al. 2023)",
+            {**_EQUAL, "privacy": {"mechanism": "banded_mf"}},
+            default=False,
+        ),
+        Method(
             "discrete_gaussian",
             "distributed discrete Gaussian",
             "each hospital adds a share of whole-number noise before a secure sum (Kairouz, Liu and Steinke 2021)",

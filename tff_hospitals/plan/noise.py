@@ -190,6 +190,7 @@ def hospital_setting(plan: Plan, dataset: HospitalDataset) -> HospitalSetting:
 def _hospital_part(plan: Plan, dataset: HospitalDataset, delta: float, adjacency: str) -> NoisePlan:
     mechanism, setting = mechanisms.hospital_level(plan.privacy), hospital_setting(plan, dataset)
     privacy = setting.privacy
+    raise_if(mechanism.setting_problems(setting))
     released = preprocessing_events(dataset, "hospital")
     conversion = _conversion(privacy, released, adjacency)
     multiplier = privacy.noise_multiplier

@@ -214,6 +214,17 @@ class PrivacyPlan:
     restart_every: int | None = option(
         None, "rounds of one noise tree; by default one tree over the run", low=1, unit="rounds", used=BY_MECHANISM
     )
+    noise_bands: int | None = option(
+        None,
+        "rounds that a round's noise reaches into, itself included; by default as many as lie between a hospital's "
+        "participations, 32 at most",
+        low=1,
+        unit="rounds",
+        used=BY_MECHANISM,
+    )
+    noise_buffers: int = option(
+        3, "buffers of the model's size that carry noise on", low=1, high=4, unit="buffers", used=BY_MECHANISM
+    )
     modulus_bits: int = option(
         20, "bits per value under noise in shares", low=SMALLEST_BITS, high=LARGEST_BITS, unit="bits", used=BY_MECHANISM
     )

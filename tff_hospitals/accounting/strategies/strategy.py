@@ -47,6 +47,26 @@ class Strategy:
         """First column of C^-1, float64 [steps]: how the noise of a step enters the later ones."""
         return quotient(self.denominator, self.numerator, self.steps if steps is None else steps)
 
+    def inverse_buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        """C^-1 as buffers, for a strategy that is made of buffers: decays and scales, float64 [buffers] each.
+
+        The inverse has the coefficients 1, then sum_j scale_j * decay_j^(t-1), with scales below 0.
+
+        Raises:
+          ValueError: when the numerator has double or complex roots, so that no such buffers exist.
+
+        >>> decays, scales = Strategy("blt", 4, (1.0, -0.25), (1.0, -0.5)).inverse_buffers()  # 1 + .25 x / (1 - .5 x)
+        >>> decays.tolist(), scales.tolist()
+        ([0.25], [-0.25])
+        """
+        own, roots = np.roots(self.denominator), np.roots(self.numerator)
+        gaps = np.abs(roots[:, np.newaxis] - roots) + np.eye(len(roots))
+        if len(roots) != len(own) or np.any(np.abs(np.imag(roots)) > 1e-12) or gaps.min() < 1e-9:
+            raise ValueError(f"{self.name}: the inverse of this strategy cannot be written as buffers")
+        own, roots = np.real(own), np.real(roots)
+        scales = [np.prod(root - own) / np.prod(root - np.delete(roots, place)) for place, root in enumerate(roots)]
+        return roots, np.array(scales)
+
 
 def quotient(numerator: Any, denominator: Any, steps: int) -> np.ndarray:
     """The first `steps` coefficients of a quotient of power series, float64 [steps].

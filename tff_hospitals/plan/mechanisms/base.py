@@ -237,6 +237,10 @@ class HospitalLevel(Mechanism):
         whole_run = self.release_at(setting, counts=False)(1.0).whole_run(setting.rounds, setting.steps)
         return calibrated(whole_run, calibration)
 
+    def setting_problems(self, setting: HospitalSetting) -> list[Problem]:
+        """Why it cannot be used with these hospitals and rounds, whatever the noise."""
+        return []
+
     def warnings(self, setting: HospitalSetting, noise_multiplier: float) -> list[str]:
         """What of it will disappoint with these hospitals, in words for the table."""
         return []
