@@ -13,8 +13,8 @@ from communication_chains import KEY, all_chains, hard_tensors, joined, named
 from hypothesis import strategies as st
 
 from tff_hospitals.communication import Chain, Feedback, parse_chain, sizes
-from tff_hospitals.communication.sparsify import TopK
-from tff_hospitals.communication.uniform import Quantize
+from tff_hospitals.communication.stages.sparsify import TopK
+from tff_hospitals.communication.stages.uniform import Quantize
 from tff_hospitals.foundations.validation import InvalidInput
 
 CHAINS = all_chains()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tff_hospitals.communication import parse_chain, sizes
-from tff_hospitals.communication.codebook import Eden
-from tff_hospitals.communication.rotation import MAX_BLOCK, Rotate, blocks, walsh_hadamard
-from tff_hospitals.communication.sparsify import RandomK
 from tff_hospitals.communication.stage import GROUP, Context, runs
+from tff_hospitals.communication.stages.codebook import Eden
+from tff_hospitals.communication.stages.rotation import MAX_BLOCK, Rotate, blocks, walsh_hadamard
+from tff_hospitals.communication.stages.sparsify import RandomK
 from tff_hospitals.foundations.random_streams import Streams
 
 KEY = np.array([11, 12], np.int64)

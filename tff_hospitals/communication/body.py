@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tff_hospitals.communication import entropy, positions, rotation, stage, tensors
-from tff_hospitals.communication.casts import BFloat16
+from tff_hospitals.communication import entropy, positions, stage, tensors
 from tff_hospitals.communication.container import PayloadError, Reader, Writer
-from tff_hospitals.communication.sparsify import RandomK
+from tff_hospitals.communication.stages import rotation
 
 COMFORT = 20  # largest magnitudes outside 2**-20 to 2**20 are scaled by a power of two before anything is calculated
 MAX_EXPONENT = 160
@@ -49,7 +48,7 @@ class Pipeline:
     @property
     def calculates(self) -> bool:
         """Whether huge or tiny values could be lost on the way: they are then scaled by a power of two."""
-        copies = isinstance(self.quantiser, (stage.Unquantised, BFloat16)) and not isinstance(self.sparsifier, RandomK)
+        copies = self.quantiser.copies and (self.sparsifier is None or self.sparsifier.copies)
         return self.rotate is not None or not copies
 
     def size(self, context: stage.Context) -> int:
@@ -157,7 +156,7 @@ class Pipeline:
             code = positions.CODES[reader.varint("code of positions", high=len(positions.CODES) - 1)]
             kept = positions.decode(code, reader, number, size)
             close("positions", code)
-        elif isinstance(self.sparsifier, RandomK):
+        elif self.sparsifier is not None:
             kept = self.sparsifier.positions(size, context)
         groups = self.groups(context, kept)
         per_group = self.quantiser.scales_per_group

@@ -31,9 +31,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tff_hospitals.communication import container, parsing, rotation, shared_randomness, stage, tensors
+from tff_hospitals.communication import container, parsing, shared_randomness, stage, tensors
 from tff_hospitals.communication.body import Pipeline, Section
 from tff_hospitals.communication.feedback import Feedback
+from tff_hospitals.communication.stages import rotation
 from tff_hospitals.foundations import validation
 
 
@@ -261,7 +262,7 @@ def parse_chain(text: str, *, name: str = "chain") -> Chain:
     """Reads a chain such as `rotate,quantize:4,entropy`; "" and "none" are the empty chain (float32 as it is).
 
     Args:
-      text: stages separated by commas; README and `parsing.USAGE` list them.
+      text: stages separated by commas; README and `forms.FORMS` list them.
       name: what messages call it, for example the flag that it came from.
 
     Raises:

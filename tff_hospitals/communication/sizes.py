@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tff_hospitals.communication import body, chain, container, entropy, positions, rotation, stage, tensors
+from tff_hospitals.communication import body, chain, container, entropy, positions, stage, tensors
+from tff_hospitals.communication.stages import rotation
 
 
 class ByteRange(NamedTuple):

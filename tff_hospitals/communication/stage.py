@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -86,6 +86,11 @@ class Stage(abc.ABC):
         del group
         return 1.0
 
+    def order_problems(self, chain: Mapping[int, Stage]) -> list[tuple[str, str]]:
+        """What this stage needs around it, as (bound, remedy); `chain` holds the stages of a chain by rank."""
+        del chain
+        return []
+
     def __str__(self) -> str:
         return self.name
 
@@ -106,6 +111,7 @@ class Sparsifier(Stage):
     """Keeps some values and drops the others."""
 
     positions_travel: ClassVar[bool] = True
+    copies: ClassVar[bool] = True  # whether kept values are as they were
 
     @abc.abstractmethod
     def encode(self, values: np.ndarray, context: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -115,12 +121,26 @@ class Sparsifier(Stage):
     def kept(self, size: int) -> int | None:
         """How many of `size` values are kept; None if it depends on the values."""
 
+    def positions(self, size: int, context: Context) -> np.ndarray:
+        """The positions that both ends draw, uint32 [k], ascending; where positions do not travel.
+
+        Raises:
+          TypeError: for a stage whose positions travel.
+        """
+        raise TypeError(f"{self.name} draws no positions")
+
 
 class Quantiser(Stage):
     """Turns float32 values into symbols of a small alphabet and a few scales per group."""
 
     rank = QUANTISE
     scales_per_group: ClassVar[int] = 1
+    copies: ClassVar[bool] = False  # whether values of any size come through without a calculation
+
+    @property
+    def dithered(self) -> bool:
+        """Whether it rounds at random, with a random number for every value."""
+        return self.uses_key
 
     @property
     @abc.abstractmethod
@@ -142,6 +162,7 @@ class Unquantised(Quantiser):
 
     name = "float32"
     scales_per_group = 0
+    copies = True
     alphabet = 1 << 32
 
     def encode(self, values: np.ndarray, groups: Sequence[tuple[int, int]], context: Context) -> Symbols:

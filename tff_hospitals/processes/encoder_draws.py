@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tff_hospitals.communication import Chain, rotation, shared_randomness, stage
-from tff_hospitals.communication.codebook import Eden
-from tff_hospitals.communication.sparsify import RandomK
+from tff_hospitals.communication import Chain, shared_randomness, stage
+from tff_hospitals.communication.stages import rotation
 
 Draws = collections.OrderedDict
 
@@ -29,12 +28,6 @@ def group_bound(chain: Chain, lengths: Sequence[int]) -> int:
     return len(stage.runs(lengths))
 
 
-def dithered(chain: Chain) -> bool:
-    """Whether the chain's quantiser rounds at random."""
-    quantiser = chain.pipeline.quantiser
-    return quantiser.uses_key and not isinstance(quantiser, Eden)
-
-
 def draw_shapes(chain: Chain, lengths: Sequence[int]) -> Draws:
     """(shape, dtype) of the arrays that `draw` gives."""
     pipeline = chain.pipeline
@@ -42,9 +35,10 @@ def draw_shapes(chain: Chain, lengths: Sequence[int]) -> Draws:
     found: Draws = collections.OrderedDict()
     if pipeline.rotate is not None:
         found["signs"] = ((size,), np.float32)
-    if isinstance(pipeline.sparsifier, RandomK):
-        found["positions"] = ((pipeline.sparsifier.kept(size),), np.int32)
-    if dithered(chain):
+    sparsifier = pipeline.sparsifier
+    if sparsifier is not None and not sparsifier.positions_travel:
+        found["positions"] = ((sparsifier.kept(size),), np.int32)
+    if pipeline.quantiser.dithered:
         found["dither"] = ((size + 4 * group_bound(chain, lengths),), np.float32)
     return found
 
@@ -76,7 +70,7 @@ def draw(chain: Chain, lengths: Sequence[int], key: Any) -> Draws:
     if "signs" in shapes:
         found["signs"] = np.concatenate(list(rotation.block_signs(rotation.blocks(context.size), context)))
     sparsifier = chain.pipeline.sparsifier
-    if isinstance(sparsifier, RandomK):
+    if sparsifier is not None and "positions" in shapes:
         found["positions"] = sparsifier.positions(chain.pipeline.size(context), context).astype(np.int32)
     if "dither" in shapes:
         count = shapes["dither"][0][0]

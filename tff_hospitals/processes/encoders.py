@@ -9,17 +9,18 @@ equal for every stage, and the native runtime checks every payload of a run agai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.communication import Chain, body, rotation, stage
-from tff_hospitals.communication.casts import BFloat16, Float16
-from tff_hospitals.communication.codebook import CELLS, REACH, Eden, OneBit
-from tff_hospitals.communication.sparsify import RandomK, Threshold, TopK
-from tff_hospitals.communication.ternary import Ternary
-from tff_hospitals.communication.uniform import FLAT, Quantize
+from tff_hospitals.communication import Chain, body, stage
+from tff_hospitals.communication.stages import rotation
+from tff_hospitals.communication.stages.casts import BFloat16, Float16
+from tff_hospitals.communication.stages.codebook import CELLS, REACH, Eden, OneBit
+from tff_hospitals.communication.stages.sparsify import RandomK, Threshold, TopK
+from tff_hospitals.communication.stages.ternary import Ternary
+from tff_hospitals.communication.stages.uniform import FLAT, Quantize
 from tff_hospitals.processes import encoder_draws
 from tff_hospitals.processes.modular import walsh_hadamard
 
@@ -55,8 +56,9 @@ def transcode(chain: Chain, lengths: Sequence[int], flat: tf.Tensor, draws: Mapp
     dense = values.shape[0]
     kept = None
     if pipeline.sparsifier is not None:
-        values, kept = _sparsify(pipeline.sparsifier, values, draws)
-    values = _quantise(pipeline.quantiser, values, _groups(chain, lengths, values, kept), draws)
+        values, kept = twin_of(pipeline.sparsifier)(pipeline.sparsifier, values, draws)
+    groups = _groups(chain, lengths, values, kept)
+    values = twin_of(pipeline.quantiser)(pipeline.quantiser, values, groups, draws)
     if kept is not None:
         values = tf.scatter_nd(kept[:, tf.newaxis], values, [dense])
     if pipeline.rotate is not None:
@@ -103,25 +105,60 @@ def _each_block(values: tf.Tensor, size: int) -> tf.Tensor:
 # -- sparsifiers and groups -----------------------------------------------
 
 
-def _sparsify(sparsifier: stage.Sparsifier, values: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tuple:
-    """(kept values, their ascending positions int32)."""
-    size = values.shape[0]
-    if isinstance(sparsifier, TopK):
-        top = tf.math.top_k(tf.abs(values), sparsifier.kept(size)).indices  # of equal ones, the first
-        kept = tf.sort(top)
-        return tf.gather(values, kept), kept
-    if isinstance(sparsifier, Threshold):
-        kept = tf.cast(tf.where(tf.abs(values) >= np.float32(sparsifier.bound))[:, 0], tf.int32)
-        return tf.gather(values, kept), kept
-    if isinstance(sparsifier, RandomK):
-        kept = draws["positions"]
-        values = tf.gather(values, kept)
-        if sparsifier.scaled:
-            count = sparsifier.kept(size)
-            edges = np.arange(count + 1, dtype=np.int64) * size // count
-            values = values * np.diff(edges).astype(np.float32)
-        return values, kept
-    raise TypeError(f"no TensorFlow twin for the sparsifier {sparsifier}: add it here")
+TWINS: dict[type[stage.Stage], Callable[..., Any]] = {}
+"""The TensorFlow twin of each stage, by its class."""
+
+Twin = TypeVar("Twin", bound=Callable[..., Any])
+
+
+def register(*kinds: type[stage.Stage]) -> Callable[[Twin], Twin]:
+    """A decorator that makes a function the twin of stages.
+
+    A sparsifier's twin takes (stage, values, draws) and gives the kept values and their ascending positions (int32). A
+    quantiser's takes (stage, values, groups, draws) and gives what is read back.
+    """
+
+    def enter(twin: Twin) -> Twin:
+        TWINS.update(dict.fromkeys(kinds, twin))
+        return twin
+
+    return enter
+
+
+def twin_of(one: stage.Stage) -> Callable[..., Any]:
+    """The twin of a stage, or of what it is a kind of.
+
+    Raises:
+      TypeError: when none is registered.
+    """
+    found = next((TWINS[kind] for kind in type(one).__mro__ if kind in TWINS), None)
+    if found is None:
+        raise TypeError(f"no TensorFlow twin for the stage {one}: register one with processes.encoders.register")
+    return found
+
+
+@register(TopK)
+def _top(one: TopK, values: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    top = tf.math.top_k(tf.abs(values), one.kept(values.shape[0])).indices  # of equal ones, the first
+    kept = tf.sort(top)
+    return tf.gather(values, kept), kept
+
+
+@register(Threshold)
+def _beyond(one: Threshold, values: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    kept = tf.cast(tf.where(tf.abs(values) >= np.float32(one.bound))[:, 0], tf.int32)
+    return tf.gather(values, kept), kept
+
+
+@register(RandomK)
+def _random(one: RandomK, values: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    size, kept = values.shape[0], draws["positions"]
+    values = tf.gather(values, kept)
+    if one.scaled:
+        count = one.kept(size)
+        edges = np.arange(count + 1, dtype=np.int64) * size // count
+        values = values * np.diff(edges).astype(np.float32)
+    return values, kept
 
 
 def _groups(chain: Chain, lengths: Sequence[int], values: tf.Tensor, kept: tf.Tensor | None) -> Groups:
@@ -145,32 +182,43 @@ def _groups(chain: Chain, lengths: Sequence[int], values: tf.Tensor, kept: tf.Te
 # -- quantisers: round and read back ----------------------------------------
 
 
-def _quantise(
-    quantiser: stage.Quantiser, values: tf.Tensor, groups: Groups, draws: Mapping[str, tf.Tensor]
-) -> tf.Tensor:
-    if isinstance(quantiser, stage.Unquantised):
-        return values
-    if isinstance(quantiser, Quantize):
-        dither = draws.get("dither")
-        return _on_grid(values, groups, quantiser.alphabet - 1, _even_levels(quantiser), dither)
-    if isinstance(quantiser, Ternary) and quantiser.stochastic:
-        return _on_grid(
-            values, groups, 2, lambda low, high: (tf.zeros_like(low), tf.maximum(-low, high)), draws["dither"]
-        )
-    if isinstance(quantiser, Ternary):
-        return _codebook(OneBit(unbiased=False), values, groups)
-    if isinstance(quantiser, Eden):
-        return _codebook(quantiser, values, groups)
-    if isinstance(quantiser, Float16):
-        largest = tf.math.unsorted_segment_max(tf.abs(values), groups.ids, groups.most)
-        fits = largest >= 2.0**-100
-        exponent = tf.where(fits, _exponent(tf.where(fits, largest, 1.0)) - 15, 0)
-        scaled = values * tf.gather(_to_the_power(-exponent), groups.ids)
-        return tf.cast(tf.cast(scaled, tf.float16), tf.float32) * tf.gather(_to_the_power(exponent), groups.ids)
-    if isinstance(quantiser, BFloat16):
-        rounded = tf.cast(tf.cast(values, tf.bfloat16), tf.float32)
-        return tf.clip_by_value(rounded, -_LARGEST_BFLOAT16, _LARGEST_BFLOAT16)
-    raise TypeError(f"no TensorFlow twin for the quantiser {quantiser}: add it here")
+Draws = Mapping[str, tf.Tensor]
+
+
+@register(stage.Unquantised)
+def _as_they_are(one: stage.Unquantised, values: tf.Tensor, groups: Groups, draws: Draws) -> tf.Tensor:
+    return values
+
+
+@register(Quantize)
+def _evenly(one: Quantize, values: tf.Tensor, groups: Groups, draws: Draws) -> tf.Tensor:
+    return _on_grid(values, groups, one.alphabet - 1, _even_levels(one), draws.get("dither"))
+
+
+@register(Ternary)
+def _ternary(one: Ternary, values: tf.Tensor, groups: Groups, draws: Draws) -> tf.Tensor:
+    if not one.stochastic:
+        return _codebook(OneBit(unbiased=False), values, groups, draws)
+
+    def grid(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.zeros_like(low), tf.maximum(-low, high)
+
+    return _on_grid(values, groups, 2, grid, draws["dither"])
+
+
+@register(Float16)
+def _half(one: Float16, values: tf.Tensor, groups: Groups, draws: Draws) -> tf.Tensor:
+    largest = tf.math.unsorted_segment_max(tf.abs(values), groups.ids, groups.most)
+    fits = largest >= 2.0**-100
+    exponent = tf.where(fits, _exponent(tf.where(fits, largest, 1.0)) - 15, 0)
+    scaled = values * tf.gather(_to_the_power(-exponent), groups.ids)
+    return tf.cast(tf.cast(scaled, tf.float16), tf.float32) * tf.gather(_to_the_power(exponent), groups.ids)
+
+
+@register(BFloat16)
+def _upper_half(one: BFloat16, values: tf.Tensor, groups: Groups, draws: Draws) -> tf.Tensor:
+    rounded = tf.cast(tf.cast(values, tf.bfloat16), tf.float32)
+    return tf.clip_by_value(rounded, -_LARGEST_BFLOAT16, _LARGEST_BFLOAT16)
 
 
 def _even_levels(quantiser: Quantize) -> Callable:
@@ -229,7 +277,8 @@ def _dither(dither: tf.Tensor, groups: Groups, values: tf.Tensor) -> tf.Tensor:
     return tf.gather(dither, order + tf.gather(first_draw - first_value, groups.ids))
 
 
-def _codebook(quantiser: Eden, values: tf.Tensor, groups: Groups) -> tf.Tensor:
+@register(Eden)
+def _codebook(quantiser: Eden, values: tf.Tensor, groups: Groups, draws: Draws) -> tf.Tensor:
     """`codebook.Eden`: the nearest level and one scale per group; sums are taken in float64."""
     ids, count = groups
 

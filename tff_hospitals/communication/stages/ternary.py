@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tff_hospitals.communication import codebook, stage, uniform
+from tff_hospitals.communication import stage
+from tff_hospitals.communication.forms import Form, register
+from tff_hospitals.communication.stages import codebook, uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,13 @@ class Ternary(stage.Quantiser):
         """For the random choice."""
         return self.stochastic
 
+    def order_problems(self, chain: Mapping[int, stage.Stage]) -> list[tuple[str, str]]:
+        """The mean of all values' sizes says nothing: zeros are made by a sparsifier."""
+        if self.stochastic or stage.SPARSIFY in chain:
+            return []
+        bound = "ternary:mean needs a sparsifier before it: what that drops are the zeros"
+        return [(bound, "write topk:0.01,ternary:mean or ternary")]
+
     def norm_growth(self, group: int) -> float:
         """All values may become as large as the largest."""
         return group**0.5 if self.stochastic else 1.0
@@ -73,3 +82,6 @@ class Ternary(stage.Quantiser):
 def _from_zero(low: float, high: float) -> tuple[float, float]:
     """The grid -s, 0, +s."""
     return 0.0, max(-low, high)
+
+
+register(Form("ternary[:mean]", Ternary, None, "mean"))

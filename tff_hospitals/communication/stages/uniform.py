@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tff_hospitals.communication import shared_randomness, stage
+from tff_hospitals.communication.forms import Form, register, whole
 
 FLAT = 2.0**-120  # its reciprocal is still finite; chains scale vectors so that this is 2**-100 of the largest value
 Grid = Callable[[float, float], "tuple[float, float]"]
@@ -145,3 +146,6 @@ class Quantize(stage.Quantiser):
 
     def __str__(self) -> str:
         return f"{self.name}:{self.bits}{'' if self.stochastic else ':nearest'}"
+
+
+register(Form("quantize:bits[:nearest]", Quantize, whole("quantize", 1, 16), "nearest"))

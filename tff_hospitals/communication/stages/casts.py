@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tff_hospitals.communication import stage
+from tff_hospitals.communication.forms import Form, register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class BFloat16(stage.Quantiser):
     """
 
     name = "bfloat16"
+    copies = True
     scales_per_group = 0
     alphabet = 1 << 16
 
@@ -87,3 +89,7 @@ class BFloat16(stage.Quantiser):
         out = symbols.values.astype(np.uint32)
         out <<= np.uint32(16)
         return out.view(np.float32)
+
+
+register(Form("float16", lambda plain: Float16()))
+register(Form("bfloat16", lambda plain: BFloat16()))

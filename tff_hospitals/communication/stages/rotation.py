@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tff_hospitals.communication import shared_randomness, stage
+from tff_hospitals.communication.forms import Form, register
 
 MAX_BLOCK = stage.GROUP
 _SMALL = 16  # below this a remainder is padded to the next power of two instead of being split further
@@ -138,3 +139,6 @@ def block_signs(plan: list[tuple[int, int]], context: stage.Context) -> Iterator
         if tables is None or tables[0] != size:
             tables = (size, table * scale)
         yield tables[1].take(data, axis=0).reshape(-1)
+
+
+register(Form("rotate", lambda plain: Rotate()))

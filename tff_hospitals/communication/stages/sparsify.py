@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tff_hospitals.communication import shared_randomness, stage
+from tff_hospitals.communication.forms import Form, fraction, real, register
 
 _CHUNK = 1 << 16
 
@@ -118,6 +119,7 @@ class RandomK(stage.Sparsifier):
     rank = stage.SPARSIFY
     name = "randk"
     positions_travel = False
+    copies = False
 
     @property
     def bias(self) -> str:
@@ -183,3 +185,8 @@ def count_of(fraction: float, size: int) -> int:
     (10, 11, 0)
     """
     return min(size, math.ceil(round(fraction * size, 9)))
+
+
+register(Form("threshold:t", lambda bound, plain: Threshold(bound), real("threshold", "bound", low=0, low_open=True)))
+register(Form("topk:fraction", lambda share, plain: TopK(share), fraction("topk")))
+register(Form("randk:fraction[:unscaled]", RandomK, fraction("randk"), "unscaled"))

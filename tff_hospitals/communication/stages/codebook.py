@@ -13,11 +13,12 @@ arXiv:2108.08842. Levels: Max 1960, "Quantizing for minimum distortion", table I
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tff_hospitals.communication import stage
+from tff_hospitals.communication.forms import Form, register, whole
 
 # Positive half of the levels of least error for the standard normal distribution; both ends hold the same four digits.
 _LEVELS = {
@@ -44,6 +45,7 @@ class Eden(stage.Quantiser):
     unbiased: bool = True
 
     name = "eden"
+    without_rotation = ""
 
     @property
     def alphabet(self) -> int:
@@ -59,6 +61,28 @@ class Eden(stage.Quantiser):
     def contraction(self) -> bool:
         """The biased scale is a projection onto the codeword."""
         return not self.unbiased
+
+    @property
+    def needs_rotation(self) -> bool:
+        """Levels are made for values that look Gaussian."""
+        return True
+
+    @property
+    def dithered(self) -> bool:
+        """The nearest level; what is random is the rotation before it."""
+        return False
+
+    def order_problems(self, chain: Mapping[int, stage.Stage]) -> list[tuple[str, str]]:
+        """A rotation before it, and for an unbiased scale the whole rotated vector."""
+        found = []
+        if self.needs_rotation and stage.ROTATE not in chain:
+            bound = f"{self} needs rotate before it: its levels and scale are made for rotated values"
+            found.append((bound, f"write rotate,{self}{self.without_rotation}"))
+        if self.unbiased and stage.SPARSIFY in chain:
+            sparsifier = chain[stage.SPARSIFY]
+            bound = f"{self} right after {sparsifier}: the scale is unbiased only for a whole rotated vector"
+            found.append((bound, f"write {self}:biased or drop {sparsifier}"))
+        return found
 
     def norm_growth(self, group: int) -> float:
         """Biased: 1, a projection. Unbiased: 1 / cos(angle from vector to codeword), bounded by the levels alone."""
@@ -129,6 +153,12 @@ class OneBit(Eden):
     bits: int = dataclasses.field(default=1, init=False)
 
     name = "onebit"
+    without_rotation = " or onebit:biased"
+
+    @property
+    def needs_rotation(self) -> bool:
+        """The biased scale suits any values."""
+        return self.unbiased
 
     def levels(self) -> np.ndarray:
         """Plain signs."""
@@ -144,3 +174,7 @@ class OneBit(Eden):
 
     def __str__(self) -> str:
         return f"{self.name}{'' if self.unbiased else ':biased'}"
+
+
+register(Form("onebit[:biased]", lambda plain: OneBit(unbiased=plain), None, "biased"))
+register(Form("eden:bits[:biased]", Eden, whole("eden", 1, 4), "biased"))
