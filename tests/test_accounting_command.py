@@ -75,7 +75,7 @@ def test_noise_for_a_target():
         "2.38",
         "the least for epsilon 1 by rdp",
         "one record (patient)",
-        "add_or_remove_one",
+        "replace_special",
         "Poisson",
         "pld:",
     ):

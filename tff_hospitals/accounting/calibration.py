@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from tff_hospitals.accounting import epsilon as epsilon_lib
 from tff_hospitals.accounting import gaussian, loss_shapes
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, MechanismEvent
+from tff_hospitals.accounting.events import REPLACE_SPECIAL, MechanismEvent
 from tff_hospitals.accounting.sampling import adjacency_of, sampled_events, sampling_probability_of, sampling_problems
 from tff_hospitals.foundations import validation
 from tff_hospitals.foundations.validation import InvalidInput, Problem
@@ -91,7 +91,7 @@ def calibrate_event(
     delta: float,
     *,
     count: int = 1,
-    adjacency: str = ADD_OR_REMOVE_ONE,
+    adjacency: str = REPLACE_SPECIAL,
     conversion: str = "rdp",
     spent: Spent = (),
 ) -> MechanismEvent:

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from tff_hospitals.accounting import gaussian, loss_shapes
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, REPLACE_ONE, MechanismEvent
+from tff_hospitals.accounting.events import REPLACE_ONE, REPLACE_SPECIAL, MechanismEvent
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 
-def to_dp_event(event: MechanismEvent, adjacency: str = ADD_OR_REMOVE_ONE) -> Any:
+def to_dp_event(event: MechanismEvent, adjacency: str = REPLACE_SPECIAL) -> Any:
     """The `DpEvent` of one release.
 
     Noise multipliers in it are relative to the *sensitivity*: for "replace_one" half of ours. dp_accounting's Renyi
@@ -50,7 +50,7 @@ def to_dp_event(event: MechanismEvent, adjacency: str = ADD_OR_REMOVE_ONE) -> An
     raise InvalidInput([Problem("event.kind", event.kind, bound, "use this package's Renyi curve")])
 
 
-def compose_dp_event(events: Iterable[tuple[MechanismEvent, int]], adjacency: str = ADD_OR_REMOVE_ONE) -> Any:
+def compose_dp_event(events: Iterable[tuple[MechanismEvent, int]], adjacency: str = REPLACE_SPECIAL) -> Any:
     """The `DpEvent` of many releases; of a whole ledger with `ledger.events(unit, hospital_id)`."""
     import dp_accounting
 
@@ -59,7 +59,7 @@ def compose_dp_event(events: Iterable[tuple[MechanismEvent, int]], adjacency: st
     return dp_accounting.ComposedDpEvent(composed)
 
 
-def from_dp_event(event: Any, adjacency: str = ADD_OR_REMOVE_ONE) -> tuple[tuple[MechanismEvent, int], ...]:
+def from_dp_event(event: Any, adjacency: str = REPLACE_SPECIAL) -> tuple[tuple[MechanismEvent, int], ...]:
     """The releases that a `DpEvent` stands for, as (event, count) pairs: what TFF extracts from an aggregator's state.
 
     Args:

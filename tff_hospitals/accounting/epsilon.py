@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Union
 
 from tff_hospitals.accounting import loss_shapes as parts_lib
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, MechanismEvent
+from tff_hospitals.accounting.events import REPLACE_SPECIAL, MechanismEvent
 from tff_hospitals.accounting.loss_shapes import Composition
 from tff_hospitals.foundations import validation
 from tff_hospitals.foundations.validation import Problem
@@ -51,7 +51,7 @@ _SUPPORTED: Mapping[str, tuple[type[Part], ...]] = {
 
 
 def epsilon_of(
-    events: Events, delta: float, *, adjacency: str = ADD_OR_REMOVE_ONE, conversion: str = "rdp", count: int = 1
+    events: Events, delta: float, *, adjacency: str = REPLACE_SPECIAL, conversion: str = "rdp", count: int = 1
 ) -> float:
     """The epsilon of a composition of releases.
 
@@ -103,7 +103,7 @@ def _cached_epsilon(composition: Composition, delta: float, conversion: str) -> 
 
 
 def delta_of(
-    events: Events, epsilon: float, *, adjacency: str = ADD_OR_REMOVE_ONE, conversion: str = "pld", count: int = 1
+    events: Events, epsilon: float, *, adjacency: str = REPLACE_SPECIAL, conversion: str = "pld", count: int = 1
 ) -> float:
     """The smallest delta at a given epsilon, by "rdp", "pld" or "gaussian_exact"; other arguments as in `epsilon_of`.
 
@@ -172,7 +172,7 @@ def conversions_for(composition: Composition, delta: float = 0.5) -> tuple[str, 
     return tuple(name for name in CONVERSIONS if conversion_problem(composition, name, delta) is None)
 
 
-def conversions_of(events: Events, delta: float = 0.5, adjacency: str = ADD_OR_REMOVE_ONE) -> tuple[str, ...]:
+def conversions_of(events: Events, delta: float = 0.5, adjacency: str = REPLACE_SPECIAL) -> tuple[str, ...]:
     """The conversions that can handle these releases at this delta."""
     pairs = [(events, 1)] if isinstance(events, MechanismEvent) else events
     return conversions_for(parts_lib.compose(pairs, adjacency), delta)

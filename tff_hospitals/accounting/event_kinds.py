@@ -1,8 +1,9 @@
 """The kinds of mechanism, and what each of them assumes.
 
-Every kind names the adjacencies under which it has a guarantee. Poisson sampling is analysed for adding or removing a
-unit, batches of fixed size for replacing one (the number of records must be public), shuffled epochs and trees for
-blanking one out (adding a unit would move the others to other batches).
+Every kind names the adjacencies under which it has a guarantee. Poisson sampling is analysed for a unit that is blanked
+out (or added, or removed: the same figures), batches of fixed size for replacing one, shuffled epochs and trees for
+blanking one out (adding a unit would move the others to other batches). The number of units is public wherever steps,
+sampling probability or divisors follow from it, which only replacing and blanking out allow.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from tff_hospitals.accounting import epsilon as epsilon_lib
 from tff_hospitals.accounting import loss_shapes
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, REPLACE_ONE, MechanismEvent
+from tff_hospitals.accounting.events import REPLACE_ONE, REPLACE_SPECIAL, MechanismEvent
 from tff_hospitals.foundations import validation
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 
@@ -35,7 +35,7 @@ def group_epsilon(
     delta: float,
     records_per_patient: int,
     *,
-    adjacency: str = ADD_OR_REMOVE_ONE,
+    adjacency: str = REPLACE_SPECIAL,
     conversion: str = "pld",
     method: str | None = None,
 ) -> float:

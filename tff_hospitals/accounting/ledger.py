@@ -21,7 +21,7 @@ from typing import Any
 
 from tff_hospitals.accounting import epsilon as epsilon_lib
 from tff_hospitals.accounting import loss_shapes
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, ADJACENCIES, UNITS, MechanismEvent
+from tff_hospitals.accounting.events import ADJACENCIES, REPLACE_SPECIAL, UNITS, MechanismEvent
 from tff_hospitals.accounting.ledger_entry import Entry
 from tff_hospitals.foundations import validation
 from tff_hospitals.foundations.validation import Problem
@@ -40,7 +40,7 @@ class Ledger:
       InvalidInput: for a delta outside (0, 1) or an unknown adjacency.
     """
 
-    def __init__(self, delta: float, adjacency: str = ADD_OR_REMOVE_ONE):
+    def __init__(self, delta: float, adjacency: str = REPLACE_SPECIAL):
         validation.raise_if([epsilon_lib.delta_problem(delta), validation.one_of("adjacency", adjacency, ADJACENCIES)])
         self.delta = float(delta)
         self.adjacency = adjacency

@@ -84,7 +84,7 @@ def _least(rdp: np.ndarray, unsampled: np.ndarray) -> np.ndarray:
 
 
 def poisson_rdp(sampling_probability: float, sigma: float) -> np.ndarray:
-    """Renyi divergence per step of Gaussian noise on a Poisson sample, for add/remove-one.
+    """Renyi divergence per step of Gaussian noise on a Poisson sample, for one unit that is blanked out.
 
     Args:
       sampling_probability: chance of each unit to be in the sample, in (0, 1).

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, REPLACE_ONE, REPLACE_SPECIAL, MechanismEvent
+from tff_hospitals.accounting.events import REPLACE_ONE, REPLACE_SPECIAL, MechanismEvent
 from tff_hospitals.foundations import validation
 from tff_hospitals.foundations.validation import Problem
 
@@ -74,12 +74,15 @@ def sampling_problems(sampling: str, steps: int, sampling_probability: float) ->
 
 
 def adjacency_of(sampling: str) -> str:
-    """The usual adjacency for a kind of sampling: the one under which it has a guarantee, add/remove-one first.
+    """The adjacency for a kind of sampling: one record is blanked out, wherever that has a guarantee.
+
+    Adding or removing a record would change the number of records, from which sampling probability and steps follow,
+    and which is public. For Poisson sampling both have the same figures.
 
     >>> adjacency_of("poisson"), adjacency_of("fixed_size"), adjacency_of("shuffled")
-    ('add_or_remove_one', 'replace_one', 'replace_special')
+    ('replace_special', 'replace_one', 'replace_special')
     """
-    return {"fixed_size": REPLACE_ONE, "shuffled": REPLACE_SPECIAL}.get(sampling, ADD_OR_REMOVE_ONE)
+    return REPLACE_ONE if sampling == "fixed_size" else REPLACE_SPECIAL
 
 
 def sampling_probability_of(records: int, batch_size: int) -> float:

@@ -7,7 +7,7 @@ Where there is no guarantee it says so in plain words.
 >>> step = MechanismEvent("poisson_gaussian", noise_multiplier=2.4, sampling_probability=0.02)
 >>> ledger.record("record", "cleveland", 15, step, count=1500)
 >>> print(guarantee(ledger, "record", noise_added_by="hospital").short)
-one patient record at any hospital: epsilon 0.993 at delta 0.001 (worst: cleveland; add_or_remove_one; rdp)
+one patient record at any hospital: epsilon 0.993 at delta 0.001 (worst: cleveland; replace_special; rdp)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tff_hospitals.accounting.epsilon import CONVERSIONS
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE, ADJACENCIES, REPLACE_ONE, UNITS, MechanismEvent
+from tff_hospitals.accounting.events import ADJACENCIES, REPLACE_ONE, REPLACE_SPECIAL, UNITS, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
 from tff_hospitals.foundations import validation
 
@@ -172,7 +172,7 @@ def no_guarantee(
     )
 
 
-def meaning(epsilon: float, delta: float, adjacency: str = ADD_OR_REMOVE_ONE) -> str:
+def meaning(epsilon: float, delta: float, adjacency: str = REPLACE_SPECIAL) -> str:
     """What an epsilon means for an attacker who knows everything but one unit.
 
     Source: Kairouz, Oh and Viswanath 2015, arXiv:1311.0776 (hypothesis testing); with even prior odds no attacker is

@@ -39,7 +39,7 @@ def clipped_gradient_sum(
 ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
     """Clips the gradient of each record's loss and sums over the records that `mask` keeps.
 
-    Whatever the style, adding or removing one record changes the sum by at most `clip_norm` in Euclidean norm.
+    Whatever the style, blanking out one record changes the sum by at most `clip_norm` in Euclidean norm.
 
     The gradient of logistic regression at zero weights is (1/2 - label) times the features and 1, here of norm 2.55:
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tff_hospitals.accounting import MechanismEvent
-from tff_hospitals.accounting.events import ADD_OR_REMOVE_ONE
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan.clip_styles import CLIP_STYLES
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, RecordLevel, RecordSetting, Seen
@@ -27,7 +26,6 @@ class DpSgd(RecordLevel):
     words = "DP-SGD inside each hospital: per-record clipping, noise in every step"
     seen = NOISED_INSIDE
     options = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
-    adjacency = ADD_OR_REMOVE_ONE
     batches = "poisson"
     clip_styles = tuple(CLIP_STYLES)
     attack = "repeated_record"
