@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals.accounting import MechanismEvent, epsilon_of, tree_noise
+from tff_hospitals.accounting import Ledger, MechanismEvent, epsilon_of, tree_noise
 from tff_hospitals.experiments.methods import METHODS
+from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.hospitals.cohorts import Cohorts
 from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.mechanisms import MECHANISMS
@@ -366,3 +368,77 @@ def test_tree_variance_beats_independent_noise_on_prefixes():
     """The point of a tree: the noise of a long prefix grows with its logarithm."""
     assert tree_noise.prefix_variance(1023) < 10 * tree_noise.variance_of_level(9) + 1
     assert tree_noise.prefix_variance(1024) < 0.6
+
+
+# ---------------------------------------------------------------------------------------- cohorts whose size varies
+
+COHORTS = {
+    "all": {},
+    "fixed size": {"kind": "fixed_size", "hospitals_per_round": 7},
+    "cyclic, last group smaller": {"kind": "cyclic", "hospitals_per_round": 16},
+    "poisson": {"kind": "poisson", "sampling_probability": 0.4},
+}
+
+
+@every_method
+@pytest.mark.parametrize("cohort", COHORTS)
+def test_a_target_is_kept_by_every_unit_whatever_cohorts_are_drawn(name, cohort, many):
+    """What the ledger would hold after rounds with the cohorts that are really drawn, of 40 hospitals."""
+    plan = plan_of(name, target=2.0, rounds=9, cohort=COHORTS[cohort])
+    problems = review.problems(plan, many)
+    if problems:  # refused is kept as well; nothing else may be refused
+        assert names_of(problems) in (["cohort"], ["noise_multiplier"])
+        assert cohort == "poisson" or name in COUNTING
+        return
+    drawn = Cohorts(many.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability)
+    cohorts = [drawn(Streams.from_seed(5), number) for number in range(plan.rounds)]
+    for part in noise_plan.make(plan, many).parts:
+        ledger = Ledger(part.delta, part.adjacency)
+        for number, ids in enumerate(cohorts):
+            shared = next(iter(part.releases.values())).shared
+            for one in (None,) if shared else ids:
+                release = part.releases[one or many.ids[0]]
+                steps = noise_plan.steps_per_round(plan, many.hospital(one or many.ids[0]).train.records)
+                event, count = release.in_round(number, steps, len(ids))
+                ledger.record(part.unit, one, number + 1, event, count)
+        assert 0 < ledger.worst_epsilon(part.unit, part.conversion)[0] <= 2.0 * (1 + 1e-9)
+
+
+def test_the_noise_of_the_last_group_suffices_and_the_sum_of_a_whole_one_fits(many):
+    """40 hospitals in groups of 16: the last one has 8. Its shares alone must hold the noise."""
+    changes = {"rounds": 3, "cohort": {"kind": "cyclic", "hospitals_per_round": 16}}
+    uneven = noise_plan.make(plan_of("skellam", target=1.0, **changes), many)
+    even = plan_of("skellam", target=1.0, rounds=3, cohort={"kind": "cyclic", "hospitals_per_round": 8})
+    event = next(iter(uneven.releases.values())).event
+    assert event.shares == 8
+    assert epsilon_of([(event, 1)], uneven.delta) <= 1.0
+    assert uneven.server_multiplier == pytest.approx(noise_plan.make(even, many).server_multiplier, rel=1e-2)
+
+
+def test_budgets_by_which_hospitals_leave_do_not_go_with_a_calibrated_target_in_shares(many):
+    cyclic = {"kind": "cyclic", "hospitals_per_round": 8}
+    plan = plan_of("skellam", cohort=cyclic, stopping={"max_epsilon": 4.0})
+    (problem,) = review.problems(plan, many)
+    assert problem.name == "max_epsilon"
+    assert "each takes its share of the noise with it" in problem.bound
+    assert review.problems(plan.replace(cohort={"kind": "all", "hospitals_per_round": None}), many) == []
+    given = plan.replace(privacy={"target_epsilon": None, "noise_multiplier": 1.0})
+    assert review.problems(given, many) == []
+    inside = plan_of("dp_sgd", weighting="equal", stopping={"max_epsilon": 4.0})
+    both = inside.replace(privacy={"outer": "skellam", "outer_target_epsilon": 2.0})
+    (problem,) = review.problems(both, many)
+    assert "exceed outer_target_epsilon=2" in problem.bound
+
+
+@every_method
+def test_every_release_is_accounted_for_when_one_unit_is_blanked_out(name, few, many):
+    """The number of units is public: steps, sampling probability and divisors follow from it."""
+    dataset = hospitals_for(name, few, many)
+    for part in noise_plan.make(plan_of(name), dataset).parts:
+        assert part.adjacency == "replace_special"
+        for release in part.releases.values():
+            event, count = release.in_round(0, 3, len(dataset.ids))
+            assert "replace_special" in event.adjacencies
+            if "add_or_remove_one" in event.adjacencies:  # and for those it has the same figures
+                other = epsilon_of([(event, count)], 1e-2, adjacency="add_or_remove_one")
+                assert epsilon_of([(event, count)], 1e-2) == other

@@ -34,7 +34,7 @@ class Grid:
     Attributes:
       scale: rounded units in one unit of the update.
       modulus_bits: sums are known modulo 2**modulus_bits.
-      shares: hospitals that add noise in a round.
+      shares: the fewest hospitals of a round: so many shares of noise are counted on.
       dimension: parameters, padded to a power of two for the rotation.
       l2_sensitivity, l1_sensitivity: bounds on one hospital's rounded vector, in rounded units; the first is enforced.
       local_stddev: standard deviation of one hospital's noise in rounded units.
@@ -52,7 +52,7 @@ class Grid:
 
     @property
     def central_stddev(self) -> float:
-        """Standard deviation of the noise in the sum, in units of the update."""
+        """Standard deviation of the noise in the sum of the smallest cohort, in units of the update."""
         return math.sqrt(self.shares) * self.local_stddev / self.scale
 
 
@@ -66,7 +66,13 @@ def padded(parameters: int) -> int:
 
 
 def discretise(
-    *, clip_norm: float, noise_multiplier: float, modulus_bits: int, shares: int, parameters: int
+    *,
+    clip_norm: float,
+    noise_multiplier: float,
+    modulus_bits: int,
+    shares: int,
+    parameters: int,
+    most: int | None = None,
 ) -> Grid | None:
     """The finest grid whose sums stay within the modulus but for `overflow_odds`; None when no grid does.
 
@@ -74,21 +80,22 @@ def discretise(
       clip_norm: L2 bound on one hospital's update.
       noise_multiplier: deviation of the noise in the sum over the L2 sensitivity (after rounding).
       modulus_bits: bits of the modulus.
-      shares: hospitals in a round.
+      shares: the fewest hospitals in a round, whose noise has to suffice.
       parameters: of the model.
+      most: the most hospitals in a round, whose sum has to fit; None: as many as `shares`.
     """
-    dimension = padded(parameters)
+    dimension, most = padded(parameters), shares if most is None else most
     reach = 2.0 ** (modulus_bits - 1) / _DEVIATIONS
-    room = reach**2 - shares / 4  # rounding adds at most 1/4 to the variance of each hospital's coordinate
+    room = reach**2 - most / 4  # rounding adds at most 1/4 to the variance of each hospital's coordinate
     if room <= 0:
         return None
-    spread = clip_norm * math.sqrt(shares**2 / dimension + (1.1 * noise_multiplier) ** 2)
+    spread = clip_norm * math.sqrt(most**2 / dimension + (1.1 * noise_multiplier) ** 2 * (most / shares))
     scale = min(math.sqrt(room) / spread, _LARGEST_SCALED_CLIP / clip_norm)
     l2 = rounded_norm_bound(clip_norm * scale, dimension)
     if l2 > _LARGEST_INFLATION * clip_norm * scale:
         return None
     local_stddev = noise_multiplier * l2 / math.sqrt(shares)
-    variance = (shares * clip_norm * scale) ** 2 / dimension + shares / 4 + shares * local_stddev**2
+    variance = (most * clip_norm * scale) ** 2 / dimension + most / 4 + most * local_stddev**2
     deviations = 2.0 ** (modulus_bits - 1) / math.sqrt(variance)
     odds = min(1.0, 2 * dimension * math.exp(-(deviations**2) / 2))
     l1 = min(math.sqrt(dimension) * l2, l2**2)  # whole numbers: |x| <= x**2
@@ -109,7 +116,9 @@ def rounded_norm_bound(norm: float, dimension: int) -> float:
     return min(always, math.sqrt(norm**2 + dimension / 4 + slack))
 
 
-def enough_bits(*, clip_norm: float, noise_multiplier: float, shares: int, parameters: int) -> int | None:
+def enough_bits(
+    *, clip_norm: float, noise_multiplier: float, shares: int, parameters: int, most: int | None = None
+) -> int | None:
     """The smallest modulus that has a grid, in bits; None when even the largest has none."""
     for bits in range(SMALLEST_BITS, LARGEST_BITS + 1):
         grid = discretise(
@@ -118,6 +127,7 @@ def enough_bits(*, clip_norm: float, noise_multiplier: float, shares: int, param
             modulus_bits=bits,
             shares=shares,
             parameters=parameters,
+            most=most,
         )
         if grid is not None:
             return bits

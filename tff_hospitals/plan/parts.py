@@ -93,6 +93,16 @@ class CohortPlan:
             return hospitals * float(self.sampling_probability or 1.0)
         return float(hospitals)
 
+    def smallest_size(self, hospitals: int) -> int:
+        """The fewest hospitals that a round may have: the last group of a cycle may be smaller, a sample empty.
+
+        >>> CohortPlan("cyclic", hospitals_per_round=4).smallest_size(10), CohortPlan().smallest_size(10)
+        (2, 10)
+        """
+        if self.kind == "cyclic":
+            return hospitals % int(self.hospitals_per_round or hospitals) or int(self.hospitals_per_round or hospitals)
+        return 0 if self.kind == "poisson" else round(self.expected_size(hospitals))
+
     def period(self, hospitals: int) -> int:
         """A hospital takes part at most once in so many rounds in a row."""
         return math.ceil(hospitals / (self.hospitals_per_round or hospitals)) if self.kind == "cyclic" else 1

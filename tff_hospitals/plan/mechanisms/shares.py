@@ -9,8 +9,11 @@ from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan.calibration import Calibration, calibrated_grid
 from tff_hospitals.plan.discretisation import LARGEST_BITS, Grid, discretise, enough_bits
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, HospitalLevel, HospitalSetting, Seen
-from tff_hospitals.plan.parts import CohortPlan
+from tff_hospitals.plan.parts import CohortPlan, PrivacyPlan
 from tff_hospitals.plan.planned_events import InShares, ReleaseAt
+
+if TYPE_CHECKING:
+    from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
     pass
@@ -30,6 +33,24 @@ class NoiseInShares(HospitalLevel):
     needs_size = True
     known_cohort = "divides its noise into one share per hospital, so their number must be known before the round"
     attack = "repeated_hospital"
+
+    def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
+        """A calibrated target beside budgets by which single hospitals leave, each with its share of the noise."""
+        limits = (plan.stopping.max_epsilon, plan.stopping.outer_max_epsilon)
+        leave_alone = privacy is not plan.privacy or plan.cohort.kind == "cyclic"
+        if privacy.target_epsilon is None or limits == (None, None) or not leave_alone:
+            return []
+        name = "max_epsilon" if limits[0] is not None else "outer_max_epsilon"
+        prefix = "" if privacy is plan.privacy else "outer_"
+        return [
+            Problem(
+                name,
+                limits[0] if limits[0] is not None else limits[1],
+                "lets single hospitals leave, and each takes its share of the noise with it: those that stay would "
+                f"exceed {prefix}target_epsilon={privacy.target_epsilon:g}",
+                f"drop --{name}, or give --{prefix}noise_multiplier and let the budget count the shares that are there",
+            )
+        ]
 
     def conversions(self, cohort: CohortPlan) -> tuple[str, ...]:
         """Sums of discrete noise have a Renyi bound and nothing sharper."""
@@ -64,7 +85,7 @@ class NoiseInShares(HospitalLevel):
         return calibrated_grid(self.release_at(setting), setting.rounds, calibration)
 
     def sum_variance(self, setting: HospitalSetting, round_number: int, cohort: float) -> float:
-        """As many shares as hospitals take part, of as many as were planned, after rounding."""
+        """As many shares as hospitals take part, over as many as are counted on, after rounding."""
         return cohort / shares_of(setting)
 
     def warnings(self, setting: HospitalSetting, noise_multiplier: float) -> list[str]:
@@ -81,8 +102,8 @@ class NoiseInShares(HospitalLevel):
 
 
 def shares_of(setting: HospitalSetting) -> int:
-    """Hospitals whose shares are counted on in a round."""
-    return round(setting.expected)
+    """Hospitals whose shares are counted on in a round: those of the smallest cohort, whose noise has to suffice."""
+    return max(1, setting.cohort.smallest_size(setting.hospitals))
 
 
 def grid_of(setting: HospitalSetting, noise_multiplier: float) -> Grid | None:
@@ -93,20 +114,25 @@ def grid_of(setting: HospitalSetting, noise_multiplier: float) -> Grid | None:
         modulus_bits=setting.privacy.modulus_bits,
         shares=shares_of(setting),
         parameters=setting.parameters,
+        most=round(setting.expected),
     )
 
 
 def overflow_problem(setting: HospitalSetting, noise_multiplier: float) -> Problem:
     """Why a modulus is too small, and the smallest that would do."""
-    privacy, shares = setting.privacy, shares_of(setting)
+    privacy, most = setting.privacy, round(setting.expected)
     enough = enough_bits(
-        clip_norm=privacy.clip_norm, noise_multiplier=noise_multiplier, shares=shares, parameters=setting.parameters
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=noise_multiplier,
+        shares=shares_of(setting),
+        parameters=setting.parameters,
+        most=most,
     )
     remedy = f"set --modulus_bits={enough} or more" if enough else "take fewer hospitals per round or less noise"
     return Problem(
         "modulus_bits",
         privacy.modulus_bits,
-        f"overflows: the sum of {shares} hospitals with its noise (multiplier {noise_multiplier:.3g}) needs "
+        f"overflows: the sum of {most} hospitals with its noise (multiplier {noise_multiplier:.3g}) needs "
         + (f"at least {enough} bits" if enough else f"more than {LARGEST_BITS} bits")
         + f" for {setting.parameters:,} parameters",
         remedy,
