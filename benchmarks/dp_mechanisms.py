@@ -115,7 +115,7 @@ def cell(
     method: Any, base: Any, dataset: Any, model: Any, epsilon: float | None, seeds: range, best: dict[str, Any]
 ) -> dict[str, Any]:
     """One method at one target: accuracy over the seeds, or why there is none."""
-    from tff_hospitals.reports.seeds import mean, sample_sd, t_interval
+    from tff_hospitals.reports.spread import mean, sample_sd, t_interval
     from tff_hospitals.training.loop import train
 
     if best:

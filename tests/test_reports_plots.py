@@ -18,6 +18,7 @@ from tff_hospitals.reports.plot_rounds import accuracy_by_round
 from tff_hospitals.reports.plot_run import run_by_round
 from tff_hospitals.reports.run_files import read_run
 from tff_hospitals.reports.summary import summary_from_json
+from tff_hospitals.training.metrics import METRICS
 
 LONG = tuple((m, label + " with a very long name, spelt out, " + m, *r) for m, label, *r in report_samples.METHODS)
 CASES = {
@@ -130,9 +131,10 @@ def test_marks_at_one_epsilon_are_moved_apart_but_not_into_each_other():
 
 
 def test_limits_are_not_crushed_by_the_interval_of_two_seeds():
-    wide = plot_privacy.accuracy_limits([0.70, 0.72], [type("I", (), {"low": -0.5, "high": 1.9})()])
+    wide = plot_privacy.score_limits(METRICS["accuracy"], [0.70, 0.72], [type("I", (), {"low": -0.5, "high": 1.9})()])
     assert wide[1] - wide[0] < 0.25
-    assert plot_privacy.accuracy_limits([0.7], [])[1] - plot_privacy.accuracy_limits([0.7], [])[0] >= 0.06
+    low, high = plot_privacy.score_limits(METRICS["accuracy"], [0.7], [])
+    assert high - low >= 0.06
 
 
 def test_a_method_that_fails_does_not_flatten_the_other_panel(captured):

@@ -13,15 +13,27 @@ import report_samples
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.reports import rows, seeds, summary
-from tff_hospitals.reports.rows import row_from_json
+from tff_hospitals.reports.columns import row_from_json
+from tff_hospitals.reports.differences import paired_difference
+from tff_hospitals.reports.spread import sample_sd, t_interval
 from tff_hospitals.training.signal_to_noise import SWAMPS, swamped_words
 
 TOP_FIELDS = {
     *("schema_version", "title", "command", "created", "versions", "machine", "dataset", "seeds", "rounds"),
-    *("target_epsilons", "delta", "adjacency", "conversion", "rows"),
+    *("target_epsilons", "delta", "adjacency", "conversion", "headline", "headline_reason", "rows"),
 }
 ROW_FIELDS = {
-    *("method", "label", "unit", "target_epsilon", "epsilon", "epsilon_pld", "epsilon_per_hospital", "worst_hospital"),
+    *(
+        "method",
+        "label",
+        "kind",
+        "unit",
+        "target_epsilon",
+        "epsilon",
+        "epsilon_pld",
+        "epsilon_per_hospital",
+        "worst_hospital",
+    ),
     *("delta", "adjacency", "conversion", "noise_multiplier_per_hospital", "accuracy_mean", "accuracy_sd"),
     *("accuracy_pooled_mean", "accuracy_pooled_sd", "accuracy_per_hospital", "accuracy_sd_per_hospital", "auc_mean"),
     *("loss_mean", "accuracy_per_seed", "bytes_up", "bytes_down", "seconds_per_round", "rounds", "stop_reason"),
@@ -58,6 +70,11 @@ def run(**changes):
     return {**base, **changes}
 
 
+def measured(method, mean, per_seed=()):
+    """A row with accuracies."""
+    return rows.Row(method, values={"accuracy_mean": mean, "accuracy_per_seed": per_seed})
+
+
 def test_field_names_are_pinned(tmp_path):
     summary.write_summary(tmp_path, summary.summary_from_json(report_samples.sample_summary()))
     written = json.loads((tmp_path / "summary.json").read_text())
@@ -74,7 +91,7 @@ def test_field_names_are_pinned(tmp_path):
 
 
 def test_attack_columns_join_only_after_an_audit():
-    row = rows.row_from_json({"method": "m", "unit": "none", "membership_auc": 0.61})
+    row = row_from_json({"method": "m", "unit": "none", "membership_auc": 0.61})
     assert row.to_json()["membership_auc"] == 0.61
     assert "membership_tpr" not in row.to_json()
 
@@ -102,8 +119,8 @@ def test_csv_round_trip(tmp_path):
     assert len(lines) == len(one.rows) == 13
     for line in lines:
         row = by_key[(line["method"], float(line["target_epsilon"]) if line["target_epsilon"] else None)]
-        assert float(line["accuracy_mean"]) == row.accuracy_mean  # repr: not a digit is lost
-        assert float(line["accuracy_switzerland"]) == row.accuracy_per_hospital["switzerland"]
+        assert float(line["accuracy_mean"]) == row.score.mean  # repr: not a digit is lost
+        assert float(line["accuracy_switzerland"]) == row.score.per_hospital["switzerland"]
         assert line["epsilon"] == ("" if row.epsilon is None else repr(row.epsilon))
         assert line["epsilon_va_long_beach"] == (
             "" if not row.private else repr(row.epsilon_per_hospital["va_long_beach"])
@@ -122,11 +139,11 @@ def test_a_hospital_called_mean_does_not_overwrite_a_column():
 
 def test_nan_infinity_and_null_read_as_missing():
     text = '"epsilon": Infinity, "accuracy_mean": NaN, "accuracy_per_hospital": {"a": NaN}'
-    row = rows.row_from_json(json.loads('{"method": "m", "unit": "record", ' + text + "}"))
+    row = row_from_json(json.loads('{"method": "m", "unit": "record", ' + text + "}"))
     assert row.epsilon is None
     assert not row.private
-    assert row.accuracy_mean is None
-    assert row.accuracy_per_hospital == {"a": None}
+    assert row.score.mean is None
+    assert row.score.per_hospital == {"a": None}
 
 
 def test_rows_are_ordered_by_promise_then_target_then_as_asked():
@@ -140,29 +157,29 @@ def test_rows_are_ordered_by_promise_then_target_then_as_asked():
 
 def test_interval_by_hand():
     # Student quantile for four degrees of freedom at 95 %: 2.7764; half width 2.7764 * 0.02 / sqrt(5) = 0.024833
-    interval = seeds.t_interval(0.7, 0.02, 5)
+    interval = t_interval(0.7, 0.02, 5)
     assert interval.low == pytest.approx(0.7 - 0.024833, abs=1e-6)
     assert interval.high == pytest.approx(0.7 + 0.024833, abs=1e-6)
-    assert seeds.t_interval(0.7, None, 1) is None
-    assert seeds.sample_sd([0.7]) is None
-    assert seeds.sample_sd([0.6, 0.8]) == pytest.approx(math.sqrt(0.02))
+    assert t_interval(0.7, None, 1) is None
+    assert sample_sd([0.7]) is None
+    assert sample_sd([0.6, 0.8]) == pytest.approx(math.sqrt(0.02))
 
 
 def test_aggregation_over_seeds_by_hand():
     second = run(accuracy_mean=0.74, epsilon=5.0, seed=43, bytes_up=200, accuracy_per_hospital={"a": 0.7, "b": 0.78})
     second.update(epsilon_per_hospital={"a": 4.0, "b": 5.0}, noise_multiplier_per_hospital={"a": 1.5, "b": 1.0})
     row = seeds.aggregate_runs([run(), second])
-    assert row.accuracy_mean == pytest.approx(0.72)
-    assert row.accuracy_sd == pytest.approx(math.sqrt(2 * 0.02**2))  # ddof 1
-    assert row.accuracy_per_seed == (0.70, 0.74)
-    assert row.accuracy_per_hospital == pytest.approx({"a": 0.65, "b": 0.79})
-    assert row.accuracy_sd_per_hospital["a"] == pytest.approx(math.sqrt(2 * 0.05**2))
+    assert row.score.mean == pytest.approx(0.72)
+    assert row.score.sd == pytest.approx(math.sqrt(2 * 0.02**2))  # ddof 1
+    assert row.score.per_seed == (0.70, 0.74)
+    assert row.score.per_hospital == pytest.approx({"a": 0.65, "b": 0.79})
+    assert row.score.sd_per_hospital["a"] == pytest.approx(math.sqrt(2 * 0.05**2))
     assert row.epsilon == 5.0  # the largest: the row promises no more than every run kept
     assert row.epsilon_per_hospital == {"a": 4.9, "b": 5.0}
     assert row.worst_hospital == "b"
     assert row.noise_multiplier_per_hospital == {"a": 1.0, "b": 1.0}
     assert row.bytes_up == 150
-    assert row.curve[1].accuracy_mean == pytest.approx(0.70)
+    assert row.way[1][1] == pytest.approx(0.70)
 
 
 def test_one_run_without_guarantee_takes_the_promise_away():
@@ -171,8 +188,8 @@ def test_one_run_without_guarantee_takes_the_promise_away():
 
 def test_one_seed_has_no_spread():
     row = seeds.aggregate_runs([run()])
-    assert row.accuracy_sd is None
-    assert seeds.accuracy_interval(row) is None
+    assert row.score.sd is None
+    assert row.score.interval is None
     assert row.worst_hospital == "a"
 
 
@@ -180,18 +197,18 @@ def test_an_early_stop_keeps_its_last_point_and_is_said():
     early = run(rounds=1, seed=43, curve=[{"round": 1, "epsilon": 3.5, "accuracy_mean": 0.5}])
     row = seeds.aggregate_runs([run(), early])
     assert [point.round for point in row.curve] == [1, 2]
-    assert row.curve[1].accuracy_mean == pytest.approx((0.7 + 0.5) / 2)
+    assert row.way[1][1] == pytest.approx((0.7 + 0.5) / 2)
     assert row.curve[1].epsilon == 4.9
     assert any("1 to 2" in text for text in row.warnings)
 
 
 def test_failed_runs_are_named_and_left_out():
     row = seeds.aggregate_runs([run(), run(status="failed", seed=43, accuracy_mean=None, stop_reason="NaN in round 3")])
-    assert row.accuracy_per_seed == (0.70,)
+    assert row.score.per_seed == (0.70,)
     assert any("seed 43" in text and "NaN in round 3" in text for text in row.warnings)
     lost = seeds.aggregate_runs([run(status="failed", accuracy_mean=0.1)])
-    assert lost.accuracy_mean is None
-    assert lost.accuracy_per_seed == ()
+    assert lost.score.mean is None
+    assert lost.score.per_seed == ()
 
 
 def test_runs_of_different_methods_are_refused():
@@ -202,13 +219,13 @@ def test_runs_of_different_methods_are_refused():
 
 
 def test_paired_difference_uses_the_pairs():
-    first = rows.Row("a", accuracy_mean=0.72, accuracy_per_seed=(0.70, 0.72, 0.74))
-    second = rows.Row("b", accuracy_mean=0.71, accuracy_per_seed=(0.69, 0.71, 0.73))
-    centre, interval = seeds.paired_difference(first, second)
+    first = measured("a", 0.72, (0.70, 0.72, 0.74))
+    second = measured("b", 0.71, (0.69, 0.71, 0.73))
+    centre, interval = paired_difference(first, second)
     assert centre == pytest.approx(0.01)
     assert interval.high - interval.low == pytest.approx(0.0, abs=1e-12)  # every pair differs by the same 0.01
-    assert seeds.paired_difference(first, rows.Row("c", accuracy_mean=0.7, accuracy_per_seed=(0.7,)))[1] is None
-    assert seeds.paired_difference(first, rows.Row("d")) is None
+    assert paired_difference(first, measured("c", 0.7, (0.7,)))[1] is None
+    assert paired_difference(first, rows.Row("d")) is None
 
 
 @pytest.mark.parametrize(
@@ -261,7 +278,7 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
 
 
 def test_a_bad_summary_is_not_written(tmp_path):
-    bad = summary.Summary(summary.DatasetFacts("d"), (rows.Row("m", accuracy_mean=7.0),))
+    bad = summary.Summary(summary.DatasetFacts("d"), (rows.Row("m", values={"accuracy_mean": 7.0}),))
     with pytest.raises(files.RecordError, match="accuracy_mean"):
         summary.write_summary(tmp_path, bad)
     assert not list(tmp_path.iterdir())
@@ -308,9 +325,9 @@ def test_the_noise_of_several_seeds_is_one_warning_from_their_medians():
     assert "(median over rounds and seeds) of va below 0.1; hungary below 0.5." in noise
     assert "cleveland" not in noise
     assert "two hospitals are small" in row.warnings
-    assert row.extra["signal_to_noise"] == {"va": 0.09, "hungary": 0.4, "cleveland": 0.7}
+    assert row.get("signal_to_noise") == {"va": 0.09, "hungary": 0.4, "cleveland": 0.7}
     again = row_from_json(row.to_json(), "row")
-    assert again.extra["signal_to_noise"] == row.extra["signal_to_noise"]
+    assert again.get("signal_to_noise") == row.get("signal_to_noise")
 
 
 def test_one_seed_keeps_its_words_and_loud_updates_have_none():
@@ -325,4 +342,4 @@ def test_runs_without_the_measured_figures_keep_their_own_warnings():
     del runs[1]["signal_to_noise"]
     row = seeds.aggregate_runs(runs)
     assert len([text for text in row.warnings if text.startswith(SWAMPS)]) == 2
-    assert "signal_to_noise" not in row.extra
+    assert row.get("signal_to_noise") is None

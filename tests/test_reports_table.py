@@ -10,6 +10,9 @@ import report_samples
 from tff_hospitals.reports import findings, progress, table, wording
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.summary import summary_from_json
+from tff_hospitals.training.results import Progress
+
+RAN = {"accuracy_mean": 0.7}
 
 
 def sample(**changes):
@@ -190,15 +193,15 @@ def test_shortened_names_stay_different():
 
 
 def test_privacy_statements_say_who_is_protected():
-    record = Row("m", unit="record", epsilon=1.0, delta=1e-3, accuracy_mean=0.7, adjacency="add_or_remove_one")
+    record = Row("m", unit="record", epsilon=1.0, delta=1e-3, adjacency="add_or_remove_one", values=RAN)
     assert "one record (patient)" in wording.privacy_statement(record)
     assert "at most 2.72 times as likely" in wording.promise_figures(record)
-    hospital = Row("m", unit="hospital", epsilon=1.0, accuracy_mean=0.7, adjacency="zero_out")
+    hospital = Row("m", unit="hospital", epsilon=1.0, adjacency="zero_out", values=RAN)
     assert "one whole hospital" in wording.privacy_statement(hospital)
-    assert "No formal guarantee" in wording.privacy_statement(Row("fedavg", accuracy_mean=0.7))
-    assert "leave the hospitals" in wording.privacy_statement(Row("pooled", accuracy_mean=0.7))
+    assert "No formal guarantee" in wording.privacy_statement(Row("fedavg", values=RAN))
+    assert "leave the hospitals" in wording.privacy_statement(Row("pooled", kind="pooled", values=RAN))
     assert wording.privacy_statement(Row("m", guarantee="own words")) == "own words"
-    assert wording.promise_figures(Row("m", accuracy_mean=0.7)) == ""
+    assert wording.promise_figures(Row("m", values=RAN)) == ""
 
 
 class Clock:
@@ -215,7 +218,7 @@ def test_progress_lines_come_every_few_seconds_and_the_last_one_always():
     with progress.run_progress(10, stream=stream, every_seconds=5.0, clock=clock) as display:
         for number in range(1, 11):
             clock.now += 1.0
-            display.update(progress.RoundState(number, 10, 0.5, 0.7, 0.1 * number, "record", 1000 * number))
+            display.update(Progress(number, 10, 0.5, 0.7, 0.1 * number, "record", 1000 * number))
     lines = stream.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines] == ["round 5/10", "round 10/10"]
     assert "loss 0.500, accuracy 70.0 %, epsilon so far 0.500 (record), 5.00 kB sent, 1 rounds/s" in lines[0]
@@ -224,14 +227,14 @@ def test_progress_lines_come_every_few_seconds_and_the_last_one_always():
 def test_progress_that_stops_early_still_says_where():
     stream, clock = io.StringIO(), Clock()
     with progress.run_progress(10, stream=stream, clock=clock) as display:
-        display.update(progress.RoundState(3, 10))
+        display.update(Progress(3, 10))
     assert stream.getvalue().startswith("round 3/10, 0 bytes sent")
 
 
 def test_progress_is_silent_when_asked():
     stream = io.StringIO()
     with progress.run_progress(2, shown=False, stream=stream) as display:
-        display.update(progress.RoundState(2, 2))
+        display.update(Progress(2, 2))
     with progress.job_progress(shown=False, stream=stream) as jobs:
         jobs.update("dp_sgd-seed42", 1, 1)
     assert stream.getvalue() == ""
@@ -241,8 +244,8 @@ def test_progress_on_a_terminal_is_a_bar():
     stream = io.StringIO()
     stream.isatty = lambda: True
     with progress.run_progress(4, stream=stream) as display:
-        display.update(progress.RoundState(2, 4, epsilon=1.5, unit="hospital"))
-        display.update(progress.RoundState(4, 4, epsilon=2.5, unit="hospital"))
+        display.update(Progress(2, 4, epsilon=1.5, unit="hospital"))
+        display.update(Progress(4, 4, epsilon=2.5, unit="hospital"))
     assert "4/4" in stream.getvalue()
     assert "epsilon so far 2.50 (hospital)" in stream.getvalue()
 
@@ -283,7 +286,8 @@ def test_a_conversion_that_only_some_methods_have_is_named_with_them():
 
 def test_run_summary_without_guarantee_and_many_hospitals():
     accuracies = {f"h{k}": 0.5 + 0.01 * k for k in range(12)}
-    text = progress.run_summary(Row("fedavg", accuracy_mean=0.6, accuracy_per_hospital=accuracies, warnings=("w",)))
+    values = {"accuracy_mean": 0.6, "accuracy_per_hospital": accuracies}
+    text = progress.run_summary(Row("fedavg", values=values, warnings=("w",)))
     assert "lowest 50.0 at h0, highest 61.0 at h11" in text
     assert "no formal guarantee" in text
     assert text.splitlines()[-1] == "  warning      w"
@@ -320,3 +324,19 @@ def test_the_worst_hospital_is_only_named_where_they_differ():
     assert wording.worst_hospital(same) is None
     differ = Row("m", unit="record", epsilon=1.0, epsilon_per_hospital={"a": 1.0, "b": 0.5}, worst_hospital="a")
     assert wording.worst_hospital(differ) == "a"
+
+
+@pytest.mark.parametrize("unit", ["record", "hospital", "none"])
+def test_the_kind_of_a_row_is_that_of_its_method_whatever_its_name(unit):
+    """A method of local DP is trained together, with and without a finite epsilon; a baseline is one under any name."""
+    trained = Row("local_dp", unit=unit, rounds=3, values=RAN)
+    assert trained.group == "no_guarantee"
+    assert "nothing" not in wording.privacy_statement(trained)
+    assert Row("each_by_itself", kind="local", values=RAN).group == "baseline"
+    refused = Row("local_dp", unit=unit, rounds=0)
+    assert refused.group == ("no_guarantee" if unit == "none" else unit)
+    source = report_samples.sample_summary()
+    source["rows"].append({**source["rows"][2], "method": "local_dp", "label": "local DP", "unit": unit})
+    lines = table.terminal_table(summary_from_json(source)).splitlines()
+    place = lines.index(next(line for line in lines if line.startswith("local DP")))
+    assert place > lines.index("Trained together, no privacy guarantee")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput
-from tff_hospitals.reports.rows import ATTACK_FIELDS
+from tff_hospitals.reports.columns import COLUMNS
 
 if TYPE_CHECKING:
     from tff_hospitals.experiments.runner import MethodRunner
@@ -45,8 +45,6 @@ def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
     for result in results:
         if not result.get("promise", {"holds": True})["holds"]:
             warnings.append("the audit contradicts this method's promise: see audit.json of its run")
-    found: dict[str, Any] = {}
-    for field in ATTACK_FIELDS:
-        known = [value for result in results if (value := result["columns"][field]) is not None]
-        found[field] = (max(known) if field == "epsilon_lower_bound" else sum(known) / len(known)) if known else None
+    columns = [result["columns"] for result in results]
+    found = {name: COLUMNS[name].join([one[name] for one in columns]) for name in (columns[0] if columns else ())}
     return {**found, "audit_warnings": warnings}

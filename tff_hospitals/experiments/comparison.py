@@ -20,7 +20,7 @@ from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import seeds as seed_statistics
-from tff_hospitals.reports.rows import row_from_json
+from tff_hospitals.reports.columns import row_from_json
 from tff_hospitals.training.run_directory import versions
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float)
     row = {
         "method": runner.method.name,
         "label": runner.method.label,
+        "kind": runner.method.kind,
         "unit": mechanisms.of(privacy).unit,
         "target_epsilon": privacy.target_epsilon,
         "epsilon": None,

@@ -91,7 +91,7 @@ class MethodRunner:
             on_start=None if on_start is None else lambda number: on_start(plans[number].seed),
         )
         evaluator = Evaluator(self._model, dataset if evaluated is None else evaluated)
-        shared = {"label": self.method.label, **self._without_wire()}
+        shared = {"label": self.method.label, "kind": self.method.kind, **self._without_wire()}
         return [({**run.summary, **shared}, evaluator.predictions(run.weights, run.frozen)) for run in runs]
 
     def _without_wire(self) -> dict[str, Any]:

@@ -140,6 +140,17 @@ class FieldReader:
             return []
         return list(value)
 
+    def items(self, name: str) -> list[FieldReader]:
+        """A reader for each object of a list; missing reads as empty."""
+        return [
+            FieldReader(item, f"{self._where}: {name}[{index}]", self._problems)
+            for index, item in enumerate(self.objects(name))
+        ]
+
+    def has(self, name: str) -> bool:
+        """Whether the object has such a field."""
+        return name in self._source
+
     def anything(self, name: str) -> Any:
         """The field as it stands."""
         return self._take(name)

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tff_hospitals.reports.columns import COLUMNS, Column, Shown
 from tff_hospitals.reports.findings import findings
 from tff_hospitals.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.reports.plot_style import Picture
-from tff_hospitals.reports.rows import GROUP_TITLES, Row, by_loss, common_warnings, ordered
-from tff_hospitals.reports.seeds import accuracy_interval
+from tff_hospitals.reports.rows import GROUP_TITLES, Row, common_warnings, ordered
+from tff_hospitals.reports.spread import quantile
 from tff_hospitals.reports.summary import Summary
-from tff_hospitals.reports.table_columns import quantile
+from tff_hospitals.reports.table_columns import SHARES
 from tff_hospitals.reports.wording import (
-    MISSING,
     accounting_words,
     adjacency_sentence,
-    asked_text,
-    byte_scale,
     delta_sentence,
     delta_text,
-    epsilon_text,
+    metric_head,
     percent,
     privacy_statement,
     promise_figures,
     row_title,
-    scaled_bytes,
-    seconds_text,
+    score_text,
     significant,
 )
 
 PROMISE_TITLES = {"record": "Record level", "hospital": "Hospital level", "none": "No guarantee"}
 _MOST_HOSPITAL_COLUMNS = 8
-_ATTACK_COLUMNS = (
-    ("membership_auc", "membership AUC"),
-    ("membership_tpr", "membership TPR"),
-    ("reconstruction_error", "reconstruction error"),
-    ("epsilon_lower_bound", "epsilon proved by attack"),
-)
 
 
 def comparison_page(
@@ -75,7 +64,7 @@ def comparison_page(
         badges=badges(summary.dataset, facts),
         findings=findings(summary),
         missing=list(missing),
-        table=_table(summary, rows, warnings),
+        table=_table(Shown(rows, html=True, delta=summary.delta), ids, warnings),
         warnings=warnings,
         common=list(common),
         pictures=figures(pictures, files=True),
@@ -111,120 +100,62 @@ def accounting_facts(rows: Sequence[Row]) -> list[str]:
     return facts
 
 
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    """A column of the big table: its head, and how a row fills it (text, value to sort by)."""
-
-    text: str
-    fill: Callable[[Row], tuple[str, float | str | None]]
-    words: bool = False
-
-
-def _table(summary: Summary, rows: Sequence[Row], warnings: Sequence[str]) -> dict[str, Any]:
-    losses = by_loss(rows)
-    left, hospitals, right = _left_columns(rows, losses), _hospital_columns(summary, losses), _right_columns(rows)
-    columns = [*left, *hospitals, *right]
+def _table(shown: Shown, ids: Sequence[str], warnings: Sequence[str]) -> dict[str, Any]:
+    left, right = (
+        [c for c in COLUMNS.values() if c.before_hospitals == side and c.in_table(shown)] for side in (True, False)
+    )
+    hospitals = _hospital_cells(shown.rows, ids)
     over = []
     if hospitals:
-        many = len(summary.hospital_ids) > _MOST_HOSPITAL_COLUMNS
-        over = [
-            {"text": "", "span": len(left) + 1},
-            {"text": f"accuracy {'of the hospitals' if many else 'at each hospital'}, %", "span": len(hospitals)},
-            {"text": "", "span": len(right)},
-        ]
+        title = shown.hospital_title(collapsed=len(ids) > _MOST_HOSPITAL_COLUMNS)
+        spans = ((len(left) + 1, ""), (len(hospitals), title), (len(right), ""))
+        over = [{"text": text, "span": span} for span, text in spans]
     lines = []
-    for before, row in zip([None, *rows], rows):
-        cells = [{"words": column.words, **_cell(*column.fill(row))} for column in columns]
+    for before, row in zip([None, *shown.rows], shown.rows):
+        cells = [
+            *(_cell(column, row, shown) for column in left),
+            *(_plain_cell(score_text(row.metric, of(row)), of(row)) for _, of in hospitals),
+            *(_cell(column, row, shown) for column in right),
+        ]
         group = GROUP_TITLES[row.group] if before is None or before.group != row.group else ""
         notes = sorted({list(warnings).index(text) + 1 for text in row.warnings if text in warnings})
         lines.append({"group": group, "name": row.name, "notes": notes, "cells": cells})
-    heads = [{"text": "method", "words": True}, *({"text": one.text, "words": one.words} for one in columns)]
-    return {"columns": heads, "over": over, "rows": lines, "caption": _caption(rows, losses)}
+    heads = [{"text": "method", "words": True}, *(_head(column, shown) for column in left)]
+    heads += [*({"text": name, "words": False} for name, _ in hospitals), *(_head(column, shown) for column in right)]
+    return {"columns": heads, "over": over, "rows": lines, "caption": _caption(shown)}
 
 
-def _left_columns(rows: Sequence[Row], losses: bool) -> list[_Column]:
-    columns = [_Column("unit", lambda row: (row.unit, row.unit), words=True)]
-    columns.append(_Column("epsilon", lambda row: _epsilon(row, row.epsilon)))
-    if any(row.epsilon_pld is not None for row in rows):
-        columns.append(_Column("epsilon (PLD)", lambda row: _epsilon(row, row.epsilon_pld)))
-    if _several_deltas(rows):  # one delta for all stands in the caption
-        columns.append(
-            _Column("delta", lambda row: (delta_text(row.delta), row.delta) if row.private else (MISSING, None))
-        )
-    if losses:
-        return [*columns, _Column("loss", lambda row: (significant(row.loss_mean, 4), row.loss_mean))]
-    return [*columns, _Column("accuracy, %", _accuracy), _Column("95 % interval", _interval)]
+def _head(column: Column, shown: Shown) -> dict[str, Any]:
+    return {"text": " ".join(column.heads(shown)).strip(), "words": column.words}
 
 
-def _hospital_columns(summary: Summary, losses: bool) -> list[_Column]:
-    if losses:
+def _cell(column: Column, row: Row, shown: Shown) -> dict[str, Any]:
+    return {**_plain_cell(column.text_of(row, shown), column.sort_value(row)), "words": column.words}
+
+
+def _plain_cell(text: str, value: float | str | None) -> dict[str, Any]:
+    sorted_by = "" if value is None else value if isinstance(value, str) else repr(float(value))
+    return {"words": False, "text": text, "value": sorted_by}
+
+
+def _hospital_cells(rows: Sequence[Row], ids: Sequence[str]) -> list[tuple[str, Callable[[Row], float | None]]]:
+    """Heads and values of the columns of hospitals, of their lowest, median and highest where they are many."""
+    if not any(row.score.per_hospital for row in rows):
         return []
-    if len(summary.hospital_ids) <= _MOST_HOSPITAL_COLUMNS:
-        return [_Column(key, functools.partial(_at_hospital, key)) for key in summary.hospital_ids]
-    shares = (("lowest", 0.0), ("median", 0.5), ("highest", 1.0))
-    return [_Column(name, functools.partial(_at_share, share)) for name, share in shares]
-
-
-def _right_columns(rows: Sequence[Row]) -> list[_Column]:
-    divisor, size = byte_scale(rows)
-    columns = [
-        _Column(f"{size} up", lambda row: (scaled_bytes(row.bytes_up, divisor), row.bytes_up)),
-        _Column(f"{size} down", lambda row: (scaled_bytes(row.bytes_down, divisor), row.bytes_down)),
-        _Column("s per round", lambda row: (seconds_text(row.seconds_per_round), row.seconds_per_round)),
+    if len(ids) <= _MOST_HOSPITAL_COLUMNS:
+        return [(key, lambda row, key=key: row.score.per_hospital.get(key)) for key in ids]  # type: ignore[misc]
+    return [
+        (name, lambda row, share=share: quantile(row.score.per_hospital.values(), share))  # type: ignore[misc]
+        for name, share in SHARES
     ]
-    attacks = [(name, title) for name, title in _ATTACK_COLUMNS if any(getattr(row, name) is not None for row in rows)]
-    return [*columns, *(_Column(title, functools.partial(_attack, name)) for name, title in attacks)]
 
 
-def _several_deltas(rows: Sequence[Row]) -> bool:
-    return len({row.delta for row in rows if row.private}) > 1
-
-
-def _caption(rows: Sequence[Row], losses: bool) -> str:
-    seeds = max((row.seeds_measured for row in rows), default=0)
-    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread is known"
-    at = "" if _several_deltas(rows) or not any(row.private for row in rows) else f" at delta {delta_sentence(rows)}"
+def _caption(shown: Shown) -> str:
+    at = f" at delta {delta_text(shown.deltas[0])}" if len(shown.deltas) == 1 and shown.deltas[0] else ""
     return (
-        f"{'Loss' if losses else 'Accuracy'} is the mean over the hospitals' own test sets ({spread}). "
-        f"Epsilon is the worst hospital's{at}; none means no guarantee. Bytes: whole run, all hospitals."
+        f"{shown.score_sentence} Epsilon is the worst hospital's{at}; none means no guarantee. "
+        "Bytes: whole run, all hospitals."
     )
-
-
-def _epsilon(row: Row, value: float | None) -> tuple[str, float | None]:
-    if not row.measured:
-        return asked_text(row), row.target_epsilon
-    return epsilon_text(value if row.private else None), value if row.private else None
-
-
-def _accuracy(row: Row) -> tuple[str, float | None]:
-    text = percent(row.accuracy_mean) if row.measured else "not run"
-    return text + (f" ± {percent(row.accuracy_sd)}" if row.accuracy_sd is not None else ""), row.accuracy_mean
-
-
-def _interval(row: Row) -> tuple[str, float | None]:
-    interval = accuracy_interval(row)
-    return (
-        (MISSING, None) if interval is None else (f"{percent(interval.low)} to {percent(interval.high)}", interval.low)
-    )
-
-
-def _at_hospital(hospital_id: str, row: Row) -> tuple[str, float | None]:
-    value = row.accuracy_per_hospital.get(hospital_id)
-    return percent(value), value
-
-
-def _at_share(share: float, row: Row) -> tuple[str, float | None]:
-    value = quantile(row, share)
-    return percent(value), value
-
-
-def _attack(name: str, row: Row) -> tuple[str, float | None]:
-    value = getattr(row, name)
-    return significant(value), value
-
-
-def _cell(text: str, value: float | str | None) -> dict[str, Any]:
-    return {"text": text, "value": "" if value is None else value if isinstance(value, str) else repr(float(value))}
 
 
 def _promises(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -262,8 +193,9 @@ def _privacy_table(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, Any] | 
 
 
 def _hospital_table(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, Any]:
-    lines = [[key, *(percent(row.accuracy_per_hospital.get(key)) for row in rows)] for key in ids]
-    return {"caption": "Accuracy, % (mean over seeds)", "columns": ["hospital", *map(row_title, rows)], "rows": lines}
+    lines = [[key, *(score_text(row.metric, row.score.per_hospital.get(key)) for row in rows)] for key in ids]
+    caption = f"{metric_head(rows[0].metric)} (mean over seeds)"
+    return {"caption": caption, "columns": ["hospital", *map(row_title, rows)], "rows": lines}
 
 
 def _run_facts(summary: Summary) -> list[tuple[str, str]]:

@@ -17,18 +17,20 @@ from tff_hospitals.reports.wording import (
     bytes_text,
     delta_text,
     epsilon_text,
-    percent,
+    metric_head,
+    metric_title,
     privacy_statement,
     promise_figures,
+    score_text,
     significant,
+    with_unit,
     worst_hospital,
 )
+from tff_hospitals.training.metrics import METRICS
 
 _COLUMNS = (
     ("records", "test records"),
-    ("accuracy", "accuracy, %"),
-    ("loss", "loss"),
-    ("auc", "AUC"),
+    *((name, metric_head(metric)) for name, metric in METRICS.items()),
     ("epsilon_rdp", "epsilon (RDP)"),
     ("epsilon_pld", "epsilon (PLD)"),
     ("bytes_up", "sent up"),
@@ -70,11 +72,12 @@ def _promise(row: Row) -> str:
 
 def _tiles(run: RunFiles) -> list[dict[str, str]]:
     row = run.row
-    tiles = [{"name": "Accuracy", "value": f"{percent(row.accuracy_mean)} %", "note": "mean of the hospitals"}]
-    if row.accuracy_pooled_mean is not None:
-        tiles.append(
-            {"name": "Accuracy", "value": f"{percent(row.accuracy_pooled_mean)} %", "note": "all test records together"}
-        )
+    both = ((row.score.mean, "mean of the hospitals"), (row.score.pooled_mean, "all test records together"))
+    tiles = [
+        {"name": metric_title(row.metric), "value": with_unit(row.metric, score_text(row.metric, value)), "note": note}
+        for value, note in both
+        if value is not None or note.startswith("mean")
+    ]
     if row.private:
         worst = f", worst hospital {worst_hospital(row)}" if worst_hospital(row) else ""
         note = f"{UNIT_SHORT[row.unit]}, delta {delta_text(row.delta)}{worst}"
@@ -113,8 +116,8 @@ def _hospital_table(run: RunFiles) -> dict[str, Any]:
 def _text(column: str, value: float | None) -> str:
     if column == "records":
         return "-" if value is None else f"{value:.0f}"
-    if column == "accuracy":
-        return percent(value)
+    if column in METRICS:
+        return score_text(METRICS[column], value)
     return bytes_text(value) if column.startswith("bytes") else significant(value)
 
 

@@ -92,7 +92,7 @@ def attacks_against_epsilon(summary: Summary) -> Picture | None:
 
 
 def _value(row: Row, attack: Attack) -> float | None:
-    value = getattr(row, attack.field)
+    value = row.get(attack.field)
     return value if value is None else float(value)
 
 

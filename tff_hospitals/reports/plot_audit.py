@@ -16,9 +16,10 @@ from tff_hospitals.reports.plot_style import (
     WIDTH,
     Picture,
     Sheet,
-    percent_axis,
+    score_axis,
 )
 from tff_hospitals.reports.wording import shorten, significant
+from tff_hospitals.training.metrics import METRICS
 
 _NAMES = {
     "loss_threshold": "loss",
@@ -64,8 +65,8 @@ def membership_picture(audit: Mapping[str, Any]) -> Picture | None:
     axes.set_ylim(0, 1)
     axes.set_xlabel("false positives, %", size=SMALL_SIZE)
     axes.set_ylabel("true positives, %", size=SMALL_SIZE)
-    percent_axis(axes.xaxis)
-    percent_axis(axes.yaxis)
+    score_axis(axes.xaxis, METRICS["accuracy"])
+    score_axis(axes.yaxis, METRICS["accuracy"])
     _areas(sheet, drawn, groups, top, height)
     words = "; ".join(f"{_NAMES.get(name, name)} {area}" for name, _, area in labels)
     return sheet.finish(

@@ -1,4 +1,4 @@
-"""Accuracy against bytes sent: what a byte buys, marked by the privacy promise."""
+"""The headline metric against bytes sent: what a byte buys, marked by the privacy promise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tff_hospitals.reports.plot_labels import SideLabel, column_labels, place_labels, side_labels
-from tff_hospitals.reports.plot_privacy import accuracy_limits, dodge, footer_text
+from tff_hospitals.reports.plot_privacy import better, dodge, footer_text, interval_words, score_limits
 from tff_hospitals.reports.plot_style import (
     DASHES,
     MARGIN,
@@ -19,19 +19,27 @@ from tff_hospitals.reports.plot_style import (
     Picture,
     Sheet,
     log_axis,
-    percent_axis,
+    score_axis,
 )
 from tff_hospitals.reports.rows import Row, ordered
-from tff_hospitals.reports.seeds import accuracy_interval
 from tff_hospitals.reports.summary import Summary
-from tff_hospitals.reports.wording import byte_scale, bytes_text, percent, row_title, shorten_all, target_text
+from tff_hospitals.reports.wording import (
+    byte_scale,
+    bytes_text,
+    metric_head,
+    metric_title,
+    row_title,
+    score_words,
+    shorten_all,
+    target_text,
+)
 
 _MOST_LABELS = 14  # with more rows only those that no other of their promise beats are named
 
 
 def bytes_against_accuracy(summary: Summary) -> Picture | None:
-    """The picture, or None when fewer than two rows have both bytes and an accuracy."""
-    measured = [row for row in ordered(summary.rows) if row.accuracy_mean is not None]
+    """The picture, or None when fewer than two rows have both bytes and a headline figure."""
+    measured = [row for row in ordered(summary.rows) if row.score.mean is not None]
     rows = [row for row in measured if row.bytes_total]
     quiet = [row for row in measured if not row.bytes_total]
     if len(rows) < 2:
@@ -41,7 +49,8 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
     quiet_names = shorten_all([f"{row.name} (nothing sent)" for row in quiet], 38)
     sheet = Sheet(
         "What the bytes buy",
-        f"Accuracy (mean of the hospitals) against {size} sent in both directions by all hospitals, whole run."
+        f"{metric_title(summary.metric)} (mean of the hospitals) against {size} sent in both directions by all "
+        "hospitals, whole run."
         + (" Named: not beaten in both by another of the same promise." if len(rows) > _MOST_LABELS else "")
         + (" All send about the same." if _alike(rows) else ""),
         footer_text(summary) + " · marks at the same bytes are drawn side by side",
@@ -51,20 +60,22 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
     left, right = 0.75, WIDTH - MARGIN - (margin + 0.5 if quiet else 0.1)
     axes = sheet.axes(left, right, 0.5, sheet.height - 0.35)
     axes.set_ylim(
-        *accuracy_limits([row.accuracy_mean or 0.0 for row in measured], [accuracy_interval(row) for row in measured])
+        *score_limits(
+            summary.metric, [row.score.mean or 0.0 for row in measured], [row.score.interval for row in measured]
+        )
     )
-    percent_axis(axes.yaxis)
-    axes.set_ylabel("accuracy, %", size=TEXT_SIZE)
+    score_axis(axes.yaxis, summary.metric)
+    axes.set_ylabel(metric_head(summary.metric), size=TEXT_SIZE)
     axes.set_xlabel(f"{size} sent, both directions (log scale)", size=TEXT_SIZE)
     amounts = [(row.bytes_total or 1.0) / divisor for row in rows]
     colours = _colours(rows)
     front = [_on_front(row, rows) for row in rows]
     named = [is_front or len(rows) <= _MOST_LABELS for is_front in front]
     xs = _marks(axes, rows, amounts, colours, named, right - left)
-    points = [(x, row.accuracy_mean or 0.0) for x, row, chosen in zip(xs, rows, named) if chosen]
-    others = [(x, row.accuracy_mean or 0.0) for x, row, chosen in zip(xs, rows, named) if not chosen]
+    points = [(x, row.score.mean or 0.0) for x, row, chosen in zip(xs, rows, named) if chosen]
+    others = [(x, row.score.mean or 0.0) for x, row, chosen in zip(xs, rows, named) if not chosen]
     for x, row in zip(xs, rows):
-        interval = accuracy_interval(row)
+        interval = row.score.interval
         if interval is not None and len(rows) <= _MOST_LABELS:  # labels keep off the intervals too
             others += [(x, interval.low + share * (interval.high - interval.low)) for share in (0.0, 0.25, 0.75, 1.0)]
     texts = [name for name, chosen in zip(names, named) if chosen]
@@ -78,22 +89,22 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
     levels = []
     for index, (row, name) in enumerate(zip(quiet, quiet_names)):
         look = NEUTRAL[index % len(NEUTRAL)], DASHES[index % len(DASHES)]
-        axes.axhline(row.accuracy_mean, color=look[0], lw=1.2, linestyle=look[1], zorder=1.6)
-        levels.append(SideLabel(row.accuracy_mean or 0.0, name, *look))
+        axes.axhline(row.score.mean, color=look[0], lw=1.2, linestyle=look[1], zorder=1.6)
+        levels.append(SideLabel(row.score.mean or 0.0, name, *look))
     side_labels(axes, levels)
     _legend(axes, rows, colours)
     words = "; ".join(
-        f"{row_title(row)}: {bytes_text(row.bytes_total)}, {percent(row.accuracy_mean)} %" for row in rows
+        f"{row_title(row)}: {bytes_text(row.bytes_total)}, {score_words(row.metric, row.score.mean)}" for row in rows
     )
     return sheet.finish(
         "bytes_against_accuracy",
         "Accuracy against bytes",
-        "Further left is cheaper, higher is more accurate. The darker the mark, the stronger the promise; grey marks "
-        "promise nothing. Compare only "
-        "methods of the same promise: giving up privacy also saves noise. Steps join the methods of one promise that "
+        f"Further left is cheaper, {better(summary.metric)} is better. The darker the mark, the stronger the "
+        "promise; grey marks promise nothing. Compare only methods of the same promise: giving up privacy also saves "
+        "noise. Steps join the methods of one promise that "
         "no other beats in both."
-        + (" Vertical bars are 95 % intervals over seeds." if len(rows) <= _MOST_LABELS else ""),
-        f"Accuracy against bytes. {words}.",
+        + (f" Vertical bars are 95 % intervals over {interval_words(summary)}." if len(rows) <= _MOST_LABELS else ""),
+        f"{metric_title(summary.metric)} against bytes. {words}.",
     )
 
 
@@ -122,8 +133,8 @@ def _colours(rows: Sequence[Row]) -> dict[float | None, str]:
 
 def _on_front(row: Row, rows: Sequence[Row]) -> bool:
     rivals = [other for other in rows if (other.unit, _promise(other)) == (row.unit, _promise(row))]
-    points = [(other.bytes_total or 0.0, other.accuracy_mean or 0.0) for other in rivals]
-    return (row.bytes_total or 0.0, row.accuracy_mean or 0.0) in pareto(points)
+    points = [(other.bytes_total or 0.0, other.merit or 0.0) for other in rivals]
+    return (row.bytes_total or 0.0, row.merit or 0.0) in pareto(points)
 
 
 def _marks(
@@ -141,18 +152,18 @@ def _marks(
     step = min(0.06, 0.5 / largest) / inches  # side by side, but never far from the true amount
     xs = [amount * factor for amount, factor in zip(amounts, dodge(amounts, (high / low) ** step))]
     for row, x, chosen in zip(rows, xs, named):
-        colour, interval = colours[_promise(row)], accuracy_interval(row)
+        colour, interval = colours[_promise(row)], row.score.interval
         if interval is not None and len(rows) <= _MOST_LABELS:
             axes.plot(
                 [x, x], [interval.low, interval.high], color=colour, lw=1.2, alpha=0.55, zorder=3, solid_capstyle="butt"
             )
         look: dict[str, Any] = {"ms": 7, "zorder": 5} if chosen else {"ms": 4.5, "alpha": 0.6, "zorder": 4}
-        axes.plot(x, row.accuracy_mean, marker=UNIT_MARKERS[row.unit], color=colour, ls="none", mec="none", **look)
+        axes.plot(x, row.score.mean, marker=UNIT_MARKERS[row.unit], color=colour, ls="none", mec="none", **look)
     for key in dict.fromkeys((row.unit, _promise(row)) for row in rows):
         members = [k for k, row in enumerate(rows) if (row.unit, _promise(row)) == key]
-        best = pareto([(amounts[k], rows[k].accuracy_mean or 0.0) for k in members])
-        chosen_ones = [k for k in members if (amounts[k], rows[k].accuracy_mean or 0.0) in best]
-        steps = sorted((xs[k], rows[k].accuracy_mean or 0.0) for k in chosen_ones)
+        best = pareto([(amounts[k], rows[k].merit or 0.0) for k in members])
+        chosen_ones = [k for k in members if (amounts[k], rows[k].merit or 0.0) in best]
+        steps = sorted((xs[k], rows[k].score.mean or 0.0) for k in chosen_ones)
         if best[-1][0] > 1.06 * best[0][0]:
             look = {"color": colours[key[1]], "lw": 1.1, "alpha": 0.7, "zorder": 2}
             axes.plot([x for x, _ in steps], [y for _, y in steps], drawstyle="steps-post", **look)
@@ -160,7 +171,7 @@ def _marks(
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both: fewer bytes (first) and higher accuracy (second), by bytes.
+    """The points that no other beats in both: fewer bytes (first) and more merit (second), by bytes.
 
     >>> pareto([(1.0, 0.70), (2.0, 0.69), (4.0, 0.75)])
     [(1.0, 0.7), (4.0, 0.75)]

@@ -1,11 +1,11 @@
-"""Accuracy per hospital: who gains and who pays, with the size of every hospital in sight."""
+"""The headline metric per hospital: who gains and who pays, with the size of every hospital in sight."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from tff_hospitals.reports.plot_privacy import accuracy_limits, footer_text
+from tff_hospitals.reports.plot_privacy import footer_text, score_limits
 from tff_hospitals.reports.plot_style import (
     GRID,
     INK,
@@ -19,12 +19,11 @@ from tff_hospitals.reports.plot_style import (
     WIDTH,
     Picture,
     Sheet,
-    percent_axis,
+    score_axis,
 )
 from tff_hospitals.reports.rows import GROUPS, Row, ordered
-from tff_hospitals.reports.seeds import hospital_interval
 from tff_hospitals.reports.summary import HospitalFacts, Summary
-from tff_hospitals.reports.wording import percent, row_title, shorten, shorten_all
+from tff_hospitals.reports.wording import metric_head, metric_title, row_title, score_text, shorten, shorten_all
 
 MOST_PANELS = 8  # hospitals with a panel of their own; more are drawn as one distribution per method
 _PER_LINE = 4
@@ -33,11 +32,11 @@ GROUP_COLOURS = dict(zip(GROUPS, (NEUTRAL[2], NEUTRAL[0], SERIES[0], SERIES[1]))
 
 
 def accuracy_per_hospital(summary: Summary) -> Picture | None:
-    """The picture, or None when no row knows its accuracy per hospital."""
-    rows = [row for row in ordered(summary.rows) if any(v is not None for v in row.accuracy_per_hospital.values())]
+    """The picture, or None when no row knows its figure of each hospital."""
+    rows = [row for row in ordered(summary.rows) if any(v is not None for v in row.score.per_hospital.values())]
     if not rows:
         return None
-    ids = [key for key in summary.hospital_ids if any(row.accuracy_per_hospital.get(key) is not None for row in rows)]
+    ids = [key for key in summary.hospital_ids if any(row.score.per_hospital.get(key) is not None for row in rows)]
     return _panels(summary, rows, ids) if len(ids) <= MOST_PANELS else _distributions(summary, rows, ids)
 
 
@@ -69,7 +68,7 @@ def _frame(axes: Any, places: Sequence[float], limits: tuple[float, float], rows
     axes.set_ylim(places[-1] + 0.7, -0.7)
     axes.set_yticks(places)
     axes.set_xlim(*limits)
-    percent_axis(axes.xaxis)
+    score_axis(axes.xaxis, rows[0].metric)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -85,11 +84,11 @@ def _panels(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Pictur
     places = _places(rows)
     lines = -(-len(ids) // _PER_LINE)
     body = _STEP * (places[-1] + 1.4)
-    intervals = {(id(row), key): hospital_interval(row, key) for row in rows for key in ids}
+    intervals = {(id(row), key): row.score.interval_of(key) for row in rows for key in ids}
     some = any(interval is not None for interval in intervals.values())
     sheet = Sheet(
         "What every hospital gets from each method",
-        "Accuracy on the hospital's own test records; "
+        f"{metric_title(summary.metric)} on the hospital's own test records; "
         + ("bars: 95 % intervals over seeds." if some else "no intervals: they need two seeds or more.")
         + " Dotted: the median method.",
         footer_text(summary),
@@ -99,8 +98,8 @@ def _panels(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Pictur
     columns = min(_PER_LINE, len(ids))
     gap = 0.18
     width = (WIDTH - MARGIN - left - gap * (columns - 1)) / columns
-    centres = [value for row in rows for key in ids if (value := row.accuracy_per_hospital.get(key)) is not None]
-    limits = accuracy_limits(centres, list(intervals.values()))
+    centres = [value for row in rows for key in ids if (value := row.score.per_hospital.get(key)) is not None]
+    limits = score_limits(summary.metric, centres, list(intervals.values()))
     for index, key in enumerate(ids):
         start = left + (index % columns) * (width + gap)
         top = sheet.height - 0.4 - (index // columns) * (body + 0.95)
@@ -112,11 +111,11 @@ def _panels(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Pictur
         sheet.text(
             start, sheet.bottom + top + 0.05, size_words(summary, key), size=SMALL_SIZE, color=MUTED, va="bottom"
         )
-        axes.set_xlabel("accuracy, %", size=SMALL_SIZE)
-        known = sorted(value for row in rows if (value := row.accuracy_per_hospital.get(key)) is not None)
+        axes.set_xlabel(metric_head(summary.metric), size=SMALL_SIZE)
+        known = sorted(value for row in rows if (value := row.score.per_hospital.get(key)) is not None)
         axes.axvline(known[len(known) // 2], color=MUTED, lw=0.9, linestyle=(0, (1, 2)), zorder=1)
         for row, place in zip(rows, places):
-            value = row.accuracy_per_hospital.get(key)
+            value = row.score.per_hospital.get(key)
             colour = GROUP_COLOURS[row.group]
             if value is None:
                 axes.text(limits[0], place, " not measured", size=7.5, color=MUTED, va="center")
@@ -128,7 +127,8 @@ def _panels(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Pictur
                 )
             axes.plot(value, place, marker=UNIT_MARKERS[row.unit], ms=5.5, color=colour, ls="none", zorder=4)
     words = "; ".join(
-        f"{row_title(row)}: " + ", ".join(f"{key} {percent(row.accuracy_per_hospital.get(key))}" for key in ids)
+        f"{row_title(row)}: "
+        + ", ".join(f"{key} {score_text(row.metric, row.score.per_hospital.get(key))}" for key in ids)
         for row in rows
     )
     return sheet.finish(
@@ -138,7 +138,7 @@ def _panels(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Pictur
         "circles protect records, orange "
         "squares whole hospitals. Small test sets make wide intervals: read the number of test records under each "
         "name first.",
-        f"Accuracy per hospital in percent. {words}.",
+        f"{metric_head(summary.metric)} per hospital. {words}.",
     )
 
 
@@ -167,20 +167,21 @@ def _distributions(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) ->
         + (f" · {min(known_sizes)} to {max(known_sizes)} training records per hospital" if known_sizes else ""),
         (_STEP + 0.06) * (places[-1] + 1.4) + 0.75,
     )
-    worst = [min((v, key) for key in ids if (v := row.accuracy_per_hospital.get(key)) is not None) for row in rows]
-    worst_names = [f"{percent(value)} {shorten(key, 18)}" for value, key in worst]
+    metric, pick, end = summary.metric, *((min, "lowest") if summary.metric.higher_is_better else (max, "highest"))
+    worst = [pick((v, key) for key in ids if (v := row.score.per_hospital.get(key)) is not None) for row in rows]
+    worst_names = [f"{score_text(metric, value)} {shorten(key, 18)}" for value, key in worst]
     left = MARGIN + max(sheet.text_width(name, SMALL_SIZE) for name in names) + 0.15
-    right = WIDTH - MARGIN - max(sheet.text_width(text, SMALL_SIZE) for text in (*worst_names, "lowest")) - 0.15
+    right = WIDTH - MARGIN - max(sheet.text_width(text, SMALL_SIZE) for text in (*worst_names, end)) - 0.15
     axes = sheet.axes(left, right, 0.45, sheet.height - 0.25)
-    values = [value for row in rows for key in ids if (value := row.accuracy_per_hospital.get(key)) is not None]
-    _frame(axes, places, accuracy_limits(values, []), rows)
+    values = [value for row in rows for key in ids if (value := row.score.per_hospital.get(key)) is not None]
+    _frame(axes, places, score_limits(metric, values, []), rows)
     axes.set_yticklabels(names)
-    axes.set_xlabel("accuracy, %", size=TEXT_SIZE)
-    axes.text(1.015, 1.0, "lowest", transform=axes.transAxes, size=SMALL_SIZE, color=MUTED, va="bottom")
+    axes.set_xlabel(metric_head(summary.metric), size=TEXT_SIZE)
+    axes.text(1.015, 1.0, end, transform=axes.transAxes, size=SMALL_SIZE, color=MUTED, va="bottom")
     for row, place, text in zip(rows, places, worst_names):
         colour = GROUP_COLOURS[row.group]
-        keys = [key for key in ids if row.accuracy_per_hospital.get(key) is not None]
-        xs = [row.accuracy_per_hospital[key] for key in keys]
+        keys = [key for key in ids if row.score.per_hospital.get(key) is not None]
+        xs = [row.score.per_hospital[key] for key in keys]
         areas = [
             6.0 + 26.0 * ((facts.get(key) or 0) / max(known_sizes)) ** 0.5 if known_sizes else 14.0 for key in keys
         ]
@@ -188,7 +189,9 @@ def _distributions(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) ->
         axes.scatter(xs, offsets, s=areas, color=colour, alpha=0.45, lw=0, zorder=2.5)
         _box(axes, [x for x in xs if x is not None], place, colour)
         axes.text(1.015, place, text, transform=axes.get_yaxis_transform(), size=SMALL_SIZE, color=INK, va="center")
-    words = "; ".join(f"{row_title(row)}: lowest {percent(value)} at {key}" for row, (value, key) in zip(rows, worst))
+    words = "; ".join(
+        f"{row_title(row)}: {end} {score_text(metric, value)} at {key}" for row, (value, key) in zip(rows, worst)
+    )
     return sheet.finish(
         "accuracy_per_hospital",
         "Accuracy per hospital",
@@ -196,5 +199,5 @@ def _distributions(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) ->
         f"middle half, the lines reach the "
         "lowest and highest; the hospital that is served worst is named at the right. summary.csv holds every "
         "hospital's figure.",
-        f"Distribution of accuracy over {len(ids)} hospitals. {words}.",
+        f"Distribution of {metric.label} over {len(ids)} hospitals. {words}.",
     )

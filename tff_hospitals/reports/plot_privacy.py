@@ -1,8 +1,9 @@
-"""Accuracy against epsilon: what each promise costs, with 95 % intervals over seeds."""
+"""The headline metric against epsilon: what each promise costs, with 95 % intervals."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +21,10 @@ from tff_hospitals.reports.plot_style import (
     Picture,
     Sheet,
     log_axis,
-    percent_axis,
     private_styles,
+    score_axis,
 )
 from tff_hospitals.reports.rows import Row, ordered
-from tff_hospitals.reports.seeds import accuracy_interval
 from tff_hospitals.reports.summary import Summary
 from tff_hospitals.reports.wording import (
     UNIT_SHORT,
@@ -32,13 +32,16 @@ from tff_hospitals.reports.wording import (
     conversions_text,
     delta_sentence,
     epsilon_text,
-    percent,
+    metric_head,
+    metric_title,
+    score_words,
     shorten_all,
 )
+from tff_hospitals.training.metrics import Metric
 
 _MOST_LABELS = 12  # of one panel; above that, numbers with a key
 _MOST_BESIDE = 5  # of one panel when two panels stand side by side; above that, one below the other
-_SAME_SCALE = 2.5  # panels whose ranges of accuracy differ more have scales of their own
+_SAME_SCALE = 2.5  # panels whose ranges differ more have scales of their own
 _SAME_EPSILON = 1.06  # neighbours within six percent are drawn side by side
 PANEL_TITLES = {
     "record": "Record level: hides one patient's record",
@@ -59,23 +62,24 @@ class Mark:
 
 
 def accuracy_against_epsilon(summary: Summary) -> Picture | None:
-    """The picture, or None when no row has both a guarantee and an accuracy."""
-    private = [row for row in ordered(summary.rows) if row.private and row.accuracy_mean is not None and row.epsilon]
+    """The picture, or None when no row has both a guarantee and a headline figure."""
+    private = [row for row in ordered(summary.rows) if row.private and row.score.mean is not None and row.epsilon]
     if not private:
         return None
     sheet = _draw(summary, private)
     lines = "; ".join(
-        f"{row.name} at epsilon {epsilon_text(row.epsilon)}: {percent(row.accuracy_mean)} %" for row in private
+        f"{row.name} at epsilon {epsilon_text(row.epsilon)}: {score_words(row.metric, row.score.mean)}"
+        for row in private
     )
     return sheet.finish(
         "accuracy_against_epsilon",
         "Accuracy against epsilon",
-        "Further left is a stronger promise, higher is more accurate. Each mark is a method after its last round, with "
-        "the 95 % interval over seeds where there are several (bars that reach the frame go on beyond it); the faint "
-        "line is the way there, round by round: where the run would stand had it stopped earlier. Grey lines stand at "
-        "the accuracy of methods without any guarantee, the grey band is the interval of the best of them. A "
-        "record-level and a hospital-level epsilon promise different things: compare within a panel.",
-        f"Accuracy against epsilon. {lines}.",
+        f"Further left is a stronger promise, {better(summary.metric)} is better. Each mark is a method after its "
+        f"last round, with the 95 % interval over {interval_words(summary)} (bars that reach the frame go on beyond "
+        "it); the faint line is the way there, round by round: where the run would stand had it stopped earlier. Grey "
+        "lines stand at the level of methods without any guarantee, the grey band is the interval of the best of them. "
+        "A record-level and a hospital-level epsilon promise different things: compare within a panel.",
+        f"{summary.metric.label} against epsilon. {lines}.",
     )
 
 
@@ -98,16 +102,27 @@ def footer_text(summary: Summary) -> str:
     return " · ".join(parts)
 
 
-def accuracy_limits(centres: Sequence[float], intervals: Sequence[Any]) -> tuple[float, float]:
+def better(metric: Metric) -> str:
+    """Which way a figure gets better."""
+    return "higher" if metric.higher_is_better else "lower"
+
+
+def interval_words(summary: Summary) -> str:
+    """What the intervals of a comparison are over."""
+    return "test patients and seeds" if any(row.score.low is not None for row in summary.rows) else "seeds"
+
+
+def score_limits(metric: Metric, centres: Sequence[float], intervals: Sequence[Any]) -> tuple[float, float]:
     """Limits that show every point, and intervals as far as they do not crush the rest (two seeds give huge ones)."""
     low, high = min(centres), max(centres)
-    room = max(high - low, 0.06)
+    scale = 1.0 if metric.high is not None else max(abs(low), abs(high), 1e-12)
+    room = max(high - low, 0.06 * scale)
     low = min([low, *(max(i.low, low - 0.25 * room) for i in intervals if i is not None)])
     high = max([high, *(min(i.high, high + 0.25 * room) for i in intervals if i is not None)])
-    missing = max(0.08 - (high - low), 0.0)
+    missing = max(0.08 * scale - (high - low), 0.0)
     pad = 0.06 * (high - low) + missing / 2
-    low, high = low - pad, high + pad
-    return max(low, -0.02), min(high, 1.02)
+    least = -math.inf if metric.low is None else metric.low - 0.02 * scale
+    return max(low - pad, least), high + pad if metric.high is None else min(high + pad, metric.high + 0.02)
 
 
 def dodge(epsilons: Sequence[float], step: float) -> list[float]:
@@ -139,24 +154,26 @@ def dodge(epsilons: Sequence[float], step: float) -> list[float]:
 
 
 def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
-    plain = [row for row in ordered(summary.rows) if not row.private and row.accuracy_mean is not None]
+    plain = [row for row in ordered(summary.rows) if not row.private and row.score.mean is not None]
     styles = private_styles(private)
     methods = list(styles)
     units = [unit for unit in ("record", "hospital") if any(row.unit == unit for row in private)]
     most = max(sum(key[1] == unit for key in methods) for unit in units)
-    intervals = {id(row): accuracy_interval(row) for row in (*private, *plain)}
+    intervals = {id(row): row.score.interval for row in (*private, *plain)}
     limits = _panel_limits(private, plain, units, intervals)
     own_scales = len(set(limits.values())) > 1
     numbered, stacked = most > _MOST_LABELS, len(units) > 1 and (own_scales or most > _MOST_BESIDE)
     plain_names = shorten_all([row.name for row in plain], 28)
     bars = (
-        "Bars: 95 % intervals over seeds." if any(intervals.values()) else "No intervals: they need two seeds or more."
+        f"Bars: 95 % intervals over {interval_words(summary)}."
+        if any(intervals.values())
+        else "No intervals: they need two seeds or more."
     )
     panel_height = 4.3 if not stacked else 3.4
     key_height = 0.15 + 0.19 * -(-len(methods) // 3) if numbered else 0.0
     sheet = Sheet(
-        "What each privacy promise costs in accuracy",
-        f"Accuracy (mean of the hospitals) against epsilon; left is a stronger promise. {bars}"
+        f"What each privacy promise costs in {summary.metric.label}",
+        f"{metric_title(summary.metric)} (mean of the hospitals) against epsilon; left is a stronger promise. {bars}"
         + (" The scales of the panels differ." if own_scales else ""),
         footer_text(summary) + " · marks at the same epsilon are drawn side by side",
         key_height + (panel_height + 0.3) * (len(units) if stacked else 1),
@@ -167,17 +184,17 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
     names = [next(row.name for row in private if (row.method, row.unit) == key) for key in methods]
     letters = 36 if numbered else min(int((0.58 * width - 0.4) / 0.077), 44)
     short = dict(zip(methods, shorten_all(names, letters)))
-    best_plain = max(plain, key=lambda row: row.accuracy_mean or 0.0, default=None)
+    best_plain = max(plain, key=lambda row: row.merit or 0.0, default=None)
     for place, unit in enumerate(units):
         start = left + (0 if stacked else place * (width + gap))
         top = sheet.height - 0.3 - (place * (panel_height + 0.3) if stacked else 0.0)
         axes = sheet.axes(start, start + width, top - panel_height + 0.5, top)
         axes.set_title(PANEL_TITLES[unit], loc="left", size=TEXT_SIZE, weight="bold", color=INK, pad=7)
         axes.set_ylim(*limits[unit])
-        percent_axis(axes.yaxis)
+        score_axis(axes.yaxis, summary.metric)
         axes.set_xlabel("epsilon of the worst hospital (log scale)", size=TEXT_SIZE)
         if place == 0 or stacked:
-            axes.set_ylabel("accuracy, %", size=TEXT_SIZE)
+            axes.set_ylabel(metric_head(summary.metric), size=TEXT_SIZE)
         else:
             axes.tick_params(labelleft=False)
         for index, row in enumerate(plain):
@@ -201,11 +218,13 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
 def _panel_limits(
     private: Sequence[Row], plain: Sequence[Row], units: Sequence[str], intervals: dict[int, Any]
 ) -> dict[str, tuple[float, float]]:
-    """Accuracy limits of each panel: shared, unless one method's failure would flatten the other panel."""
+    """Limits of each panel: shared, unless one method's failure would flatten the other panel."""
     limits = {}
     for unit in units:
         rows = [*(row for row in private if row.unit == unit), *plain]
-        limits[unit] = accuracy_limits([row.accuracy_mean or 0.0 for row in rows], [intervals[id(row)] for row in rows])
+        limits[unit] = score_limits(
+            rows[0].metric, [row.score.mean or 0.0 for row in rows], [intervals[id(row)] for row in rows]
+        )
     spans = [high - low for low, high in limits.values()]
     if max(spans) > _SAME_SCALE * min(spans):
         return limits
@@ -237,11 +256,7 @@ def _limits_and_marks(
 
 def _points(axes: Any, marks: Sequence[Mark], intervals: dict[int, Any], numbered: bool) -> None:
     for mark in marks:
-        way = [
-            (p.epsilon * mark.factor, p.accuracy_mean)
-            for p in mark.row.curve
-            if p.epsilon and p.accuracy_mean is not None
-        ]
+        way = [(point.epsilon * mark.factor, value) for point, value in mark.row.way if point.epsilon]
         axes.plot([x for x, _ in way], [y for _, y in way], color=mark.colour, lw=1.0, alpha=0.45, zorder=3)
         interval = intervals[id(mark.row)]
         if interval is not None:
@@ -249,10 +264,10 @@ def _points(axes: Any, marks: Sequence[Mark], intervals: dict[int, Any], numbere
                 [mark.x] * 2, [interval.low, interval.high], color=mark.colour, lw=1.6, zorder=4, solid_capstyle="butt"
             )
         look = {"mfc": mark.colour if mark.filled else CARD, "mec": mark.colour, "mew": 1.4, "zorder": 5, "ls": "none"}
-        axes.plot(mark.x, mark.row.accuracy_mean, marker=UNIT_MARKERS[mark.row.unit], ms=13 if numbered else 7, **look)
+        axes.plot(mark.x, mark.row.score.mean, marker=UNIT_MARKERS[mark.row.unit], ms=13 if numbered else 7, **look)
         if numbered:
             text = {"size": 7.0, "weight": "bold", "color": CARD if mark.filled else mark.colour, "zorder": 6}
-            axes.text(mark.x, mark.row.accuracy_mean, str(mark.number), ha="center", va="center_baseline", **text)
+            axes.text(mark.x, mark.row.score.mean, str(mark.number), ha="center", va="center_baseline", **text)
 
 
 def _labels(axes: Any, marks: Sequence[Mark], short: dict[tuple[str, str], str], zone: float) -> None:
@@ -262,20 +277,20 @@ def _labels(axes: Any, marks: Sequence[Mark], short: dict[tuple[str, str], str],
         if mark.number not in last or mark.x > last[mark.number].x:
             last[mark.number] = mark
     chosen = list(last.values())
-    points = [(mark.x, mark.row.accuracy_mean or 0.0) for mark in chosen]
+    points = [(mark.x, mark.row.score.mean or 0.0) for mark in chosen]
     labels = [SideLabel(0.0, short[(mark.row.method, mark.row.unit)], mark.colour) for mark in chosen]
     column_labels(axes, points, labels, zone)
 
 
 def _level(axes: Any, row: Row, interval: Any, index: int) -> None:
     colour = NEUTRAL[index % len(NEUTRAL)]
-    axes.axhline(row.accuracy_mean, color=colour, lw=1.2, linestyle=DASHES[index % len(DASHES)], zorder=1.6)
+    axes.axhline(row.score.mean, color=colour, lw=1.2, linestyle=DASHES[index % len(DASHES)], zorder=1.6)
     if interval is not None:
         axes.axhspan(interval.low, interval.high, color=colour, alpha=0.13, lw=0, zorder=1.2)
 
 
 def _side(row: Row, name: str, index: int) -> SideLabel:
-    return SideLabel(row.accuracy_mean or 0.0, name, NEUTRAL[index % len(NEUTRAL)], DASHES[index % len(DASHES)])
+    return SideLabel(row.score.mean or 0.0, name, NEUTRAL[index % len(NEUTRAL)], DASHES[index % len(DASHES)])
 
 
 def _key(

@@ -1,4 +1,4 @@
-"""Accuracy by round: how fast each method learns, one panel for each kind of promise."""
+"""The headline metric by round: how fast each method learns, one panel for each kind of promise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tff_hospitals.reports.plot_labels import SideLabel, side_labels
-from tff_hospitals.reports.plot_privacy import accuracy_limits, footer_text
+from tff_hospitals.reports.plot_privacy import footer_text, score_limits
 from tff_hospitals.reports.plot_style import (
     DASHES,
     INK,
@@ -17,13 +17,13 @@ from tff_hospitals.reports.plot_style import (
     WIDTH,
     Picture,
     Sheet,
-    percent_axis,
     private_styles,
+    score_axis,
 )
-from tff_hospitals.reports.rows import GROUP_TITLES, Row, ordered
-from tff_hospitals.reports.seeds import Interval, t_interval
+from tff_hospitals.reports.rows import GROUP_TITLES, CurvePoint, Row, ordered
+from tff_hospitals.reports.spread import Interval, t_interval
 from tff_hospitals.reports.summary import Summary
-from tff_hospitals.reports.wording import percent, row_title, shorten_all
+from tff_hospitals.reports.wording import metric_head, metric_title, row_title, score_words, shorten_all
 
 _MOST_BANDS = 4  # of one panel; more bands would only hide each other
 
@@ -47,8 +47,8 @@ def accuracy_by_round(summary: Summary) -> Picture | None:
     heights = [max(1.75, 0.165 * len(members)) for _, members in panels]
     banded = any(len(members) <= _MOST_BANDS and _bands(members) for _, members in panels)
     sheet = Sheet(
-        "How accuracy grows with the rounds",
-        "Accuracy (mean of the hospitals) after each evaluated round"
+        f"{metric_title(summary.metric)} by round",
+        f"{metric_title(summary.metric)} (mean of the hospitals) after each evaluated round"
         + (
             "; bands: 95 % intervals over seeds, in panels of up to four methods."
             if banded
@@ -60,15 +60,15 @@ def accuracy_by_round(summary: Summary) -> Picture | None:
     margin = max(sheet.text_width(name, SMALL_SIZE) for name in names.values())
     left, right = 0.75, WIDTH - MARGIN - margin - 0.5
     top = sheet.height - 0.3
-    last = max(point.round for row in rows for point in _measured(row))
+    last = max(point.round for row in rows for point, _ in _measured(row))
     for (group, members), height, limit in zip(panels, heights, limits):
         axes = sheet.axes(left, right, top - height, top)
         title = "No privacy guarantee" if group in ("baseline", "no_guarantee") else GROUP_TITLES[group]
         axes.set_title(title, loc="left", size=TEXT_SIZE, weight="bold", color=INK, pad=5)
-        axes.set_xlim(min(point.round for row in rows for point in _measured(row)), last)
+        axes.set_xlim(min(point.round for row in rows for point, _ in _measured(row)), last)
         axes.set_ylim(*limit)
-        percent_axis(axes.yaxis)
-        axes.set_ylabel("accuracy, %", size=TEXT_SIZE)
+        score_axis(axes.yaxis, summary.metric)
+        axes.set_ylabel(metric_head(summary.metric), size=TEXT_SIZE)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if group == panels[-1][0]:
             axes.set_xlabel("round", size=TEXT_SIZE)
@@ -76,39 +76,39 @@ def accuracy_by_round(summary: Summary) -> Picture | None:
             axes.tick_params(labelbottom=False)
         _lines(axes, members, names, last, styles)
         top -= height + 0.42
-    ends_words = "; ".join(f"{row_title(row)}: {percent(_measured(row)[-1].accuracy_mean)} %" for row in rows)
+    ends_words = "; ".join(f"{row_title(row)}: {score_words(row.metric, _measured(row)[-1][1])}" for row in rows)
     return sheet.finish(
         "accuracy_by_round",
         "Accuracy by round",
-        "Each line is the mean over seeds. A run that stopped early keeps its last accuracy, which is that of the "
+        "Each line is the mean over seeds. A run that stopped early keeps its last figure, which is that of the "
         "model it would release. Line colours "
         "name the method within a panel; broken lines are the same method at a tighter epsilon.",
-        f"Accuracy by round. After the last round: {ends_words}.",
+        f"{metric_title(summary.metric)} by round. After the last round: {ends_words}.",
     )
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
-    points = [(row, point) for row in rows for point in _measured(row)]
+    points = [(row, *point) for row in rows for point in _measured(row)]
     banded = len(rows) <= _MOST_BANDS
-    intervals = [_interval(row, point) if banded else None for row, point in points]
-    return accuracy_limits([point.accuracy_mean or 0.0 for _, point in points], intervals)
+    intervals = [_interval(row, point) if banded else None for row, point, _ in points]
+    return score_limits(rows[0].metric, [value for _, _, value in points], intervals)
 
 
-def _measured(row: Row) -> list[Any]:
-    points = [point for point in row.curve if point.accuracy_mean is not None]
-    return points if len(points) > 1 else []
+def _measured(row: Row) -> list[tuple[CurvePoint, float]]:
+    return row.way if len(row.way) > 1 else []
 
 
 def _panel(row: Row, groups: Sequence[str]) -> str:
     return row.group if row.group in groups else "no_guarantee"
 
 
-def _interval(row: Row, point: Any) -> Interval | None:
-    return t_interval(point.accuracy_mean, point.accuracy_sd, row.seeds_measured)
+def _interval(row: Row, point: CurvePoint) -> Interval | None:
+    mean, sd = (point.values.get(f"{row.headline}_{what}") for what in ("mean", "sd"))
+    return t_interval(mean, sd, row.score.seeds)
 
 
 def _bands(rows: Sequence[Row]) -> bool:
-    return any(_interval(row, point) is not None for row in rows for point in _measured(row))
+    return any(_interval(row, point) is not None for row in rows for point, _ in _measured(row))
 
 
 def _lines(
@@ -123,14 +123,16 @@ def _lines(
         turn = place // len(SERIES) + (targets.index(row.target_epsilon or 0.0) if row.private else 0)
         colour = styles.get((row.method, row.unit), SERIES[place % len(SERIES)])
         dashes = DASHES[turn % len(DASHES)]
-        xs, ys = [point.round for point in points], [point.accuracy_mean for point in points]
+        xs, ys = [point.round for point, _ in points], [value for _, value in points]
         axes.plot(xs, ys, color=colour, lw=1.6, linestyle=dashes, zorder=3)
-        if points[-1].round < last:  # stopped early: a dot where it ended
+        if xs[-1] < last:  # stopped early: a dot where it ended
             axes.plot(xs[-1], ys[-1], marker="o", ms=4, color=colour, zorder=4)
         if len(rows) <= _MOST_BANDS:
-            intervals = [(point.round, interval) for point in points if (interval := _interval(row, point)) is not None]
+            intervals = [
+                (point.round, interval) for point, _ in points if (interval := _interval(row, point)) is not None
+            ]
             if intervals:
                 lows, highs = [i.low for _, i in intervals], [i.high for _, i in intervals]
                 axes.fill_between([x for x, _ in intervals], lows, highs, color=colour, alpha=0.13, lw=0, zorder=2)
-        labels.append(SideLabel(points[-1].accuracy_mean, names[id(row)], colour, dashes))
+        labels.append(SideLabel(ys[-1], names[id(row)], colour, dashes))
     side_labels(axes, labels)

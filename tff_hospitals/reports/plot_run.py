@@ -17,10 +17,11 @@ from tff_hospitals.reports.plot_style import (
     WIDTH,
     Picture,
     Sheet,
-    percent_axis,
+    score_axis,
 )
 from tff_hospitals.reports.run_files import POOLED, SERVER, RunFiles
 from tff_hospitals.reports.wording import byte_scale, conversion_name, delta_text, percent, shorten, shorten_all
+from tff_hospitals.training.metrics import METRICS
 
 MOST_LINES = 8  # hospitals with a line of their own; more are drawn as median and range
 _SCOPE_WORDS = {POOLED: "all test records", SERVER: "held by the server"}
@@ -68,7 +69,7 @@ def run_by_round(run: RunFiles) -> Picture | None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         _panel(axes, run, column, scale, short)
         if column == "accuracy":
-            percent_axis(axes.yaxis)
+            score_axis(axes.yaxis, METRICS["accuracy"])
         if column in (spent, "bytes"):
             axes.set_ylim(bottom=0.0)
     best = _curve(run, POOLED, "accuracy")

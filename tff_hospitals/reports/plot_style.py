@@ -18,6 +18,7 @@ from typing import Any
 
 from tff_hospitals.reports.rows import Row, ordered
 from tff_hospitals.reports.wording import significant
+from tff_hospitals.training.metrics import Metric
 
 WIDTH = 10.4  # inches; 998 CSS pixels, the width of the report's column
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 13.0, 9.5, 8.5
@@ -211,12 +212,12 @@ def private_styles(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[str, bool
     return {key: (SERIES[index % count], (index // count) % 2 == 0) for index, key in enumerate(keys)}
 
 
-def percent_axis(axis: Any) -> None:
-    """Ticks of an accuracy axis as percent."""
+def score_axis(axis: Any, metric: Metric) -> None:
+    """Ticks of the axis of a metric, as percent where it is one."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value if metric.percent else value:g}"))
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:

@@ -3,23 +3,23 @@
 >>> import io
 >>> page = io.StringIO()
 >>> with run_progress(2, stream=page, every_seconds=0.0) as display:
-...     display.update(RoundState(1, 2, loss=0.7, accuracy=0.55, epsilon=0.4, unit="record", bytes=4000))
-...     display.update(RoundState(2, 2, loss=0.6, accuracy=0.65, epsilon=0.5, unit="record", bytes=8000))
+...     display.update(Progress(1, 2, loss=0.7, accuracy=0.55, epsilon=0.4, unit="record", bytes=4000))
+...     display.update(Progress(2, 2, loss=0.6, accuracy=0.65, epsilon=0.5, unit="record", bytes=8000))
 >>> print(page.getvalue().splitlines()[0].split(", ", 1)[1].rsplit(",", 1)[0])
 loss 0.700, accuracy 55.0 %, epsilon so far 0.400 (record), 4.00 kB sent
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
-from tff_hospitals.reports.rows import Row, row_from_json
+from tff_hospitals.reports.columns import row_from_json
+from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.wording import (
     UNIT_SHORT,
     bytes_text,
@@ -27,58 +27,18 @@ from tff_hospitals.reports.wording import (
     delta_text,
     epsilon_text,
     percent,
+    score_text,
+    score_words,
     significant,
     target_text,
+    with_unit,
     worst_hospital,
 )
+from tff_hospitals.training.metrics import METRICS
+from tff_hospitals.training.results import Progress
 
 
-class RoundReport(Protocol):
-    """What a display is told after a round; `training.loop.Progress` is one."""
-
-    @property
-    def round(self) -> int:
-        """Rounds done so far."""
-
-    @property
-    def rounds(self) -> int:
-        """Rounds planned."""
-
-    @property
-    def loss(self) -> float | None:
-        """Loss on all test records at the last evaluation."""
-
-    @property
-    def accuracy(self) -> float | None:
-        """Accuracy on all test records at the last evaluation."""
-
-    @property
-    def epsilon(self) -> float | None:
-        """Epsilon so far of the worst hospital, None without a guarantee."""
-
-    @property
-    def unit(self) -> str:
-        """Unit of privacy."""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes so far, both directions, all hospitals."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RoundState:
-    """A plain `RoundReport`."""
-
-    round: int
-    rounds: int
-    loss: float | None = None
-    accuracy: float | None = None
-    epsilon: float | None = None
-    unit: str = "none"
-    bytes: int = 0
-
-
-def round_words(state: RoundReport) -> str:
+def round_words(state: Progress) -> str:
     """Loss, accuracy, epsilon with its unit and bytes of a round, as far as they are known."""
     parts = []
     if state.loss is not None:
@@ -176,7 +136,7 @@ class RunDisplay(Display):
     def __enter__(self) -> RunDisplay:
         return self
 
-    def update(self, state: RoundReport) -> None:
+    def update(self, state: Progress) -> None:
         """Shows a finished round."""
         self.show(state.round, state.rounds, round_words(state))
 
@@ -263,19 +223,24 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
     """
     row = summary if isinstance(summary, Row) else row_from_json(summary, "summary")
     lines = [f"{row.name}: {row.rounds or 0} rounds, stopped: {row.stop_reason or 'not recorded'}"]
-    pooled = (
-        f", {percent(row.accuracy_pooled_mean)} % on all test records" if row.accuracy_pooled_mean is not None else ""
-    )
-    if row.accuracy_mean is not None:
-        lines.append(_line("accuracy", f"{percent(row.accuracy_mean)} % (mean of the hospitals){pooled}"))
-    elif row.loss_mean is not None:
-        lines.append(_line("loss", f"{significant(row.loss_mean)} (mean of the hospitals)"))
-    known = [(key, value) for key, value in row.accuracy_per_hospital.items() if value is not None]
+    metric, score = row.metric, row.score
+    if score.mean is not None:
+        together = score_text(metric, score.pooled_mean)
+        pooled = f", {with_unit(metric, together)} on all test records" if score.pooled_mean is not None else ""
+        own = with_unit(metric, score_text(metric, score.mean))
+        lines.append(_line(metric.label, f"{own} (mean of the hospitals){pooled}"))
+    known = [(key, value) for key, value in score.per_hospital.items() if value is not None]
     if 0 < len(known) <= 8:
-        lines.append(_line("", ", ".join(f"{key} {percent(value)}" for key, value in known)))
+        lines.append(_line("", ", ".join(f"{key} {score_text(metric, value)}" for key, value in known)))
     elif known:
         (low, low_at), (high, high_at) = min((v, k) for k, v in known), max((v, k) for k, v in known)
-        lines.append(_line("", f"lowest {percent(low)} at {low_at}, highest {percent(high)} at {high_at}"))
+        ends = (f"lowest {score_text(metric, low)} at {low_at}", f"highest {score_text(metric, high)} at {high_at}")
+        lines.append(_line("", ", ".join(ends)))
+    others = [other for name, other in METRICS.items() if name not in (row.headline, "loss")]
+    measured = [(other, row.figures(other.name).mean) for other in others]
+    words = [score_words(other, value) for other, value in measured if value is not None]
+    if words:
+        lines.append(_line("", ", ".join(words)))
     if row.private:
         asked = f" (target {target_text(row.target_epsilon)})" if row.target_epsilon is not None else ""
         worst = f", worst hospital {worst_hospital(row)}" if worst_hospital(row) else ""
@@ -285,7 +250,7 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
         )
         lines.append(_line("epsilon", text))
         if row.conversion not in ("", "rdp"):
-            lines.append(_line("", f"{epsilon_text(row.extra.get('epsilon_rdp'))} by RDP, the same ledger"))
+            lines.append(_line("", f"{epsilon_text(row.get('epsilon_rdp'))} by RDP, the same ledger"))
         elif row.epsilon_pld is not None:
             lines.append(_line("", f"{epsilon_text(row.epsilon_pld)} by PLD, the same ledger composed more tightly"))
     else:

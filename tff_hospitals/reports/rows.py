@@ -1,13 +1,14 @@
-"""One row of a comparison: what one method cost and kept, with the field names that other programs read.
+"""One row of a comparison: what one method cost and kept.
 
-The names in `ROW_FIELDS` are stable; `ATTACK_FIELDS` join them when an audit has run. Fields that this version does not
-know are carried along unchanged.
+What a row may hold, how it is read, joined over seeds and shown, is declared in `columns.py`; here are the values, and
+which rows stand together.
 
->>> row = row_from_json({"method": "fedavg", "unit": "none", "accuracy_mean": 0.73, "epsilon": None})
->>> row.name, row.private, row.group
-('fedavg', False, 'no_guarantee')
->>> row_from_json({"method": "dp_sgd", "unit": "record", "target_epsilon": 5, "epsilon": 4.98}).group
+>>> Row("weighted_mean", values={"accuracy_mean": 0.73}).group, Row("pooled", kind="pooled").group
+('no_guarantee', 'baseline')
+>>> Row("dp_sgd", unit="record", target_epsilon=5.0, epsilon=4.98).group
 'record'
+>>> Row("local_dp", unit="hospital", rounds=3).group  # it ran, and its epsilon is infinite
+'no_guarantee'
 """
 
 from __future__ import annotations
@@ -16,57 +17,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tff_hospitals.reports.fields import FieldReader, finite_or_none, raise_record_error
+from tff_hospitals.reports.fields import finite_or_none
+from tff_hospitals.reports.spread import Interval, t_interval
+from tff_hospitals.training.metrics import METRICS, Metric
 
 UNITS = ("none", "record", "hospital")
-ROW_FIELDS = (
-    "method",
-    "label",
-    "unit",
-    "target_epsilon",
-    "epsilon",
-    "epsilon_pld",
-    "epsilon_per_hospital",
-    "worst_hospital",
-    "delta",
-    "adjacency",
-    "conversion",
-    "noise_multiplier_per_hospital",
-    "accuracy_mean",
-    "accuracy_sd",
-    "accuracy_pooled_mean",
-    "accuracy_pooled_sd",
-    "accuracy_per_hospital",
-    "accuracy_sd_per_hospital",
-    "auc_mean",
-    "loss_mean",
-    "accuracy_per_seed",
-    "bytes_up",
-    "bytes_down",
-    "seconds_per_round",
-    "rounds",
-    "stop_reason",
-    "runtime",
-    "guarantee",
-    "warnings",
-    "curve",
-)
-# Kept in `extra`: of plans with two units, several records per patient, noise that nobody can draw again, or releases
-# that have no loss distribution.
-PRIVACY_FIELDS = (
-    "epsilon_rdp",
-    "epsilon_pld_missing",
-    "second_unit",
-    "second_epsilon",
-    "second_conversion",
-    "second_noise_multiplier",
-    "records_per_patient",
-    "epsilon_per_patient",
-    "reproducible",
-)
-ATTACK_FIELDS = ("membership_auc", "membership_tpr", "reconstruction_error", "epsilon_lower_bound")
-CURVE_FIELDS = ("round", "epsilon", "accuracy_mean", "accuracy_sd", "bytes_up", "bytes_down")
-
+KINDS = ("federated", "pooled", "local")
 GROUPS = ("baseline", "no_guarantee", "record", "hospital")
 GROUP_TITLES = {
     "baseline": "Baselines: nothing is trained together",
@@ -74,27 +30,78 @@ GROUP_TITLES = {
     "record": "Private for each record (patient)",
     "hospital": "Private for each hospital as a whole",
 }
-_BASELINE_WORDS = ("local", "pooled", "centralised", "centralized")
 
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """The state after one evaluated round: mean over hospitals, then mean and sd over seeds; bytes are cumulative."""
+    """The state after one evaluated round; bytes are cumulative.
+
+    Attributes:
+      round, epsilon, bytes_up, bytes_down: so far.
+      values: `{metric}_mean` over hospitals and seeds, and `{metric}_sd` over seeds.
+    """
 
     round: int
     epsilon: float | None = None
-    accuracy_mean: float | None = None
-    accuracy_sd: float | None = None
     bytes_up: float | None = None
     bytes_down: float | None = None
+    values: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, the values beside the rest."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "values"}
+        return {**own, **self.values}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What one metric came to: mean over the hospitals, all test records pooled, each hospital and the worst of them.
+
+    Means and standard deviations are over seeds; `low` and `high` are the 95 % interval over patients and seeds.
+    """
+
+    mean: float | None = None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    pooled_mean: float | None = None
+    pooled_sd: float | None = None
+    worst: float | None = None
+    worst_hospital: str | None = None
+    per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    sd_per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    per_seed: tuple[float | None, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds gave a figure."""
+        return sum(value is not None for value in self.per_seed)
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval over patients and seeds; where it was not recorded, over seeds, and None with one seed."""
+        if self.low is not None and self.high is not None:
+            return Interval(self.low, self.high)
+        return t_interval(self.mean, self.sd, self.seeds)
+
+    def interval_of(self, hospital_id: str) -> Interval | None:
+        """The 95 % interval over seeds of one hospital's figure."""
+        return t_interval(self.per_hospital.get(hospital_id), self.sd_per_hospital.get(hospital_id), self.seeds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One method at one target; see `ROW_FIELDS`. None means not measured, for `epsilon`: no guarantee."""
+    """One method at one target. None means not measured, for `epsilon`: no guarantee.
+
+    Attributes:
+      values: the columns that no code needs by name, all metrics among them.
+      extra: fields that this version does not know; they are carried along.
+      headline: the metric that methods are ranked by.
+    """
 
     method: str
     label: str = ""
+    kind: str = "federated"
     unit: str = "none"
     target_epsilon: float | None = None
     epsilon: float | None = None
@@ -105,15 +112,6 @@ class Row:
     adjacency: str = ""
     conversion: str = ""
     noise_multiplier_per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    accuracy_mean: float | None = None
-    accuracy_sd: float | None = None
-    accuracy_pooled_mean: float | None = None
-    accuracy_pooled_sd: float | None = None
-    accuracy_per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    accuracy_sd_per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    auc_mean: float | None = None
-    loss_mean: float | None = None
-    accuracy_per_seed: tuple[float | None, ...] = ()
     bytes_up: float | None = None
     bytes_down: float | None = None
     seconds_per_round: float | None = None
@@ -123,11 +121,35 @@ class Row:
     guarantee: str = ""
     warnings: tuple[str, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
-    membership_auc: float | None = None
-    membership_tpr: float | None = None
-    reconstruction_error: float | None = None
-    epsilon_lower_bound: float | None = None
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    headline: str = "accuracy"
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """The value of a column, by its field."""
+        return getattr(self, field) if field in NAMED else self.values.get(field, default)
+
+    def figures(self, metric: str) -> Figures:
+        """What a metric came to."""
+        prefix = f"{metric}_"
+        names = (field.name for field in dataclasses.fields(Figures))
+        return Figures(**{name: self.values[prefix + name] for name in names if prefix + name in self.values})
+
+    @property
+    def metric(self) -> Metric:
+        """The headline metric."""
+        return METRICS[self.headline]
+
+    @property
+    def score(self) -> Figures:
+        """What the headline metric came to."""
+        return self.figures(self.headline)
+
+    @property
+    def merit(self) -> float | None:
+        """The headline figure, its sign such that more is better."""
+        mean = self.score.mean
+        return mean if mean is None or self.metric.higher_is_better else -mean
 
     @property
     def name(self) -> str:
@@ -142,15 +164,14 @@ class Row:
     @property
     def group(self) -> str:
         """One of `GROUPS`: its block of the table; a private method that could not run stays in its own."""
-        if self.unit != "none" and (self.private or not self.measured):
-            return self.unit
-        words = self.method.lower().replace("-", "_").split("_")
-        return "baseline" if words[0] in _BASELINE_WORDS else "no_guarantee"
+        if self.kind != "federated":
+            return "baseline"
+        return self.unit if self.private or (self.unit != "none" and not self.measured) else "no_guarantee"
 
     @property
     def measured(self) -> bool:
         """Whether the method ran: a target out of reach leaves a row without figures."""
-        return self.accuracy_mean is not None or self.loss_mean is not None or bool(self.rounds)
+        return bool(self.rounds) or any(self.values.get(f"{name}_mean") is not None for name in METRICS)
 
     @property
     def bytes_total(self) -> float | None:
@@ -160,93 +181,19 @@ class Row:
         return (self.bytes_up or 0.0) + (self.bytes_down or 0.0)
 
     @property
-    def seeds_measured(self) -> int:
-        """How many seeds gave an accuracy."""
-        return sum(value is not None for value in self.accuracy_per_seed)
+    def way(self) -> list[tuple[CurvePoint, float]]:
+        """The evaluated rounds at which the headline metric is known, with its mean."""
+        points = ((point, point.values.get(f"{self.headline}_mean")) for point in self.curve)
+        return [(point, value) for point, value in points if value is not None]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types under the stable names; attack fields only where an audit filled them."""
-        result: dict[str, Any] = {name: getattr(self, name) for name in ROW_FIELDS}
-        result["curve"] = [dataclasses.asdict(point) for point in self.curve]
-        for name in ATTACK_FIELDS:
-            if getattr(self, name) is not None:
-                result[name] = getattr(self, name)
-        return {**result, **self.extra}
+        """Plain types under the stable names."""
+        own = {name: getattr(self, name) for name in NAMED}
+        return {**own, "curve": [point.to_json() for point in self.curve], **self.values, **self.extra}
 
 
-def row_from_json(source: Any, where: str = "row", problems: list[str] | None = None) -> Row:
-    """Reads and checks one row.
-
-    Args:
-      source: the JSON object.
-      where: what messages call it.
-      problems: collects the clashes; without it they are raised.
-
-    Raises:
-      RecordError: lists every clash, when `problems` was not given.
-    """
-    found: list[str] = [] if problems is None else problems
-    fields = FieldReader(source, where, found)
-    row = Row(
-        method=fields.text("method", required=True),
-        label=fields.text("label"),
-        unit=fields.text("unit", required=True, known=UNITS),
-        target_epsilon=fields.number("target_epsilon", low=0.0),
-        epsilon=fields.number("epsilon", low=0.0),
-        epsilon_pld=fields.number("epsilon_pld", low=0.0),
-        epsilon_per_hospital=fields.numbers_by_id("epsilon_per_hospital"),
-        worst_hospital=fields.text("worst_hospital") or None,
-        delta=fields.number("delta", low=0.0, high=1.0),
-        adjacency=fields.text("adjacency"),
-        conversion=fields.text("conversion"),
-        noise_multiplier_per_hospital=fields.numbers_by_id("noise_multiplier_per_hospital"),
-        accuracy_mean=fields.number("accuracy_mean", low=0.0, high=1.0),
-        accuracy_sd=fields.number("accuracy_sd", low=0.0),
-        accuracy_pooled_mean=fields.number("accuracy_pooled_mean", low=0.0, high=1.0),
-        accuracy_pooled_sd=fields.number("accuracy_pooled_sd", low=0.0),
-        accuracy_per_hospital=fields.numbers_by_id("accuracy_per_hospital"),
-        accuracy_sd_per_hospital=fields.numbers_by_id("accuracy_sd_per_hospital"),
-        auc_mean=fields.number("auc_mean", low=0.0, high=1.0),
-        loss_mean=fields.number("loss_mean"),
-        accuracy_per_seed=fields.numbers("accuracy_per_seed"),
-        bytes_up=fields.number("bytes_up", low=0.0),
-        bytes_down=fields.number("bytes_down", low=0.0),
-        seconds_per_round=fields.number("seconds_per_round", low=0.0),
-        rounds=fields.whole("rounds"),
-        stop_reason=fields.text("stop_reason"),
-        runtime=fields.text("runtime"),
-        guarantee=fields.text("guarantee"),
-        warnings=fields.texts("warnings"),
-        curve=tuple(_curve_point(item, where, index, found) for index, item in enumerate(fields.objects("curve"))),
-        membership_auc=fields.number("membership_auc", low=0.0, high=1.0),
-        membership_tpr=fields.number("membership_tpr", low=0.0, high=1.0),
-        reconstruction_error=fields.number("reconstruction_error", low=0.0),
-        epsilon_lower_bound=fields.number("epsilon_lower_bound", low=0.0),
-        extra=fields.rest(),
-    )
-    if row.unit == "none" and row.epsilon is not None:
-        found.append(f"{where}: epsilon is {row.epsilon} with unit 'none': an epsilon must name its unit")
-    if problems is None:
-        raise_record_error(found, "write rows with tff_hospitals.reports.rows.Row")
-    return row
-
-
-def _curve_point(source: Any, where: str, index: int, problems: list[str]) -> CurvePoint:
-    fields = FieldReader(source, f"{where}: curve[{index}]", problems)
-    return CurvePoint(
-        round=fields.whole("round") or 0,
-        epsilon=fields.number("epsilon", low=0.0),
-        accuracy_mean=fields.number("accuracy_mean", low=0.0, high=1.0),
-        accuracy_sd=fields.number("accuracy_sd", low=0.0),
-        bytes_up=fields.number("bytes_up", low=0.0),
-        bytes_down=fields.number("bytes_down", low=0.0),
-    )
-
-
-def by_loss(rows: Iterable[Row]) -> bool:
-    """Whether the rows can only be compared by loss: a regression has no accuracy."""
-    known = list(rows)
-    return all(row.accuracy_mean is None for row in known) and any(row.loss_mean is not None for row in known)
+NAMED = tuple(field.name for field in dataclasses.fields(Row) if field.name not in ("values", "extra", "headline"))
+"""The fields that code needs by name."""
 
 
 def common_warnings(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tff_hospitals.foundations import files as records
+from tff_hospitals.reports.columns import row_from_json
 from tff_hospitals.reports.fields import FieldReader, raise_record_error
-from tff_hospitals.reports.rows import Row, row_from_json
+from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.summary import DatasetFacts, check_schema_version, dataset_from_json
+from tff_hospitals.training.metrics import METRICS
 
 POOLED, SERVER = "pooled", "server"
 METRIC_NUMBERS = (
@@ -64,7 +66,7 @@ class RunFiles:
 
     def curve(self, scope: str, column: str) -> list[tuple[float, float]]:
         """The (round, value) pairs that were measured."""
-        pairs = [(row["round"], row[column]) for row in self.metrics.get(scope, [])]
+        pairs = [(row["round"], row.get(column)) for row in self.metrics.get(scope, [])]
         return [(number, value) for number, value in pairs if number is not None and value is not None]
 
     @property
@@ -104,7 +106,7 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
     return RunFiles(
         row=row,
         seed=row.extra.get("seed"),
-        status=str(row.extra.get("status") or ""),
+        status=row.get("status", ""),
         dataset=dataset,
         record=record,
         plan=plan,
@@ -123,7 +125,8 @@ def read_metrics(path: pathlib.Path) -> dict[str, list[dict[str, float | None]]]
     """
     scopes: dict[str, list[dict[str, float | None]]] = {}
     for number, line in enumerate(read_csv(path, ("round", "hospital", *METRIC_NUMBERS)), start=2):
-        values = {name: _number(line[name], path, number, name) for name in ("round", *METRIC_NUMBERS)}
+        names = [name for name in line if name in ("round", *METRIC_NUMBERS, *METRICS)]
+        values = {name: _number(line[name], path, number, name) for name in names}
         scopes.setdefault(line["hospital"], []).append(values)
     if not scopes:
         raise records.RecordError(f"{path} has no rows. Remedy: the run has not finished a round; start it again.")

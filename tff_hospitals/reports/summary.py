@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tff_hospitals.foundations import files
+from tff_hospitals.reports.columns import COLUMNS, measured_headline, row_from_json
 from tff_hospitals.reports.fields import FieldReader, raise_record_error
-from tff_hospitals.reports.rows import ATTACK_FIELDS, Row, ordered, row_from_json
+from tff_hospitals.reports.rows import Row, ordered
+from tff_hospitals.training.metrics import METRICS, Metric
 
 SCHEMA_VERSION = 1
 SUMMARY_FIELDS = (
@@ -31,39 +33,10 @@ SUMMARY_FIELDS = (
     "delta",
     "adjacency",
     "conversion",
+    "headline",
+    "headline_reason",
     "rows",
 )
-CSV_FIELDS = (
-    "method",
-    "label",
-    "unit",
-    "target_epsilon",
-    "epsilon",
-    "epsilon_pld",
-    "worst_hospital",
-    "delta",
-    "adjacency",
-    "conversion",
-    "accuracy_mean",
-    "accuracy_sd",
-    "accuracy_pooled_mean",
-    "accuracy_pooled_sd",
-    "auc_mean",
-    "loss_mean",
-    "seeds",
-    "bytes_up",
-    "bytes_down",
-    "seconds_per_round",
-    "rounds",
-    "stop_reason",
-    "runtime",
-)
-CSV_PER_HOSPITAL = {
-    "accuracy": "accuracy_per_hospital",
-    "accuracy_sd": "accuracy_sd_per_hospital",
-    "epsilon": "epsilon_per_hospital",
-    "noise_multiplier": "noise_multiplier_per_hospital",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +92,20 @@ class Summary:
     delta: float | None = None
     adjacency: str = ""
     conversion: str = ""
+    headline: str = ""
+    headline_reason: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def metric(self) -> Metric:
+        """The headline metric: what methods are ranked by."""
+        return METRICS[self.headline or "accuracy"]
 
     @property
     def hospital_ids(self) -> tuple[str, ...]:
         """The hospitals in the order of the data set, then any that only a row knows."""
         known = [hospital.id for hospital in self.dataset.hospitals]
-        measured = [key for row in self.rows for key in row.accuracy_per_hospital]
+        measured = [key for row in self.rows for key in row.score.per_hospital]
         return tuple(dict.fromkeys([*known, *measured]))
 
     def to_json(self) -> dict[str, Any]:
@@ -152,9 +132,11 @@ def summary_from_json(source: Any, where: str = "summary.json") -> Summary:
     items = fields.objects("rows")
     if not items and not problems:
         problems.append(f"{where}: rows is empty, must hold at least one method")
+    rows = [row_from_json(item, f"{where}: rows[{k}]", problems) for k, item in enumerate(items)]
+    headline = fields.text("headline", known=tuple(METRICS)) or measured_headline(rows)
     summary = Summary(
         dataset=hospitals_and_data,
-        rows=tuple(row_from_json(item, f"{where}: rows[{k}]", problems) for k, item in enumerate(items)),
+        rows=tuple(dataclasses.replace(row, headline=headline) for row in rows),
         title=fields.text("title"),
         command=fields.text("command"),
         created=fields.text("created"),
@@ -166,6 +148,8 @@ def summary_from_json(source: Any, where: str = "summary.json") -> Summary:
         delta=fields.number("delta", low=0.0, high=1.0),
         adjacency=fields.text("adjacency"),
         conversion=fields.text("conversion"),
+        headline=headline,
+        headline_reason=fields.text("headline_reason"),
         extra=fields.rest(),
     )
     seen: set[tuple[str, str, float | None]] = set()
@@ -203,8 +187,7 @@ def dataset_from_json(source: Any, where: str, problems: list[str]) -> DatasetFa
     """Reads what a data set says of itself; clashes go to `problems`."""
     fields = FieldReader(source, where, problems)
     hospitals = []
-    for index, item in enumerate(fields.objects("hospitals")):
-        one = FieldReader(item, f"{where}.hospitals[{index}]", problems)
+    for one in fields.items("hospitals"):
         sizes = one.whole("train_records"), one.whole("test_records")
         hospitals.append(HospitalFacts(one.text("id", required=True), *sizes))
     return DatasetFacts(
@@ -241,24 +224,22 @@ def write_summary(directory: os.PathLike[str] | str, summary: Summary) -> list[p
 
 def summary_table(summary: Summary) -> tuple[list[str], list[dict[str, Any]]]:
     """The flat table of `summary.csv`: columns, and one dictionary per row in the order of the printed table."""
-    ids = summary.hospital_ids
-    attacks = [name for name in ATTACK_FIELDS if any(getattr(row, name) is not None for row in summary.rows)]
-    columns = [*CSV_FIELDS, *attacks]
-    taken = {*columns, "warnings"}
-    per_hospital = []  # (column, field, hospital id)
-    for prefix, field in CSV_PER_HOSPITAL.items():
-        for hospital_id in ids:
-            column = f"{prefix}_{hospital_id}"
-            while column in taken:  # a hospital called "mean" must not overwrite accuracy_mean
-                column += " (hospital)"
-            taken.add(column)
-            per_hospital.append((column, field, hospital_id))
-    columns += [*(column for column, _, _ in per_hospital), "warnings"]
-    rows = []
-    for row in ordered(summary.rows):
-        flat: dict[str, Any] = {name: getattr(row, name) for name in (*CSV_FIELDS, *attacks) if name != "seeds"}
-        flat["seeds"] = row.seeds_measured
-        flat.update({column: getattr(row, field).get(hospital_id) for column, field, hospital_id in per_hospital})
-        flat["warnings"] = "; ".join(row.warnings)
-        rows.append(flat)
-    return columns, rows
+    rows = ordered(summary.rows)
+    written = [one for one in COLUMNS.values() if one.csv and not (one.optional and not any(map(one.has_value, rows)))]
+    flat: list[dict[str, Any]] = [
+        {one.field: _cell(one.value(row)) for one in written if one.csv is True} for row in rows
+    ]
+    taken = set(flat[0]) if flat else set()
+    for one in written:
+        for hospital_id in summary.hospital_ids if one.csv is not True else ():
+            name = f"{one.csv}_{hospital_id}"
+            while name in taken:  # a hospital called "mean" must not overwrite accuracy_mean
+                name += " (hospital)"
+            taken.add(name)
+            for line, row in zip(flat, rows):
+                line[name] = one.value(row).get(hospital_id)
+    return list(flat[0]) if flat else [], flat
+
+
+def _cell(value: Any) -> Any:
+    return "; ".join(value) if isinstance(value, tuple) else value

@@ -13,9 +13,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
-from tff_hospitals.reports.rows import GROUP_TITLES, Row, by_loss, common_warnings, ordered
+from tff_hospitals.reports.columns import Shown
+from tff_hospitals.reports.rows import GROUP_TITLES, Row, common_warnings, ordered
 from tff_hospitals.reports.summary import Summary
-from tff_hospitals.reports.table_columns import Column, hospital_columns, left_columns, method_column, right_columns
+from tff_hospitals.reports.table_columns import Printed, hospital_columns, method_column, printed_columns
 from tff_hospitals.reports.wording import adjacency_sentence, conversions_text, delta_text, worst_hospital
 
 _BOLD, _DIM, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
@@ -32,13 +33,12 @@ def terminal_table(summary: Summary, *, width: int = 120, colours: bool = False)
     rows = ordered(summary.rows)
     notes = _Notes(rows)
     marks = [notes.mark(row) for row in rows]
-    one_delta = len({row.delta for row in rows if row.private}) <= 1
-    delta = next((row.delta for row in rows if row.private), summary.delta)
-    left, right = left_columns(rows, delta, one_delta), right_columns(rows)
+    shown = Shown(rows, delta=summary.delta)
+    left, right = printed_columns(shown, before_hospitals=True), printed_columns(shown, before_hospitals=False)
     room = max(width, 80) - sum(column.width + 2 for column in (*left, *right))
-    hospitals, method_width, collapsed = hospital_columns(summary, rows, marks, room)
+    hospitals, method_width, collapsed = hospital_columns(summary.hospital_ids, rows, marks, room)
     columns = [method_column(rows, marks, method_width), *left, *hospitals, *right]
-    lines = _head_lines(columns, hospitals, collapsed)
+    lines = _head_lines(columns, hospitals, shown.hospital_title(collapsed))
     rule = "─" * max(map(len, lines))
     lines.append(rule)
     group = ""
@@ -50,7 +50,7 @@ def terminal_table(summary: Summary, *, width: int = 120, colours: bool = False)
         lines.append(_paint(line, _YELLOW, colours and bool(marks[index])))
     lines.append(rule)
     title = _paint(summary.title or f"Comparison on {summary.dataset.name}", _BOLD, colours)
-    below = [*_footer(summary, rows, one_delta, collapsed), *notes.lines()]
+    below = [*_footer(summary, shown, collapsed), *notes.lines()]
     wrapped = [line for text in below for line in textwrap.wrap(text, max(width, 80), subsequent_indent="    ")]
     return "\n".join([title, "", *lines, *wrapped])
 
@@ -66,7 +66,7 @@ def print_table(summary: Summary, stream: TextIO | None = None) -> None:
     try:
         text.encode(encoding)
     except (UnicodeEncodeError, LookupError):
-        for special, simple in (("±", "+-"), ("─", "-"), ("…", "~")):
+        for special, simple in (("±", "+-"), ("─", "-"), ("…", "~"), ("–", "-")):
             text = text.replace(special, simple)
         text = text.encode("ascii", "replace").decode()
     out.write(text)
@@ -92,38 +92,33 @@ class _Notes:
         return everywhere + [f"[{k}] {' '.join(text.split())}" for k, text in enumerate(self._texts, start=1)]
 
 
-def _head_lines(columns: Sequence[Column], hospitals: Sequence[Column], collapsed: bool) -> list[str]:
+def _head_lines(columns: Sequence[Printed], hospitals: Sequence[Printed], title: str) -> list[str]:
     """Head lines with one title over all hospital columns; it has a line of its own when a name needs two."""
     two_lines = any(column.upper for column in hospitals)
     inside = {id(column) for column in hospitals}
-    title, upper = [], []
+    above, upper = [], []
     for column in columns:
-        if id(column) in inside:
-            upper.append(column.place(column.upper))
-            if column is hospitals[0]:
-                title.append(_hospital_title(sum(one.width + 2 for one in hospitals) - 2, collapsed))
-        else:
-            upper.append(column.place(column.upper))
-            title.append(" " * column.width if two_lines else column.place(column.upper))
-    lines = ["  ".join(title), *(["  ".join(upper)] if two_lines else [])]
+        upper.append(column.place(column.upper))
+        if id(column) not in inside:
+            above.append(" " * column.width if two_lines else column.place(column.upper))
+        elif column is hospitals[0]:
+            above.append(_over(title, sum(one.width + 2 for one in hospitals) - 2))
+    lines = ["  ".join(above), *(["  ".join(upper)] if two_lines else [])]
     lines.append("  ".join(column.place(column.lower) for column in columns))
     return [line.rstrip() for line in lines]
 
 
-def _hospital_title(span: int, collapsed: bool) -> str:
-    title = "accuracy % of the hospitals" if collapsed else "accuracy % at each hospital"
+def _over(title: str, span: int) -> str:
     if len(title) > span:
-        title = "hospitals, %"
+        title = "hospitals"
     return title.center(span, "·") if len(title) + 2 > span else f" {title} ".center(span, "·")
 
 
-def _footer(summary: Summary, rows: Sequence[Row], one_delta: bool, collapsed: bool) -> list[str]:
-    seeds = len(summary.seeds) or max((row.seeds_measured for row in rows), default=0)
-    over = f"mean and standard deviation over {seeds} seeds" if seeds > 1 else "one seed only, so no spread is known"
-    score = (
-        "Loss: mean over the hospitals' test sets" if by_loss(rows) else "Accuracy: mean over the hospitals' test sets"
-    )
-    lines = [f"{score}, {over}. Bytes: whole run, all hospitals."]
+def _footer(summary: Summary, shown: Shown, collapsed: bool) -> list[str]:
+    rows = shown.rows
+    lines = [f"{shown.score_sentence} Bytes: whole run, all hospitals."]
+    if summary.headline_reason and shown.metric.name != "accuracy":
+        lines.append(f"Ranked by {shown.metric.label}: {summary.headline_reason}.")
     private = [row for row in rows if row.private]
     if private:
         worst = list(dict.fromkeys(worst for row in private if (worst := worst_hospital(row))))
@@ -133,7 +128,7 @@ def _footer(summary: Summary, rows: Sequence[Row], one_delta: bool, collapsed: b
         how = "; ".join(
             text for text in (f"neighbouring data sets at {adjacency}" if adjacency else "", conversion) if text
         )
-        where = f"at delta {delta_text(private[0].delta)}" if one_delta else "with its delta in brackets"
+        where = f"at delta {delta_text(shown.deltas[0])}" if len(shown.deltas) == 1 else "with its delta in brackets"
         lines.append(f"Epsilon: of the worst hospital{named}, {where}{'; ' + how if how else ''}. none = no guarantee.")
     if not all(row.measured for row in rows):
         lines.append("An epsilon in brackets is a target that was out of reach: the method was not run.")

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 
 from tff_hospitals.reports.rows import Row
+from tff_hospitals.reports.spread import Interval
+from tff_hospitals.training.metrics import Metric
 
 MISSING = "-"
 UNIT_WORDS = {"none": "no unit", "record": "one record (patient)", "hospital": "one whole hospital"}
@@ -41,6 +43,63 @@ CONVERSION_WORDS = {
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as percent without the sign, a dash when missing."""
     return MISSING if value is None else f"{100.0 * value:.{digits}f}"
+
+
+def score_text(metric: Metric, value: float | None) -> str:
+    """A metric's value: percent with one digit, other shares with three, numbers with four significant digits.
+
+    >>> from tff_hospitals.training.metrics import METRICS
+    >>> score_text(METRICS["accuracy"], 0.7314), score_text(METRICS["auc"], 0.8716), score_text(METRICS["rmse"], 5412.3)
+    ('73.1', '0.872', '5412')
+    """
+    if value is None or metric.percent:
+        return percent(value)
+    return significant(value, 4) if metric.high is None else f"{value:.3f}"
+
+
+def score_words(metric: Metric, value: float | None) -> str:
+    """A metric's value with its percent sign and its name.
+
+    >>> from tff_hospitals.training.metrics import METRICS
+    >>> score_words(METRICS["accuracy"], 0.7314), score_words(METRICS["auc"], 0.8716)
+    ('73.1 % accuracy', 'AUC 0.872')
+    """
+    text = score_text(metric, value)
+    return f"{text} % {metric.label}" if metric.percent else f"{metric.label} {text}"
+
+
+def with_unit(metric: Metric, text: str) -> str:
+    """A text of values with a percent sign where they are percentages."""
+    return f"{text} %" if metric.percent else text
+
+
+def metric_head(metric: Metric) -> str:
+    """A metric as the head of a column."""
+    return with_unit(metric, metric.short or metric.label)
+
+
+def metric_title(metric: Metric) -> str:
+    """A metric at the beginning of a sentence."""
+    return metric.label[0].upper() + metric.label[1:]
+
+
+def short_interval(metric: Metric, interval: Interval | None) -> str:
+    """An interval in few letters, whole percents or two digits.
+
+    >>> from tff_hospitals.training.metrics import METRICS
+    >>> (
+    ...     short_interval(METRICS["accuracy"], Interval(0.7512, 0.8649)),
+    ...     short_interval(METRICS["auc"], Interval(0.8, 0.9)),
+    ... )
+    ('(75–86)', '(0.80–0.90)')
+    """
+    if interval is None:
+        return ""
+    if metric.percent:
+        ends = [f"{100.0 * end:.0f}" for end in interval]
+    else:
+        ends = [significant(end, 3) if metric.high is None else f"{end:.2f}" for end in interval]
+    return f"({'–'.join(ends)})"
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -173,12 +232,12 @@ def privacy_statement(row: Row) -> str:
         return row.guarantee
     if not row.measured:
         return "The method was not run, so it promises nothing; its warnings say why."
-    if row.group == "baseline" and row.method.lower().startswith("local"):
+    if row.kind == "local":
         return (
             "Each hospital trains alone and shares nothing; the finished models carry no formal guarantee for "
             "their own records."
         )
-    if row.group == "baseline":
+    if row.kind == "pooled":
         return "All records are brought to one place: the data leave the hospitals, and there is no formal guarantee."
     if not row.private:
         return (
@@ -202,10 +261,10 @@ def promise_figures(row: Row) -> str:
     worst = f", the worst hospital being {worst_hospital(row)}" if worst_hospital(row) else ""
     pld = f" By PLD: {epsilon_text(row.epsilon_pld)}." if row.epsilon_pld is not None else ""
     if row.conversion not in ("", "rdp"):
-        loose = row.extra.get("epsilon_rdp")
+        loose = row.get("epsilon_rdp")
         pld = f" By RDP: {epsilon_text(loose)}." if loose is not None else ""
-    if row.epsilon_pld is None and row.extra.get("epsilon_pld_missing"):
-        pld = f" By PLD: none; it {row.extra['epsilon_pld_missing']}."
+    if row.epsilon_pld is None and row.get("epsilon_pld_missing"):
+        pld = f" By PLD: none; it {row.get('epsilon_pld_missing')}."
     how = f" ({conversion_name(row.conversion)})" if row.conversion not in ("", "rdp") else ""
     return f"epsilon {epsilon_text(row.epsilon)} at delta {delta_text(row.delta)}{how}{likely}{worst}.{pld}"
 

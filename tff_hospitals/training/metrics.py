@@ -80,12 +80,13 @@ class Metric:
 
     Attributes:
       name: in files and flags.
-      label: in tables.
+      label: in sentences.
       tasks: where it exists.
       compute: predictions and counts [resamples, records] to values [resamples]; NaN where undefined.
       higher_is_better: which way is up.
       percent: whether it reads as a percentage.
       low, high: bounds, None: none.
+      short: in tables; "" is the label.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Metric:
     percent: bool = False
     low: float | None = 0.0
     high: float | None = 1.0
+    short: str = ""
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -211,7 +213,14 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("accuracy", "accuracy", CLASSIFICATION, lambda one, counts: _mean(one.correct, counts), percent=True),
         Metric("auc", "AUC", CLASSIFICATION, _auc),
-        Metric("balanced_accuracy", "balanced accuracy", CLASSIFICATION, _balanced_accuracy, percent=True),
+        Metric(
+            "balanced_accuracy",
+            "balanced accuracy",
+            CLASSIFICATION,
+            _balanced_accuracy,
+            percent=True,
+            short="bal. accuracy",
+        ),
         Metric("sensitivity", "sensitivity", ("binary",), _sensitivity, percent=True),
         Metric("specificity", "specificity", ("binary",), _specificity, percent=True),
         Metric("f1", "F1", CLASSIFICATION, _f1),

@@ -22,15 +22,23 @@ class TrainingError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a progress display is told after every round; epsilon is of the worst hospital, None without a guarantee."""
+    """What a progress display is told after every round.
+
+    Attributes:
+      round, rounds: done so far, and planned.
+      loss, accuracy: on all test records together at the last evaluation.
+      epsilon: so far, of the worst hospital; None without a guarantee.
+      unit: of privacy.
+      bytes: so far, both directions, all hospitals.
+    """
 
     round: int
     rounds: int
-    loss: float | None
-    accuracy: float | None
-    epsilon: float | None
-    unit: str
-    bytes: int
+    loss: float | None = None
+    accuracy: float | None = None
+    epsilon: float | None = None
+    unit: str = "none"
+    bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
