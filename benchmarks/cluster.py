@@ -9,14 +9,17 @@ the work out, of the broadcast and of the way back.
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import statistics
 import sys
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import paired
+from absl import flags
+
+from tff_hospitals.experiments import command
+
+FLAGS = flags.FLAGS
 
 ROWS = pathlib.Path(__file__).resolve().parent / "round_time_rows.py"
 PROGRAMS = ("mlp_compiled", "mlp_cluster")
@@ -30,23 +33,26 @@ def measure(sites: int, turns: int) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("--sites", default="10,100", help="comma-separated numbers of sites")
-    parser.add_argument("--turns", type=int, default=15, help="measurements of either program")
-    arguments = parser.parse_args()
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures")
+    flags.DEFINE_list("sites", ["10", "100"], "numbers of sites")
+    flags.DEFINE_integer("turns", 15, "measurements of either program", lower_bound=1)
+
+
+def run() -> None:
+    """Measures, prints and writes the figures."""
     figures: dict[str, Any] = {}
-    for sites in arguments.sites.split(","):
-        figures.update(measure(int(sites), arguments.turns))
+    sites = command.numbers("sites", FLAGS.sites, int)
+    for count in sites:
+        figures.update(measure(count, FLAGS.turns))
     print("| figure | value |\n|---|---|")
     for name, value in figures.items():
         print(f"| {name} | {value:.4g} |")
     # The figure of the larger cohort under one fixed name, for whoever compares runs of this benchmark.
-    figures["cluster_over_compiled"] = figures[f"mlp_k{arguments.sites.split(',')[-1]}_cluster_over_compiled"]
-    paired.write_json(arguments.json, figures)
+    figures["cluster_over_compiled"] = figures[f"mlp_k{sites[-1]}_cluster_over_compiled"]
+    paired.write_json(FLAGS.json, figures)
 
 
 if __name__ == "__main__":
-    main()
+    command.main()

@@ -11,14 +11,10 @@ Aims (MLP): one setting with at least 20 times fewer bytes up and 10 times fewer
 past 100 times up. Exit code 1 if one is missed.
 """
 
-import importlib.util
 import pathlib
 import platform
 import sys
 from typing import Any
-
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
@@ -308,5 +304,4 @@ def aims(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    define_flags()
-    command.run(run)
+    command.main()

@@ -14,14 +14,9 @@ epsilon (`--selected_from` would add it); it is the same for all.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
-import sys
 import time
 from typing import Any
-
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
@@ -232,6 +227,16 @@ def draw(panels: list[dict[str, Any]], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures, written after every cell")
+    flags.DEFINE_string("plot", None, "file for the picture (PNG)")
+    flags.DEFINE_integer("seeds", 10, "seeds per cell")
+    flags.DEFINE_integer("rounds", 10, "rounds on digits")
+    flags.DEFINE_list("sites", ["20", "100", "1000"], "numbers of simulated sites")
+    flags.DEFINE_list("epsilons", ["1", "3", "8"], "privacy targets")
+
+
 def run() -> None:
     """Measures, prints the tables and writes figures and picture."""
     from tff_hospitals.foundations import files as records
@@ -251,16 +256,5 @@ def run() -> None:
         draw(panels, pathlib.Path(FLAGS.plot))
 
 
-def main() -> None:
-    """Entry point."""
-    flags.DEFINE_string("json", None, "file for the figures, written after every cell")
-    flags.DEFINE_string("plot", None, "file for the picture (PNG)")
-    flags.DEFINE_integer("seeds", 10, "seeds per cell")
-    flags.DEFINE_integer("rounds", 10, "rounds on digits")
-    flags.DEFINE_list("sites", ["20", "100", "1000"], "numbers of simulated sites")
-    flags.DEFINE_list("epsilons", ["1", "3", "8"], "privacy targets")
-    command.run(run)
-
-
 if __name__ == "__main__":
-    main()
+    command.main()

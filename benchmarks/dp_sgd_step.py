@@ -1,6 +1,6 @@
 """Time of a DP-SGD step over the time of an SGD step, at the same batch.
 
-    python benchmarks/dp_sgd_step.py --json=dp_sgd_step.json
+    ./run benchmarks/dp_sgd_step.py --json=FILE
 
 A DP-SGD step clips every record's gradient, draws Gaussian noise for every parameter and updates the weights. Each way
 is timed without and with XLA, and the faster one counts, as the compiled runtime chooses; repetitions of all ways
@@ -9,8 +9,6 @@ vectorised optimizer with one microbatch per record. Exit code 1 if an aim is mi
 """
 
 import functools
-import importlib.util
-import pathlib
 import platform
 import statistics
 import sys
@@ -18,19 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 from absl import flags
 
 from tff_hospitals.experiments import command
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("json", None, "file for the figures; without it they are only printed")
-flags.DEFINE_integer("batch", 256, "records of a batch", lower_bound=1)
-flags.DEFINE_integer("repetitions", 40, "timed repetitions of each way", lower_bound=3)
-flags.DEFINE_list("models", ["mlp", "cnn", "cnn_group_norm"], "which models to time")
-flags.DEFINE_bool("tensorflow_privacy", True, "also time TensorFlow Privacy (a few repetitions: it takes seconds)")
 
 MODELS: dict[str, tuple[str, str, tuple[int, ...], dict[str, Any]]] = {
     "mlp": ("MLP 784-200-10", "mlp", (784,), {"hidden_units": (200,)}),
@@ -148,7 +138,16 @@ def figures_of(model: Any, batch: int, repetitions: int, privacy_batch: int) -> 
     return {"seconds": seconds, **ratios}
 
 
-def main() -> None:
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures; without it they are only printed")
+    flags.DEFINE_integer("batch", 256, "records of a batch", lower_bound=1)
+    flags.DEFINE_integer("repetitions", 40, "timed repetitions of each way", lower_bound=3)
+    flags.DEFINE_list("models", ["mlp", "cnn", "cnn_group_norm"], "which models to time")
+    flags.DEFINE_bool("tensorflow_privacy", True, "also time TensorFlow Privacy (a few repetitions: it takes seconds)")
+
+
+def run() -> None:
     """Measures all models, prints a Markdown table, writes the figures."""
     import tensorflow as tf
 
@@ -186,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.main()

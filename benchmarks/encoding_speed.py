@@ -1,35 +1,24 @@
 """Speed and memory of the encoders on one core, as ratios to numpy's copy of the same array.
 
-    python benchmarks/encoding_speed.py --json=encoding_speed.json
+    ./run benchmarks/encoding_speed.py --json=FILE
 
 Seconds are the least of the repetitions, of encode and decode each, for one float32 update of 10^7 normal values.
 Peak memory is what numpy and Python allocate beyond the update itself (tracemalloc, in a run of its own), in updates.
 Exit code 1 if an aim is missed: 4 bits with rotation under 1.5 s, 8 bits without over 300 MB/s, memory under 4 updates.
 """
 
-import importlib.util
 import os
-import pathlib
 import platform
 import sys
 import time
 import tracemalloc
 from typing import Any
 
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from absl import flags
 
-from absl import app, flags
+from tff_hospitals.experiments import command
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("json", None, "file for the figures; without it they are only printed")
-flags.DEFINE_integer("values", 10_000_000, "values of the update", lower_bound=1)
-flags.DEFINE_integer("repetitions", 3, "repetitions; the fastest counts", lower_bound=1)
-flags.DEFINE_list(
-    "chains",
-    None,
-    "chains separated by semicolons within the list, e.g. 'rotate;quantize:4'; default: a selection",
-)
 
 CHAINS = (
     "none",
@@ -93,7 +82,19 @@ def measure(text: str, values: Any, repetitions: int, copy_seconds: float) -> di
     }
 
 
-def main(argv: list) -> int:
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures; without it they are only printed")
+    flags.DEFINE_integer("values", 10_000_000, "values of the update", lower_bound=1)
+    flags.DEFINE_integer("repetitions", 3, "repetitions; the fastest counts", lower_bound=1)
+    flags.DEFINE_list(
+        "chains",
+        None,
+        "chains separated by semicolons within the list, e.g. 'rotate;quantize:4'; default: a selection",
+    )
+
+
+def run() -> None:
     """Measures all chains, prints a table, writes the figures."""
     import numpy as np
 
@@ -140,8 +141,8 @@ def main(argv: list) -> int:
         machine = {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
         head = {"schema_version": 1, "values": FLAGS.values, "machine": machine, "copy_seconds": min(copies)}
         files.write_json(FLAGS.json, {**head, "aims": aims, "rows": rows})
-    return 0 if all(aims.values()) else 1
+    sys.exit(0 if all(aims.values()) else 1)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main()

@@ -12,13 +12,7 @@ standardised over all hospitals, whatever the model was trained on; so it is her
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
-import sys
 from typing import Any
-
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
@@ -127,6 +121,12 @@ def report(rows: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures")
+    flags.DEFINE_integer("dp_seeds", 10, "seeds of the DP rows")
+
+
 def run() -> None:
     """Measures, prints the table and writes the figures."""
     from tff_hospitals.foundations import files
@@ -139,12 +139,5 @@ def run() -> None:
         files.write_json(FLAGS.json, {"rows": rows, "published": published, "recomputed": RECOMPUTED})
 
 
-def main() -> None:
-    """Entry point."""
-    flags.DEFINE_string("json", None, "file for the figures")
-    flags.DEFINE_integer("dp_seeds", 10, "seeds of the DP rows")
-    command.run(run)
-
-
 if __name__ == "__main__":
-    main()
+    command.main()

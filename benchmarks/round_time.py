@@ -8,15 +8,19 @@ Prints a Markdown table and writes, among the medians, the ratios that matter: `
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import paired
+from absl import flags
+
+from tff_hospitals.experiments import command
+from tff_hospitals.foundations.validation import one_of, raise_if
+
+FLAGS = flags.FLAGS
 
 ROWS = pathlib.Path(__file__).resolve().parent / "round_time_rows.py"
 # Programs measured in turn, and the ratios taken from them.
@@ -65,19 +69,22 @@ def measure(groups: list[str], turns: int | None) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("--groups", default=",".join(GROUPS), help="comma-separated: " + ", ".join(GROUPS))
-    parser.add_argument("--turns", type=int, help="measurements of every program")
-    arguments = parser.parse_args()
-    figures = measure(arguments.groups.split(","), arguments.turns)
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures")
+    flags.DEFINE_list("groups", list(GROUPS), "what to measure")
+    flags.DEFINE_integer("turns", None, "measurements of every program", lower_bound=1)
+
+
+def run() -> None:
+    """Measures, prints and writes the figures."""
+    raise_if([one_of("--groups", group, GROUPS) for group in FLAGS.groups])
+    figures = measure(FLAGS.groups, FLAGS.turns)
     print("| figure | value |\n|---|---|")
     for name, value in figures.items():
         print(f"| {name} | {value:.5g} |")
-    paired.write_json(arguments.json, figures)
+    paired.write_json(FLAGS.json, figures)
 
 
 if __name__ == "__main__":
-    main()
+    command.main()

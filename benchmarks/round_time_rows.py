@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import paired
 

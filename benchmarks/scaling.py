@@ -9,9 +9,7 @@ memory with 4,000 hospitals over that with 40, same model.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import resource
@@ -20,11 +18,12 @@ import subprocess
 import sys
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 import paired
+from absl import flags
+
+from tff_hospitals.experiments import command
+
+FLAGS = flags.FLAGS
 
 ROUNDS = 3
 
@@ -134,22 +133,24 @@ def plot(path: str, figures: dict[str, Any]) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("--plot", help="picture to draw (default: beside the figures)")
-    parser.add_argument("--turns", type=int, default=1, help="runs of every point")
-    parser.add_argument("--most_hospitals", type=int, default=4000, help="leave larger points out")
-    parser.add_argument("--point", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.point:
-        print(json.dumps(run_point(Point(**json.loads(arguments.point)))))
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures")
+    flags.DEFINE_string("plot", None, "picture to draw (default: beside the figures)")
+    flags.DEFINE_integer("turns", 1, "runs of every point", lower_bound=1)
+    flags.DEFINE_integer("most_hospitals", 4000, "leave larger points out")
+    flags.DEFINE_string("point", None, "one point as JSON: how this program calls itself")
+
+
+def run() -> None:
+    """Measures, prints and writes the figures, and draws the picture."""
+    if FLAGS.point:
+        print(json.dumps(run_point(Point(**json.loads(FLAGS.point)))))
         return
-    chosen = [point for point in BY_HOSPITALS if point.hospitals <= arguments.most_hospitals]
+    chosen = [point for point in BY_HOSPITALS if point.hospitals <= FLAGS.most_hospitals]
     figures: dict[str, Any] = {
-        "by_hospitals": [measure(point, arguments.turns) for point in chosen],
-        "by_parameters": [measure(point, arguments.turns) for point in BY_PARAMETERS],
+        "by_hospitals": [measure(point, FLAGS.turns) for point in chosen],
+        "by_parameters": [measure(point, FLAGS.turns) for point in BY_PARAMETERS],
     }
     peak = {point["hospitals"]: point["peak_mib"] for point in figures["by_hospitals"]}
     if {40, 4000} <= set(peak):
@@ -160,11 +161,11 @@ def main() -> None:
         print(f"| {point['hospitals']} | {point['parameters']} | {measured} |")
     if "memory_k4000_over_k40" in figures:
         print(f"\nmemory_k4000_over_k40 = {figures['memory_k4000_over_k40']:.3f}")
-    paired.write_json(arguments.json, figures)
-    picture = arguments.plot or (arguments.json and str(pathlib.Path(arguments.json).with_suffix(".png")))
+    paired.write_json(FLAGS.json, figures)
+    picture = FLAGS.plot or (FLAGS.json and str(pathlib.Path(FLAGS.json).with_suffix(".png")))
     if picture:
         plot(picture, figures)
 
 
 if __name__ == "__main__":
-    main()
+    command.main()

@@ -9,21 +9,16 @@ with `train` for one seed after the other. Both are medians of ratios, taken in 
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 import paired
+from absl import flags
 
-from tff_hospitals.foundations import quiet
+from tff_hospitals.experiments import command
+
+FLAGS = flags.FLAGS
 
 CHANGES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -111,22 +106,23 @@ def measure(turns: int, sweeps: int) -> dict[str, float]:
     return figures
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("--turns", type=int, default=51, help="measurements of every call")
-    parser.add_argument("--sweeps", type=int, default=3, help="measurements of whole training")
-    arguments = parser.parse_args()
-    quiet.be_quiet()
-    figures = measure(arguments.turns, arguments.sweeps)
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures")
+    flags.DEFINE_integer("turns", 51, "measurements of every call", lower_bound=1)
+    flags.DEFINE_integer("sweeps", 3, "measurements of whole training", lower_bound=1)
+
+
+def run() -> None:
+    """Measures, prints and writes the figures."""
+    figures = measure(FLAGS.turns, FLAGS.sweeps)
     print("| | ms per seed and round, alone | together over alone |\n|---|---|---|")
     for name in figures:
         if name.endswith("_alone_ms"):
             row = name[: -len("_alone_ms")]
             print(f"| {row} | {figures[name]:.2f} | {figures[row + '_over_alone']:.2f} |")
-    paired.write_json(arguments.json, figures)
+    paired.write_json(FLAGS.json, figures)
 
 
 if __name__ == "__main__":
-    main()
+    command.main()

@@ -8,7 +8,6 @@ round, split into import, build and the first round (which compiles); `main_job_
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -19,8 +18,12 @@ import tempfile
 import time
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import paired
+from absl import flags
+
+from tff_hospitals.experiments import command
+
+FLAGS = flags.FLAGS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -70,9 +73,8 @@ def measure(turns: int, jobs: int) -> dict[str, Any]:
     scripts = ROOT / "scripts"
     figures: dict[str, Any] = {}
     for name in ("train", "compare_aggregators", "account", "bandwidth", "report"):
-        # absl ends --help with code 1: run through a shell that does not mind.
-        command = ["sh", "-c", f'"{sys.executable}" "{scripts / name}.py" --help; true']
-        figures[f"help_{name}_s"] = statistics.median(seconds(command) for _ in range(turns))
+        helping = [sys.executable, str(scripts / f"{name}.py"), "--help"]
+        figures[f"help_{name}_s"] = statistics.median(seconds(helping) for _ in range(turns))
     account = [sys.executable, str(scripts / "account.py"), *ACCOUNT]
     figures["account_s"] = statistics.median(seconds(account) for _ in range(turns))
     parts = [first_round() for _ in range(turns)]
@@ -83,19 +85,21 @@ def measure(turns: int, jobs: int) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("--turns", type=int, default=3, help="runs of every short command")
-    parser.add_argument("--jobs", type=int, default=1, help="runs of the main job")
-    arguments = parser.parse_args()
-    figures = measure(arguments.turns, arguments.jobs)
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_string("json", None, "file for the figures")
+    flags.DEFINE_integer("turns", 3, "runs of every short command", lower_bound=1)
+    flags.DEFINE_integer("jobs", 1, "runs of the main job", lower_bound=1)
+
+
+def run() -> None:
+    """Measures, prints and writes the figures."""
+    figures = measure(FLAGS.turns, FLAGS.jobs)
     print("| figure | seconds |\n|---|---|")
     for name, value in figures.items():
         print(f"| {name} | {value:.2f} |")
-    paired.write_json(arguments.json, figures)
+    paired.write_json(FLAGS.json, figures)
 
 
 if __name__ == "__main__":
-    main()
+    command.main()

@@ -1,13 +1,9 @@
 """Predicts bytes and transfer time of a run before anyone trains; see --help."""
 
-import importlib.util
-import pathlib
-import sys
-
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from tff_hospitals.experiments import bandwidth_command
+try:
+    from tff_hospitals.experiments.front_door import main
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Remedy: start it as ./run scripts/bandwidth.py") from None
 
 if __name__ == "__main__":
-    bandwidth_command.main()
+    main("bandwidth")

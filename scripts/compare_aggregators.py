@@ -1,13 +1,9 @@
 """Compares ways of training together at the same privacy; see --help."""
 
-import importlib.util
-import pathlib
-import sys
-
-if importlib.util.find_spec("tff_hospitals") is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from tff_hospitals.experiments import compare_command
+try:
+    from tff_hospitals.experiments.front_door import main
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Remedy: start it as ./run scripts/compare_aggregators.py") from None
 
 if __name__ == "__main__":
-    compare_command.main()
+    main("compare")

@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from tff_hospitals.experiments import command
 from tff_hospitals.installation import doctor
 
 
@@ -140,7 +141,7 @@ def test_a_round_that_hangs_is_ended_at_the_limit(
 
     monkeypatch.setattr(doctor, "start_smoke", start)
     begin = time.monotonic()
-    assert doctor.main(["--json", "--time_limit=0.5"]) == 1
+    assert command.run(doctor, ["doctor", "--json", "--time_limit=0.5"]) == 1
     assert time.monotonic() - begin < 20
     assert children[0].poll() is not None
     report = json.loads(capsys.readouterr().out)
@@ -151,8 +152,8 @@ def test_a_round_that_hangs_is_ended_at_the_limit(
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom tff_hospitals.installation import doctor\n"
-        "try:\n    doctor.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom tff_hospitals.experiments import front_door\n"
+        "try:\n    front_door.main('doctor', ['doctor', '--help'])\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('tensorflow', 'numpy', 'packaging') if name in sys.modules], file=sys.stderr)"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -163,7 +164,7 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.tensorflow
 def test_this_installation_is_well() -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "tff_hospitals.installation.doctor", "--json"],
+        [sys.executable, "-m", "tff_hospitals", "doctor", "--json"],
         capture_output=True,
         text=True,
         check=False,

@@ -14,6 +14,8 @@ import time
 import pytest
 from packaging.requirements import Requirement
 
+from tff_hospitals.experiments import front_door
+
 
 @pytest.fixture(scope="module")
 def described(checkout: pathlib.Path) -> configparser.ConfigParser:
@@ -32,12 +34,15 @@ def test_every_package_is_listed(checkout: pathlib.Path, described: configparser
 
 
 def test_every_command_exists(checkout: pathlib.Path, described: configparser.ConfigParser) -> None:
-    lines = described["options.entry_points"]["console_scripts"].strip().splitlines()
-    assert len(lines) >= 4
-    for line in lines:
-        module, function = line.split("=")[1].strip().split(":")
-        path = checkout / (module.replace(".", "/") + ".py")
-        assert f"def {function}(" in path.read_text(), line
+    lines = [line.split("=") for line in described["options.entry_points"]["console_scripts"].split("\n") if line]
+    assert {target.strip() for _, target in lines} == {"tff_hospitals.experiments.front_door:main"}
+    names = {name.strip() for name, _ in lines}
+    assert "tff-hospitals" in names
+    assert {name[len("tff-hospitals-") :] for name in names - {"tff-hospitals"}} <= set(front_door.COMMANDS)
+    for module in front_door.COMMANDS.values():
+        assert (checkout / (module.replace(".", "/") + ".py")).is_file()
+    for script in (checkout / "scripts").glob("*.py"):
+        assert f'main("{script.stem.split("_")[0]}")' in script.read_text()
 
 
 def test_every_file_that_is_not_python_goes_into_the_wheel(

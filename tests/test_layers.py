@@ -31,6 +31,7 @@ RANKS = {
     "experiments": 7,
     "reports": 7,
     "installation": 7,
+    "__main__": 7,
 }
 
 
@@ -146,7 +147,7 @@ def is_entrance(module: str) -> bool:
     """Whether a module is loaded before anybody has asked for work: a package, a command, its flags."""
     names = module.split(".")
     if unit(module) == "experiments":
-        return names[-1].endswith("command") or names[-1] == "flag_groups" or len(names) == 2
+        return names[-1].endswith("command") or names[-1] in ("flag_groups", "front_door") or len(names) == 2
     if unit(module) in ("accounting", "communication", "hospitals", "models"):
         return len(names) == 2 or names[-1] == "command"
     return unit(module) in ("", "foundations", "plan", "installation")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tff_hospitals.experiments import command
+
 
 @pytest.fixture
 def benchmark(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
@@ -56,25 +58,30 @@ def installer(environments: ModuleType, monkeypatch: pytest.MonkeyPatch, fails_a
 
 
 def test_options_have_defaults_and_refuse_what_makes_no_sense(
-    peers: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+    peers: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = peers.parse([])
-    assert options.peers == ["fedjax", "flower", "pfl"]
-    assert options.sites == [10, 100]
-    assert options.turns == 15
-    assert peers.parse(["--peers=pfl,fedjax,pfl", "--sites=4"]).peers == ["pfl", "fedjax"]
+    measured: list[tuple[Any, ...]] = []
+
+    def measure_all(*arguments: Any) -> tuple[dict[str, Any], int]:
+        measured.append(arguments)
+        return {}, 0
+
+    monkeypatch.setattr(peers, "measure_all", measure_all)
+    assert command.run(peers, ["peers.py"]) == 0
+    assert command.run(peers, ["peers.py", "--peers=pfl,fedjax,pfl", "--sites=4"]) == 0
+    assert measured[0] == (["fedjax", "flower", "pfl"], [10, 100], peers.FOLDER, 15)
+    assert measured[1][:2] == (["pfl", "fedjax"], [4])
     for argument, said in (
-        ("--peers=fedjax,fedprox", "there is no peer 'fedprox'; name some of fedjax, flower, pfl"),
-        ("--peers=", "there is no peer ''"),
-        ("--sites=ten", "'ten' is not whole numbers of 2 or more"),
-        ("--sites=10,1", "'10,1' is not whole numbers of 2 or more"),
-        ("--turns=0", "'0' is not a whole number of 1 or more"),
-        (f"--json={tmp_path / 'nowhere' / 'x.json'}", "cannot be written; name a file in a folder that exists"),
+        ("--peers=fedjax,fedprox", "--peers='fedprox': must be one of fedjax, flower, pfl"),
+        ("--peers=", "--peers='': must be one of"),
+        ("--sites=ten", "--sites='ten': must be numbers"),
+        ("--sites=10,1", "--sites='10,1': must be whole numbers of 2 or more"),
+        ("--turns=0", "--turns=0: must be >= 1"),
+        (f"--json={tmp_path / 'nowhere' / 'x.json'}", "cannot be written. Remedy: name a file in a folder that exists"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            peers.parse([argument])
-        assert stopped.value.code == 2
+        assert command.run(peers, ["peers.py", argument]) == 2
         assert said in capsys.readouterr().err
+    assert len(measured) == 2
 
 
 def test_every_version_is_fixed_and_nothing_has_an_address(environments: ModuleType) -> None:
@@ -170,7 +177,7 @@ def test_one_peers_failure_does_not_stop_the_others(
 
     monkeypatch.setattr(peers.peers_environments, "prepare", prepare)
     monkeypatch.setattr(peers, "measure", lambda peer, python, sites, turns: figures(peers, peer, sites, 2.302, 2.3))
-    found, code = peers.run(["fedjax", "pfl"], [10, 100], tmp_path, 1)
+    found, code = peers.measure_all(["fedjax", "pfl"], [10, 100], tmp_path, 1)
     assert code == 1
     assert capsys.readouterr().err == "peers: fedjax: no network\n  Remedy: plug it in\n"
     assert [name for name in found if name.endswith("over_compiled")] == [
@@ -200,7 +207,7 @@ def test_other_work_is_marked_and_is_a_failure(
 ) -> None:
     monkeypatch.setattr(peers.peers_environments, "prepare", lambda peer, folder: folder)
     monkeypatch.setattr(peers, "measure", lambda peer, python, sites, turns: figures(peers, peer, sites, 1.13, 1.25))
-    found, code = peers.run(["pfl"], [10], tmp_path, 1)
+    found, code = peers.measure_all(["pfl"], [10], tmp_path, 1)
     assert code == 1
     assert "pfl: with 10 sites its training loss is 1.2500, ours 1.1300" in capsys.readouterr().err
     assert peers.table(found, ["pfl"], [10]).splitlines()[2:] == [

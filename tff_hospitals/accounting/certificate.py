@@ -19,7 +19,7 @@ from tff_hospitals.accounting import loss_shapes, privacy_loss
 from tff_hospitals.accounting.dp_events import compose_dp_event
 from tff_hospitals.accounting.events import REPLACE_ONE, MechanismEvent
 from tff_hospitals.accounting.ledger import Ledger
-from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.foundations.validation import Failure, InvalidInput
 
 TOLERANCE = {"rdp": 2e-2, "pld": 2e-3, "gaussian_exact": 1e-6}
 """By how much ours may be smaller, relative. dp_accounting bounds fractional Renyi orders loosely where noise is small
@@ -33,7 +33,7 @@ _ORDERS = np.arange(1, 21)  # times one over the length of a list: where dp_acco
 Events = tuple[tuple[MechanismEvent, int], ...]
 
 
-class CertificateError(RuntimeError):
+class CertificateError(Failure):
     """Two accountants disagree about one ledger; the message names hospital, conversion and both figures."""
 
 

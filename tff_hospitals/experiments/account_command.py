@@ -1,12 +1,14 @@
-"""The command behind scripts/account.py: epsilon of DP-SGD, or the noise for a target epsilon, without TensorFlow."""
+"""Tells the epsilon of DP-SGD, or the noise for a target epsilon, without training anything.
+
+tff-hospitals account --sampling_probability=4/199 --noise_multiplier=1.1 --steps=1500 --delta=1e-3
+tff-hospitals account --sampling_probability=4/199 --target_epsilon=1 --steps=1500 --delta=1e-3
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from absl import flags
-
-from tff_hospitals.experiments import command
 
 FLAGS = flags.FLAGS
 
@@ -26,13 +28,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("json", False, "print one JSON object")
 
 
-def main() -> None:
-    """Entry of the script."""
-    define_flags()
-    command.run(_account)
-
-
-def _account() -> None:
+def run() -> None:
+    """Answers what the flags ask."""
     found = answer(
         sampling_probability=FLAGS.sampling_probability,
         noise_multiplier=FLAGS.noise_multiplier,

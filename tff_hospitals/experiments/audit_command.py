@@ -1,4 +1,7 @@
-"""The command behind scripts/audit.py: attacks a finished run and says whether its promise holds."""
+"""Attacks a finished run and says whether its promise of privacy holds.
+
+tff-hospitals audit --run_dir=runs/private
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Flags of an audit."""
-    flags.DEFINE_string("run_dir", None, "folder of a finished run of train.py, or below runs/ of a comparison")
+    flags.DEFINE_string("run_dir", None, "folder of a finished run, or one below runs/ of a comparison (required)")
     flags.DEFINE_list(
         "attacks",
         None,
-        "membership, attribute, reconstruction, updates (needs --store_updates of train.py), promise, defences; "
+        "membership, attribute, reconstruction, updates (needs --store_updates of the training), promise, defences; "
         "default: all that apply",
     )
     flags.DEFINE_list("fpr", None, "false positive rates of membership attacks; default 0.01,0.001 where possible")
@@ -32,10 +35,7 @@ def define_flags() -> None:
 
 def run() -> None:
     """Audits what the flags name; exits with 1 when the promise does not hold."""
-    from tff_hospitals.foundations.validation import Problem, raise_if
-
-    if not FLAGS.run_dir:
-        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
+    command.need_run_dir()
     fprs = None if FLAGS.fpr is None else command.numbers("fpr", FLAGS.fpr, float)
     from tff_hospitals.audits.run_audit import AuditOptions, audit_run, sentences
 
@@ -60,9 +60,3 @@ def run() -> None:
     if "promise" in result and not result["promise"]["holds"]:
         print("the promise does NOT hold: see the lines above", file=sys.stderr)
         sys.exit(command.FAILED)
-
-
-def main() -> None:
-    """Entry point."""
-    define_flags()
-    command.run(run)

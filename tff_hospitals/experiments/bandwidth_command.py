@@ -1,4 +1,7 @@
-"""The command behind scripts/bandwidth.py: what a run will cost on the network, before anyone trains."""
+"""Predicts bytes and transfer time of a run, before anyone trains.
+
+tff-hospitals bandwidth --model_shapes=784x200,200,200x10,10 --hospitals=4 --rounds=15 --upload=rotate,quantize:4
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("json", False, "print the forecast as JSON")
 
 
-def main() -> None:
-    """Entry of the script."""
-    define_flags()
-    command.run(_forecast)
-
-
-def _forecast() -> None:
+def run() -> None:
+    """Forecasts what the flags describe."""
     from tff_hospitals.communication import forecast, parse_chain
     from tff_hospitals.foundations import validation
 

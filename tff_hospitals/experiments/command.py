@@ -1,80 +1,135 @@
-"""What every script does around its work: quiet start, one-screen errors, exit codes.
+"""What every command does around its work: flags and their help, quiet start, one-screen errors, exit codes.
 
 Exit codes: 0 done; 1 training or a file failed; 2 the input was refused before any training; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+import types
+from collections.abc import Callable, Iterable, Sequence
 
-from absl import app, flags
+from absl import flags
+from absl import logging as _verbosity_is_its_flag  # noqa: F401
 
-from tff_hospitals.foundations import quiet
-from tff_hospitals.foundations.files import RecordError
-from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.foundations import extensions, quiet
+from tff_hospitals.foundations.validation import Failure, InvalidInput, Problem, raise_if
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+HELP = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-helpfull", "--helpfull", "-?", "--?")
+FLAGS = flags.FLAGS
+_LONGEST_ERROR, _WIDEST_LINE = 20, 1000  # lines, characters
+_KINDS = {"comma separated list of strings": "a,b,..", "multi string": "string"}
 
 
-def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
-    """Parses flags and runs `main`; errors that a user can mend are printed without a traceback.
+def main() -> None:
+    """Runs the program's own module as a command and ends the process with its exit code: for programs of one file."""
+    sys.exit(run(sys.modules["__main__"], sys.argv))
+
+
+def run(command: types.ModuleType, argv: Sequence[str]) -> int:
+    """Parses flags and runs a command; errors that a user can mend are printed without a traceback.
 
     Args:
-      main: the work; imports TensorFlow itself, so that `--help` need not.
-      argv: the command line; default the process's.
+      command: a module with `define_flags()` and `run()`, whose docstring is its help. `run` imports TensorFlow itself,
+        so that `--help` need not.
+      argv: the command line, the program's name first.
+
+    Returns:
+      The exit code.
     """
-    flags.FLAGS.set_default("verbosity", 0)
-    app.define_help_flags()
-    show_in_help()
-    # Not `app.run`: when TensorFlow is first imported inside it, its stack of eager contexts stays empty, and Keras
-    # builds models from graph placeholders.
-    given = list(sys.argv if argv is None else argv)
+    # Not absl's `app.run`: when TensorFlow is first imported inside it, its stack of eager contexts stays empty, and
+    # Keras builds models from graph placeholders.
+    others = set(FLAGS)
+    FLAGS.set_default("verbosity", 0)
+    command.define_flags()
+    flags.DEFINE_multi_string(
+        "extension", [], "package.module of your own that registers a mechanism, method, encoder, column or data set"
+    )
+    own = [name for name in FLAGS if name not in others]
     try:
-        rest = app.parse_flags_with_usage(given)
-    except BrokenPipeError:  # `--help | head`
-        sys.stdout = None
-        sys.exit(0)
-    except SystemExit:  # absl ends both with 1; asking for help is no failure, and a wrong flag is refused input
-        sys.exit(0 if any(one.startswith(("--help", "-help", "-h")) for one in given[1:]) else REFUSED)
-    quiet.be_quiet(max(0, flags.FLAGS.verbosity))
-    quiet.one_thread_per_operation()
-    sys.exit(_guarded(main, rest))
+        if any(one in HELP for one in argv[1:]):
+            return _show(help_text(command.__doc__ or "", own))
+        try:
+            rest = FLAGS(list(argv))
+        except flags.Error as error:
+            return say(f"{error} Remedy: see --help.", REFUSED)
+        quiet.be_quiet(max(0, FLAGS.verbosity))
+        quiet.one_thread_per_operation()
+        return _guarded(command.run, rest)
+    finally:  # a process may run several commands, one after the other
+        for name in own:
+            delattr(FLAGS, name)
 
 
 def _guarded(main: Callable[[], None], rest: Sequence[str]) -> int:
     """Runs `main`; what a user can mend is said in a few lines and an exit code."""
     if len(rest) > 1:
-        return _say(f"{rest[1]!r} is not a flag: options start with --. Remedy: see --help.", REFUSED)
+        return say(f"{rest[1]!r} is not a flag: options start with --. Remedy: see --help.", REFUSED)
     try:
+        extensions.load(FLAGS.extension)
         main()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else FAILED
     except InvalidInput as error:
-        return _say(str(error), REFUSED)
-    except RecordError as error:
-        return _say(str(error), FAILED)
+        return say(str(error), REFUSED)
+    except BrokenPipeError:  # whoever read our output has gone, as in `| head`
+        return _without_reader(FAILED)
+    except (Failure, OSError) as error:
+        return say(str(error), FAILED)
+    except MemoryError as error:
+        return say(f"not enough memory ({error}). Remedy: take a smaller model or batch.", FAILED)
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
-    except RuntimeError as error:
-        if type(error).__name__ not in ("TrainingError", "WorkerError", "ClusterError", "CertificateError"):
-            raise
-        return _say(str(error), FAILED)
+        return say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
     return 0
 
 
-def show_in_help() -> None:
-    """Lists this package's flags under --help of whatever script runs; absl shows those of the main module alone."""
-    known = flags.FLAGS.flags_by_module_dict()
-    for module, found in known.items():
-        if module.startswith("tff_hospitals"):
-            for flag in found:
-                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+def help_text(about: str, names: Iterable[str]) -> str:
+    """What --help prints: what the command does, and each of its flags with kind, words and default.
+
+    Args:
+      about: the command's docstring.
+      names: its flags.
+    """
+    lines = [about.strip(), "", "flags:"]
+    for name in names:
+        flag = FLAGS[name]
+        kind = _KINDS.get(flag.flag_type(), flag.flag_type())
+        default = "" if flag.default in (None, [], "") else f" (default: {flag.default_as_str})"
+        lines.append(f"  --[no]{name}" if flag.boolean else f"  --{name}={kind}")
+        lines.append(textwrap.indent(textwrap.fill(flag.help + default, 94), " " * 6))
+    return "\n".join(lines)
 
 
-def _say(text: str, code: int) -> int:
-    lines = text.splitlines()
-    shown = lines[:20] + ([f"... and {len(lines) - 20} more"] if len(lines) > 20 else [])
+def _show(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `--help | head`
+        return _without_reader(0)
+    return 0
+
+
+def _without_reader(code: int) -> int:
+    """Gives what is still unprinted nowhere to go, so that Python does not complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def say(text: str, code: int) -> int:
+    """Prints an error in at most one screen; returns `code`."""
+    lines = [line[:_WIDEST_LINE] for line in text.splitlines()] or ["no reason was given"]
+    shown = lines[:_LONGEST_ERROR]
+    shown += [f"... and {len(lines) - _LONGEST_ERROR} more"] if len(lines) > _LONGEST_ERROR else []
     print("\n".join(f"error: {line}" if i == 0 else f"       {line}" for i, line in enumerate(shown)), file=sys.stderr)
     return code
+
+
+def need_run_dir() -> None:
+    """Refuses a command line without --run_dir."""
+    if not FLAGS.run_dir:
+        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
 
 
 def numbers(name: str, texts: Sequence[str], kind: type) -> tuple:
@@ -83,8 +138,6 @@ def numbers(name: str, texts: Sequence[str], kind: type) -> tuple:
     >>> numbers("seeds", ["42", "43"], int)
     (42, 43)
     """
-    from tff_hospitals.foundations.validation import Problem
-
     found, problems = [], []
     for text in texts:
         try:
@@ -101,5 +154,10 @@ def command_line() -> str:
     import shlex
 
     program = sys.argv[0].replace("\\", "/").split("/")
-    name = "/".join(program[-2:]) if len(program) > 1 and program[-2] == "scripts" else program[-1]
-    return "./run " + " ".join([name, *(shlex.quote(argument) for argument in sys.argv[1:])])
+    if program[-1].startswith("tff-hospitals"):
+        name = program[-1]
+    elif program[-1] == "__main__.py":
+        name = "./run -m tff_hospitals"
+    else:
+        name = "./run " + "/".join(program[-2:] if program[-2:-1] == ["scripts"] else program[-1:])
+    return " ".join([name, *(shlex.quote(argument) for argument in sys.argv[1:])])

@@ -1,4 +1,9 @@
-"""The command behind scripts/compare_aggregators.py: the main job."""
+"""Compares ways of training together at the same privacy: one table, plots and a report.
+
+    tff-hospitals compare --run_dir=runs/first
+
+Every method is run with every seed, private ones at every target; what a flag below changes is changed for all.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +19,13 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Flags of a comparison."""
-    flag_groups.define_plan_flags()
     flags.DEFINE_list("aggregators", None, "methods to compare; default: " + ",".join(_default_names()))
     flags.DEFINE_list("target_epsilon", ["1", "5"], "privacy targets; every private method is run at each")
     flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "seeds; results are means and intervals over them")
     flags.DEFINE_integer("baseline_epochs", 50, "epochs of the pooled and local baselines")
-    flag_groups.define_runtime_flags()
-    flags.DEFINE_string("run_dir", None, "folder for summary, plots, report and run directories (required)")
     flags.DEFINE_bool("audit", False, "attack each method's run of the first seed; adds columns and a figure")
-    flags.DEFINE_integer(
-        "store_updates", None, "keep every hospital's update of every k-th round, for scripts/audit.py"
-    )
-    flags.DEFINE_bool("progress", True, "show progress")
+    flag_groups.define_run_flags()
+    flag_groups.define_plan_flags()
 
 
 def _default_names() -> tuple[str, ...]:
@@ -36,10 +36,7 @@ def _default_names() -> tuple[str, ...]:
 
 def run() -> None:
     """Compares what the flags describe."""
-    from tff_hospitals.foundations.validation import Problem, raise_if
-
-    if not FLAGS.run_dir:
-        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
+    command.need_run_dir()
     given = flag_groups.given_options()
     options = flag_groups.runtime_options()
     from tff_hospitals import reports
@@ -66,9 +63,3 @@ def run() -> None:
     reports.write_report(folder)
     reports.print_table(reports.read_summary(folder), sys.stdout)
     print(f"results: {folder} (summary.json, summary.csv, plots, report.html)")
-
-
-def main() -> None:
-    """Entry point."""
-    define_flags()
-    command.run(run)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.mechanisms.not_offered import known_name
 from tff_hospitals.plan.plan import Plan
@@ -241,6 +241,17 @@ METHODS = {
         ),
     )
 }
+
+
+def register(method: Method) -> None:
+    """Adds a method of one's own, under a name that is not taken.
+
+    Raises:
+      InvalidInput: the name is taken.
+    """
+    if method.name in METHODS:
+        raise_if([Problem("method", method.name, "is the name of a method already", "choose another name")])
+    METHODS[method.name] = method
 
 
 def default_methods() -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""The command behind scripts/pretrain.py: weights to start from, trained in one place on public records.
+"""Trains weights to start from, in one place, on public records.
 
 The embedded example: digits 0 to 4 stand for a public set, digits 5 to 9 for what hospitals hold.
 
-    ./run scripts/pretrain.py --labels=0,1,2,3,4 --output=runs/digits_0_to_4.keras
-    ./run scripts/train.py --dataset=digits --data_option=labels=5+6+7+8+9 --data_option=alpha=0.5 \
+    tff-hospitals pretrain --labels=0,1,2,3,4 --output=runs/digits_0_to_4.keras
+    tff-hospitals train --dataset=digits --data_option=labels=5+6+7+8+9 --data_option=alpha=0.5 \
         --pretrained=runs/digits_0_to_4.keras --lora_rank=4 --run_dir=runs/digits_5_to_9
 """
 
@@ -61,9 +61,3 @@ def run() -> None:
     accuracy = result.evaluation["pooled"]["accuracy"]
     print(f"digits {', '.join(map(str, labels))}: accuracy {100 * accuracy:.1f} % on records held back")
     print(f"weights: {path} ({path.stat().st_size:,} bytes)")
-
-
-def main() -> None:
-    """Entry point."""
-    define_flags()
-    command.run(run)

@@ -1,4 +1,6 @@
-"""The command behind scripts/report.py: draws table, figures and page of a finished comparison or run again.
+"""Draws table, figures and page of a finished comparison or run again, from its files.
+
+    tff-hospitals report --run_dir=runs/first
 
 Nothing is trained: everything comes from the files in --run_dir. What is written: plots/*.png, report.html and, for a
 comparison, summary.csv.
@@ -18,16 +20,13 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Flags of a report."""
-    flags.DEFINE_string("run_dir", None, "folder that compare_aggregators or train wrote (required)")
+    flags.DEFINE_string("run_dir", None, "folder of a comparison or a run (required)")
     flags.DEFINE_bool("table", True, "print the table of a comparison, the summary of a run")
 
 
 def run() -> None:
     """Draws what the flags name."""
-    from tff_hospitals.foundations.validation import Problem, raise_if
-
-    if not FLAGS.run_dir:
-        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
+    command.need_run_dir()
     from tff_hospitals import reports
     from tff_hospitals.reports import progress, rerender
     from tff_hospitals.reports.run_files import read_run
@@ -39,9 +38,3 @@ def run() -> None:
     elif FLAGS.table:
         print(progress.run_summary(read_run(folder).row))
     print(f"report: {paths[-1]} ({len(paths)} files written)")
-
-
-def main() -> None:
-    """Entry point."""
-    define_flags()
-    command.run(run)

@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.foundations import extensions
+
 if TYPE_CHECKING:
     from tff_hospitals.experiments.runner import MethodRunner
 
@@ -100,13 +102,14 @@ class Job:
     baseline_epochs: int
     seed: int
     store_updates: int | None = None
+    extensions: tuple[str, ...] = ()
 
 
 def job_of(runner: MethodRunner, seed: int) -> Job:
     """The words for a run."""
-    folder = str(pathlib.Path(runner.folder).absolute())
-    plan = runner.plan.to_json()
-    return Job(runner.method.name, plan, folder, runner.baseline_epochs, seed, runner.store_updates)
+    folder, plan = str(pathlib.Path(runner.folder).absolute()), runner.plan.to_json()
+    name, epochs, names = runner.method.name, runner.baseline_epochs, extensions.loaded()
+    return Job(name, plan, folder, epochs, seed, runner.store_updates, names)
 
 
 def run_job(job: Job) -> tuple[Mapping[str, Any] | None, str | None]:
@@ -123,6 +126,7 @@ def run_job(job: Job) -> tuple[Mapping[str, Any] | None, str | None]:
     from tff_hospitals.plan.plan import Plan
     from tff_hospitals.training.loop import TrainingError
 
+    extensions.load(job.extensions)
     (method,) = find_methods((job.method,))
     plan = Plan.from_json(job.plan_json)
     try:

@@ -1,4 +1,9 @@
-"""The command behind scripts/train.py: one run with a progress bar and a final summary."""
+"""Trains one plan, with a progress bar and a final summary, and writes a run directory.
+
+    tff-hospitals train --aggregator=dp_sgd --target_epsilon=2 --run_dir=runs/private
+
+A plan starts from the preset of its data set; the method (--aggregator) changes it, and so does every flag below.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +22,10 @@ _OWN = ("target_epsilon", "seed")  # a comparison has several of them
 
 def define_flags() -> None:
     """Flags of a single run."""
-    flag_groups.define_plan_flags(also=_OWN)
-    flags.DEFINE_string("aggregator", "weighted_mean", "the method: a name that compare_aggregators knows")
-    flag_groups.define_runtime_flags()
+    flags.DEFINE_string("aggregator", "weighted_mean", "the method: a name that a comparison knows")
+    flag_groups.define_run_flags()
     flag_groups.define_chunk_flag()
-    flags.DEFINE_string("run_dir", None, "folder for everything that the run leaves behind (required)")
-    flags.DEFINE_integer(
-        "store_updates", None, "keep every hospital's update of every k-th round, for scripts/audit.py"
-    )
-    flags.DEFINE_bool("progress", True, "show progress")
+    flag_groups.define_plan_flags(also=_OWN)
 
 
 def plan_from_flags() -> Plan:
@@ -66,10 +66,9 @@ def plan_from_flags() -> Plan:
 
 def run() -> None:
     """Trains what the flags describe."""
-    from tff_hospitals.foundations.validation import Problem, raise_if
+    from tff_hospitals.foundations.validation import raise_if
 
-    if not FLAGS.run_dir:
-        raise_if([Problem("--run_dir", None, "must name a folder", "write --run_dir=runs/first")])
+    command.need_run_dir()
     plan = plan_from_flags()
     options = flag_groups.runtime_options()
     raise_if(review.problems(plan))
@@ -97,9 +96,3 @@ def run() -> None:
         print(f"{folder} holds this run, finished: nothing was trained. Its result:")
     print(progress.run_summary(result.summary))
     print(f"results: {folder}")
-
-
-def main() -> None:
-    """Entry point."""
-    define_flags()
-    command.run(run)

@@ -24,8 +24,10 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tff_hospitals.foundations.validation import Failure
 
-class RecordError(RuntimeError):
+
+class RecordError(Failure):
     """A file of a run could not be written or read; the message names the file, the cause and the remedy."""
 
 

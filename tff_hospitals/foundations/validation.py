@@ -46,6 +46,10 @@ class InvalidInput(ValueError):
         super().__init__("\n".join(_sentence(problem) for problem in self.problems))
 
 
+class Failure(RuntimeError):
+    """Work that could not be finished for a reason that the user can do something about; the message says what."""
+
+
 def _sentence(problem: Problem) -> str:
     text = str(problem)
     return text[:-1] if text.endswith("?.") else text

@@ -1,12 +1,11 @@
-"""Checks an installation in seconds and says what is wrong and how to mend it: `tff-hospitals doctor`.
+"""Checks an installation in seconds and says what is wrong and how to mend it.
 
-Nothing here imports TensorFlow: what may crash or hang runs in a process of its own, under a time limit. The exit code
+Nothing of it imports TensorFlow: what may crash or hang runs in a process of its own, under a time limit. The exit code
 is 1 if something is wrong, otherwise 0; a note is not wrong.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
-_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 _LEAST_MEMORY_GB = 1.5
 _LEAST_DISK_GB = 1.0
 _TFF_BY_HAND = "pip install --no-deps tensorflow-federated==0.87.0 tensorflow-privacy==0.9.0 google-vizier==0.1.11"
@@ -264,24 +263,30 @@ def examine(time_limit: float) -> Iterator[Check]:
             child.communicate()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the report; returns 1 if something is wrong, otherwise 0."""
-    parser = argparse.ArgumentParser(prog="tff-hospitals doctor", description="Checks this installation.")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--time_limit", type=float, default=180.0, help="seconds for the two-hospital round (180)")
-    options = parser.parse_args(argv)
+def define_flags() -> None:
+    """Flags of an examination."""
+    from absl import flags
+
+    flags.DEFINE_bool("json", False, "print the report as JSON")
+    flags.DEFINE_float("time_limit", 180.0, "seconds for the two-hospital round")
+
+
+def run() -> None:
+    """Prints the report; exits with 1 if something is wrong."""
+    from absl import flags
+
+    from tff_hospitals.foundations.validation import in_range, raise_if
+
+    as_json, limit = flags.FLAGS.json, flags.FLAGS.time_limit
+    raise_if([in_range("--time_limit", limit, low=0.0, low_open=True, remedy="give seconds above 0, such as 180")])
     checks = []
-    for check in examine(options.time_limit):
+    for check in examine(limit):
         checks.append(check)
-        if not options.json:
+        if not as_json:
             print(check, flush=True)
     wrong = [check.name for check in checks if check.status == WRONG]
-    if options.json:
+    if as_json:
         print(json.dumps({"ok": not wrong, "checks": [dataclasses.asdict(check) for check in checks]}, indent=2))
     else:
         print(f"Wrong: {', '.join(wrong)}." if wrong else "All is well.")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(1 if wrong else 0)

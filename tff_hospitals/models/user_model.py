@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from tff_hospitals.foundations.extensions import import_module
 from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.models.options import accepted_keywords
@@ -28,7 +25,7 @@ def load_builder(path: str, signature: ModelSignature) -> Callable[[], Any]:
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise _invalid(path, "must be package.module:function", "write for example --model=my_models:build")
-    module = _import(path, module_name)
+    module = import_module(module_name, "model", path)
     target: Any = module
     for part in attribute.split("."):
         if not hasattr(target, part):
@@ -57,24 +54,6 @@ def offered_arguments(signature: ModelSignature) -> dict[str, Any]:
     }
 
 
-def _import(path: str, module_name: str) -> Any:
-    # Users start scripts from the folder that holds their module; Python puts only the script's own folder on the path.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            bound = f"there is no module {error.name!r} on Python's path ({os.getcwd()} is on it)"
-            remedy = "start from the folder that holds it, install it, or set PYTHONPATH to its folder"
-        else:
-            bound, remedy = f"{module_name} imports {error.name!r}, which is not installed", f"install {error.name}"
-        raise _invalid(path, bound, remedy) from error
-    except Exception as error:  # whatever a user's module does while it is imported
-        bound = f"importing {module_name} fails: {type(error).__name__}: {_first_line(error)}"
-        raise _invalid(path, bound, f"run `python -c 'import {module_name}'` to see where") from error
-
-
 def _no_attribute(path: str, owner: Any, module_name: str, part: str) -> InvalidInput:
     names = [name for name in vars(owner) if not name.startswith("_")] if hasattr(owner, "__dict__") else []
     near = difflib.get_close_matches(part, names, n=3, cutoff=0.4)
@@ -89,10 +68,6 @@ def _no_attribute(path: str, owner: Any, module_name: str, part: str) -> Invalid
 
 def _kind(value: Any) -> str:
     return f"of type {type(value).__module__}.{type(value).__qualname__}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def _invalid(path: str, bound: str, remedy: str) -> InvalidInput:

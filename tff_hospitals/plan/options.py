@@ -90,6 +90,16 @@ class Option:
         return getattr(getattr(plan, self.part) if self.part else plan, self.field)
 
     @property
+    def range_words(self) -> str:
+        """Which values it may have."""
+        if self.choices is not None:
+            return ", ".join(self.choices())
+        kinds = {str: "text", bool: "true or false", int: "whole number", float: "number"}
+        low = "" if self.low is None else f" {'>' if self.low_open else '>='} {self.low:g}"
+        high = "" if self.high is None else f" {'<' if self.high_open else '<='} {self.high:g}"
+        return kinds[self.kind] + low + (" and" if low and high else "") + high
+
+    @property
     def advice(self) -> str:
         """What to do about a wrong value."""
         if self.remedy:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals.accounting import Ledger
+from tff_hospitals.foundations.validation import Failure
 from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel
 
 
-class TrainingError(RuntimeError):
+class TrainingError(Failure):
     """Training cannot go on; the message names round, hospital, cause and remedy. Checkpoints written so far stay."""
 
 

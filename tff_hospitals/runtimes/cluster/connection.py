@@ -15,13 +15,13 @@ import tempfile
 import threading
 from typing import Any
 
-from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import Failure, InvalidInput, Problem
 
 TIME_LIMIT_SECONDS = 120.0
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-class ClusterError(RuntimeError):
+class ClusterError(Failure):
     """The cluster, or a hospital on it, failed; the message names round, hospitals, cause and remedy."""
 
 

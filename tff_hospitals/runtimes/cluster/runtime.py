@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.foundations import extensions
 from tff_hospitals.processes.rounds import RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.cluster import dataset_description
@@ -87,6 +88,7 @@ class ClusterRuntime(base.Runtime):
             dataset_description.describe(dataset),
             list(self.frozen),
             composition.signature,
+            extensions.loaded(),
         )
         count = min(workers or max(1, self._connection.processors), self._most_chunks(dataset))
         # No processor is reserved (Ray needs one to place an actor, none to run it): when a machine is lost, its

@@ -67,14 +67,21 @@ class Worker:
       description: see `dataset_description.describe`.
       frozen: weights that do not travel from round to round.
       signature: of the driver's composition; another one here means other code or other data.
+      extension_names: modules that the driver loaded beside the package.
     """
 
     def __init__(
-        self, plan_json: Mapping[str, Any], description: Description, frozen: Sequence[np.ndarray], signature: str
+        self,
+        plan_json: Mapping[str, Any],
+        description: Description,
+        frozen: Sequence[np.ndarray],
+        signature: str,
+        extension_names: Sequence[str] = (),
     ):
-        from tff_hospitals.foundations import quiet
+        from tff_hospitals.foundations import extensions, quiet
 
         quiet.be_quiet()
+        extensions.load(extension_names)
         import tensorflow as tf
 
         from tff_hospitals import models

@@ -33,12 +33,14 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any
 
+from tff_hospitals.foundations.validation import Failure
+
 _KEEPER = pathlib.Path(__file__).with_name("worker_keeper.py")
 _STOP_SECONDS = 10.0
 _SOCKET_PATH_LIMIT = 100  # the system's bound is 108 bytes
 
 
-class WorkerError(RuntimeError):
+class WorkerError(Failure):
     """TFF's worker did not start, ended, or was closed; the message says which and what to do."""
 
 

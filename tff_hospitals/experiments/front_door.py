@@ -1,0 +1,75 @@
+"""One entrance to every command: `tff-hospitals COMMAND`, `./run -m tff_hospitals COMMAND`, and `scripts/*.py`.
+
+A command is a module with `define_flags()` and `run()`, light enough that its help is instant; the first line of its
+docstring is its line in the list of commands, the whole docstring its help. Adding one is one line of `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import tff_hospitals
+from tff_hospitals.foundations.validation import InvalidInput, one_of
+
+COMMANDS = {
+    "compare": "tff_hospitals.experiments.compare_command",
+    "train": "tff_hospitals.experiments.train_command",
+    "audit": "tff_hospitals.experiments.audit_command",
+    "report": "tff_hospitals.experiments.report_command",
+    "account": "tff_hospitals.experiments.account_command",
+    "bandwidth": "tff_hospitals.experiments.bandwidth_command",
+    "pretrain": "tff_hospitals.experiments.pretrain_command",
+    "options": "tff_hospitals.experiments.options_command",
+    "doctor": "tff_hospitals.installation.doctor",
+}
+_OWN_NAME = "tff-hospitals-"  # tff-hospitals-train is tff-hospitals train
+
+
+def main(name: str = "", argv: Sequence[str] | None = None) -> None:
+    """Runs a command and ends the process with its exit code.
+
+    Args:
+      name: of the command; by default it follows from the program's own name or is the first argument.
+      argv: the command line; default the process's.
+    """
+    try:
+        from tff_hospitals.experiments import command
+    except ModuleNotFoundError as error:  # the doctor itself needs what parses flags
+        from tff_hospitals.installation.doctor import install_again
+
+        sys.exit(f"error: {error}: the installation is not whole. Remedy: {install_again()}.")
+    given = list(sys.argv if argv is None else argv)
+    program = pathlib.Path(given[0]).name
+    if not name and program.startswith(_OWN_NAME):
+        name = program[len(_OWN_NAME) :]
+    if not name:
+        if given[1:2] == ["--version"]:
+            print(f"tff-hospitals {tff_hospitals.__version__}")
+            sys.exit(0)
+        if len(given) < 2 or given[1] in command.HELP:
+            print(_overview())
+            sys.exit(0 if len(given) > 1 else command.REFUSED)
+        name = given.pop(1)
+    problem = one_of("command", name, COMMANDS)
+    if problem is not None:
+        sys.exit(command.say(str(InvalidInput([problem])), command.REFUSED))
+    sys.exit(command.run(importlib.import_module(COMMANDS[name]), given))
+
+
+def _overview() -> str:
+    words = {name: importlib.import_module(module).__doc__ or "" for name, module in COMMANDS.items()}
+    lines = [f"  {name:<11}{text.splitlines()[0]}" for name, text in words.items()]
+    return "\n".join(
+        [
+            "Compare ways in which hospitals train one model together, at the same verified privacy.",
+            "",
+            "usage: tff-hospitals COMMAND [--flags]        (in a checkout: ./run -m tff_hospitals COMMAND)",
+            "",
+            *lines,
+            "",
+            "tff-hospitals COMMAND --help tells a command's flags.",
+        ]
+    )
