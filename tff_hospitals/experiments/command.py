@@ -99,7 +99,7 @@ def help_text(about: str, names: Iterable[str]) -> str:
         kind = _KINDS.get(flag.flag_type(), flag.flag_type())
         default = "" if flag.default in (None, [], "") else f" (default: {flag.default_as_str})"
         lines.append(f"  --[no]{name}" if flag.boolean else f"  --{name}={kind}")
-        lines.append(textwrap.indent(textwrap.fill(flag.help + default, 94), " " * 6))
+        lines.append(textwrap.indent(textwrap.fill(" ".join(flag.help.split()) + default, 94), " " * 6))
     return "\n".join(lines)
 
 

@@ -36,8 +36,8 @@ def define_plan_flags(also: Sequence[str] = ()) -> None:
     """
     for option in plan_options(also):
         _DEFINERS[option.kind](option.flag, None, help_of(option))
-    flags.DEFINE_multi_string("data_option", [], "name=value, an option of the data set or partition; may be repeated")
-    flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model; may be repeated")
+    flags.DEFINE_multi_string("data_option", [], "name=value, an option of the data set or partition")
+    flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model")
     flags.DEFINE_list(
         "trainable",
         None,

@@ -22,7 +22,7 @@ def define_flags() -> None:
     """Flags of the pretraining."""
     flags.DEFINE_list("labels", ["0", "1", "2", "3", "4"], "digits to learn")
     flags.DEFINE_string("model", "mlp", "mlp, cnn, logistic_regression, or package.module:function")
-    flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model; may be repeated")
+    flags.DEFINE_multi_string("model_option", [], "name=value, an option of the model")
     flags.DEFINE_integer("epochs", 30, "passes over the records")
     flags.DEFINE_float("learning_rate", 0.1, "step size")
     flags.DEFINE_integer("seed", 42, "root of every random stream")
