@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from tff_hospitals.accounting.strategies import Strategy, optimised_banded
+from typing import TYPE_CHECKING
+
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, HospitalSetting
 from tff_hospitals.plan.mechanisms.correlated_rounds import CorrelatedRounds
 from tff_hospitals.plan.mechanisms.registry import register
 from tff_hospitals.plan.parts import PrivacyPlan
+
+if TYPE_CHECKING:
+    from tff_hospitals.accounting.strategies import Strategy
 
 MOST_BANDS = 32
 """More bands gain little, and the server keeps the noise of as many rounds less one."""
@@ -23,6 +27,8 @@ class BandedMf(CorrelatedRounds):
 
     def strategy(self, privacy: PrivacyPlan, rounds: int, period: int) -> Strategy:
         """The bands of least expected error."""
+        from tff_hospitals.accounting.strategies import optimised_banded
+
         return optimised_banded(rounds, min(rounds, privacy.noise_bands or min(period, MOST_BANDS)))
 
     def setting_problems(self, setting: HospitalSetting) -> list[Problem]:

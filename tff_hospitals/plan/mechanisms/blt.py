@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from tff_hospitals.accounting.strategies import Strategy, optimised_buffers
+from typing import TYPE_CHECKING
+
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS
 from tff_hospitals.plan.mechanisms.correlated_rounds import CorrelatedRounds
 from tff_hospitals.plan.mechanisms.registry import register
 from tff_hospitals.plan.parts import PrivacyPlan
+
+if TYPE_CHECKING:
+    from tff_hospitals.accounting.strategies import Strategy
 
 
 @register
@@ -19,5 +23,7 @@ class Blt(CorrelatedRounds):
 
     def strategy(self, privacy: PrivacyPlan, rounds: int, period: int) -> Strategy:
         """The buffers of least largest error."""
+        from tff_hospitals.accounting.strategies import optimised_buffers
+
         often = -(-rounds // period)
         return optimised_buffers(rounds, privacy.noise_buffers, participations=often, min_separation=period)

@@ -1,4 +1,7 @@
-"""What the server-side mechanisms with correlated noise share: a strategy over the rounds, and its growing event."""
+"""What the server-side mechanisms with correlated noise share: a strategy over the rounds, and its growing event.
+
+Strategies are numpy's work: they are imported when one is asked for, so that `--help` stays instant.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tff_hospitals.accounting import MechanismEvent
-from tff_hospitals.accounting.strategies import Strategy, expected_error, identity, sensitivity_of
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, HospitalLevel, HospitalSetting
 from tff_hospitals.plan.mechanisms.fixed_clip import NOISED_BY_SERVER
@@ -18,6 +18,7 @@ from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.planned_events import Events, Release, ReleaseAt
 
 if TYPE_CHECKING:
+    from tff_hospitals.accounting.strategies import Strategy
     from tff_hospitals.plan.plan import Plan
 
 
@@ -30,7 +31,7 @@ class MatrixOverRounds(Release):
       period: a hospital takes part at most once in so many rounds in a row.
     """
 
-    strategy: Strategy = dataclasses.field(default_factory=lambda: identity(1))
+    strategy: Strategy = dataclasses.field(default_factory=lambda: independent_noise(1))
     period: int = 1
 
     def after(self, rounds: int) -> MechanismEvent:
@@ -56,9 +57,18 @@ class MatrixOverRounds(Release):
         return ((self.after(rounds), 1),)
 
 
+def independent_noise(rounds: int) -> Strategy:
+    """The strategy that takes nothing back."""
+    from tff_hospitals.accounting.strategies import identity
+
+    return identity(rounds)
+
+
 @functools.lru_cache(maxsize=4096)
 def sensitivity_over(strategy: Strategy, rounds: int, period: int) -> float:
     """Sensitivity of the first `rounds` rounds of a strategy, for hospitals that come back after `period` rounds."""
+    from tff_hospitals.accounting.strategies import sensitivity_of
+
     begun = dataclasses.replace(strategy, steps=rounds)
     often = -(-rounds // period)
     return sensitivity_of(begun, participations=often, min_separation=period).value
@@ -110,14 +120,18 @@ class CorrelatedRounds(HospitalLevel):
 
     def sum_variance(self, setting: HospitalSetting, round_number: int, cohort: float) -> float:
         """That of what a round adds, taken back by later ones in part."""
+        import numpy as np
+
         return float(np.square(self.strategy_of(setting).inverse_coefficients(round_number + 1)).sum())
 
     def warnings(self, setting: HospitalSetting, noise_multiplier: float) -> list[str]:
         """Where independent noise has the smaller expected error."""
+        from tff_hospitals.accounting.strategies import expected_error
+
         often, apart = -(-setting.rounds // setting.period), setting.period
         own, plain = (
             expected_error(one, participations=often, min_separation=apart).rmse
-            for one in (self.strategy_of(setting), identity(setting.rounds))
+            for one in (self.strategy_of(setting), independent_noise(setting.rounds))
         )
         if own < 0.98 * plain:
             return []
