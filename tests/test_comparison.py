@@ -8,6 +8,7 @@ import json
 import pytest
 
 from tff_hospitals import reports
+from tff_hospitals.accounting import Ledger, joint_ledger
 from tff_hospitals.experiments import comparison as comparisons
 from tff_hospitals.experiments.comparison import Comparison
 from tff_hospitals.foundations import files
@@ -179,3 +180,32 @@ def test_a_mistake_is_refused_before_anything_is_written(tmp_path):
         with pytest.raises(InvalidInput):
             comparisons.run(Comparison(("weighted_mean",), (), (1,), given=given), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_the_joint_epsilon_is_that_of_all_ledgers_together(done):
+    """Every private run of both seeds and targets; no row alone may be taken for it."""
+    folder, summary, _ = done
+    names = [f"dp_sgd-eps{target}-seed{seed}" for target in (1, 5) for seed in ASKED.seeds]
+    ledgers = [Ledger.from_json(files.read_json(folder / "runs" / name / "ledger.json")) for name in names]
+    joint, stated = joint_ledger(ledgers), summary["joint_epsilon"]
+    assert stated["record"]["epsilon"] == pytest.approx(joint.epsilon("record"))
+    assert stated["record"]["epsilon"] > max(row["epsilon"] or 0 for row in summary["rows"])
+    assert (stated["runs"], stated["runs_without_guarantee"]) == (4, 6)
+    assert "hospital" not in stated  # the methods that protect hospitals could not run
+    assert "joint epsilon" in " ".join((folder / "report.html").read_text().lower().split())
+
+
+def test_rows_have_intervals_and_every_difference_has_one(done):
+    _, summary, _ = done
+    measured = [k for k, row in enumerate(summary["rows"]) if row["accuracy_mean"] is not None]
+    for k in measured:
+        row = summary["rows"][k]
+        assert row["accuracy_low"] < row["accuracy_mean"] < row["accuracy_high"]
+        assert row["kind"] == {"pooled": "pooled", "local": "local"}.get(row["method"], "federated")
+        assert set(row["balanced_accuracy_per_hospital"]) == set(HOSPITALS)
+    found = summary["differences"]
+    assert found["metric"] == summary["headline"] == "accuracy"
+    for first in measured:
+        for second in measured:
+            assert found["low"][first][second] == pytest.approx(-found["high"][second][first])
+    assert found["low"][0][len(summary["rows"]) - 1] is None  # a row that was not run

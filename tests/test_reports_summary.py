@@ -20,7 +20,8 @@ from tff_hospitals.training.signal_to_noise import SWAMPS, swamped_words
 
 TOP_FIELDS = {
     *("schema_version", "title", "command", "created", "versions", "machine", "dataset", "seeds", "rounds"),
-    *("target_epsilons", "delta", "adjacency", "conversion", "headline", "headline_reason", "rows"),
+    *("target_epsilons", "delta", "adjacency", "conversion", "headline", "headline_reason"),
+    *("differences", "joint_epsilon", "rows"),
 }
 ROW_FIELDS = {
     *(

@@ -158,12 +158,13 @@ def test_findings_name_the_cost_and_its_uncertainty():
         if row["unit"] == "record":
             row.update(worse)
     sentences = findings.findings(summary_from_json(source))
-    assert sentences[0].startswith(
-        "Without any privacy guarantee, the best of 3 methods is FedAvg, weighted mean: 70.0 %"
+    assert sentences[0] == (
+        "Without any privacy guarantee, of 3 methods the first is FedAvg, weighted mean: 70.0 % accuracy (mean of the "
+        "hospitals), which these tests cannot tell from FedAvg, equal weights, FedAdam."
     )
     assert "10.0 points below FedAvg, weighted mean" in sentences[1]
     assert "cannot tell them apart" not in sentences[1]
-    assert "so these seeds cannot tell them apart" in sentences[3]
+    assert "so these tests cannot tell them apart" in sentences[3]
     assert len(sentences) == 5
 
 
@@ -340,3 +341,41 @@ def test_the_kind_of_a_row_is_that_of_its_method_whatever_its_name(unit):
     lines = table.terminal_table(summary_from_json(source)).splitlines()
     place = lines.index(next(line for line in lines if line.startswith("local DP")))
     assert place > lines.index("Trained together, no privacy guarantee")
+
+
+def test_best_is_said_only_where_the_interval_of_each_difference_excludes_zero():
+    source = report_samples.sample_summary()
+    count = len(source["rows"])
+    ends = {name: [[-0.01 if name == "low" else 0.01] * count for _ in range(count)] for name in ("low", "high")}
+    plain = [
+        k for k, row in enumerate(source["rows"]) if row["method"] in ("weighted_mean", "unweighted_mean", "fedadam")
+    ]
+    first = max(plain, key=lambda k: source["rows"][k]["accuracy_mean"])
+    for other in plain:
+        ends["low"][first][other], ends["high"][first][other] = 0.01, 0.05
+    source.update(headline="accuracy", differences={"metric": "accuracy", **ends})
+    assert "the best of 3 methods is" in findings.findings(summary_from_json(source))[0]
+    ends["low"][first][next(k for k in plain if k != first)] = -0.01
+    assert "of 3 methods the first is" in findings.findings(summary_from_json(source))[0]
+    assert "cannot tell from" in findings.findings(summary_from_json(source))[0]
+
+
+def test_a_row_that_has_not_converged_is_not_ranked():
+    source = report_samples.sample_summary()
+    best = max(source["rows"][2:5], key=lambda row: row["accuracy_mean"])
+    best["converged"] = False
+    sentence = findings.findings(summary_from_json(source))[0]
+    assert best["label"] not in sentence
+    assert "of 2 methods" in sentence
+
+
+def test_the_joint_epsilon_stands_under_the_table():
+    source = report_samples.sample_summary()
+    total = {"epsilon": 9.87, "worst_hospital": "switzerland", "delta": 1e-3, "conversion": "rdp"}
+    source["joint_epsilon"] = {"runs": 40, "runs_without_guarantee": 25, "record": total, "hospital": {"epsilon": None}}
+    text = " ".join(table.terminal_table(summary_from_json(source)).split())
+    assert (
+        "Joint epsilon of all 40 private runs (every method, target and seed): 9.87 per record at switzerland" in text
+    )
+    assert "infinite per hospital" in text
+    assert "25 runs without a mechanism are in no epsilon" in text

@@ -24,6 +24,9 @@ def define_flags() -> None:
     flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "seeds; results are means and intervals over them")
     flags.DEFINE_integer("baseline_epochs", 50, "epochs of the pooled and local baselines")
     flags.DEFINE_bool("audit", False, "attack each method's run of the first seed; adds columns and a figure")
+    flags.DEFINE_string(
+        "headline", None, "metric that methods are ranked by; default: accuracy, AUC where classes are unequal, RMSE"
+    )
     flag_groups.define_run_flags()
     flag_groups.define_plan_flags()
 
@@ -56,6 +59,7 @@ def run() -> None:
         command=command.command_line(),
         audit=FLAGS.audit,
         store_updates=FLAGS.store_updates,
+        headline=FLAGS.headline,
     )
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.job_progress(shown=FLAGS.progress) as display:

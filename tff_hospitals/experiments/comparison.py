@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.experiments import audit_rows, baselines, presets, sweep
 from tff_hospitals.experiments.methods import Method, find_methods
+from tff_hospitals.experiments.outcome import Outcome
 from tff_hospitals.experiments.runner import MethodRunner
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
@@ -21,6 +22,7 @@ from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import seeds as seed_statistics
 from tff_hospitals.reports.columns import row_from_json
+from tff_hospitals.training.metrics import METRICS
 from tff_hospitals.training.run_directory import versions
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Comparison:
       command: how to do it again, for the report.
       audit: attack each method's run of the first seed, and put the outcome into its row.
       store_updates: keep every hospital's update of every k-th round.
+      headline: the metric that methods are ranked by; None: accuracy, or another one where it misleads.
     """
 
     methods: tuple[str, ...]
@@ -57,6 +60,7 @@ class Comparison:
     command: str = ""
     audit: bool = False
     store_updates: int | None = None
+    headline: str | None = None
 
     def problems(self) -> list[Problem]:
         """What is wrong before any data is read."""
@@ -69,6 +73,7 @@ class Comparison:
             ),
             *(whole_number("seeds", seed, low=0, remedy="give whole numbers of 0 or more") for seed in self.seeds),
             one_of("runtime", self.runtime, RUNTIMES),
+            None if self.headline is None else one_of("headline", self.headline, METRICS),
             whole_number("baseline_epochs", self.baseline_epochs, low=1, remedy="give 1 or more epochs"),
         ]
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
@@ -162,9 +167,10 @@ def run(
     jobs = [(runner, seed) for i, runner in enumerate(runners) if not refused[i] for seed in comparison.seeds]
     runs = sweep.start(comparison.runtime, jobs, runtime_options)
     numbers = itertools.count(1)
+    outcome = Outcome(comparison, dataset)
     for index, runner in enumerate(runners):
         if refused[index]:
-            summary["rows"].append(refused_row(runner, refused[index], noise_plan.delta_of(runner.plan, dataset)))
+            outcome.enter(refused_row(runner, refused[index], noise_plan.delta_of(runner.plan, dataset)))
         else:
 
             def started(seed: int, runner: MethodRunner = runner) -> None:
@@ -172,11 +178,13 @@ def run(
                     on_run(runner.name(seed), next(numbers), total)
 
             results = runs.rows(runner, comparison.seeds, started)
+            rows = [dict(result.row) for result in results]
             if comparison.audit:
                 columns = audit_rows.audit_columns(runner, comparison.seeds[0])
-                texts = [*results[0].get("warnings", ()), *columns.pop("audit_warnings")]
-                results[0] = {**results[0], **columns, "warnings": texts}
-            summary["rows"].append(seed_statistics.aggregate_runs(results).to_json())
+                texts = [*rows[0].get("warnings", ()), *columns.pop("audit_warnings")]
+                rows[0] = {**rows[0], **columns, "warnings": texts}
+            outcome.enter(seed_statistics.aggregate_runs(rows).to_json(), results)
+        summary.update(outcome.fields())
         files.write_json(folder / "summary.json", summary)
     runs.close()
     return summary
@@ -228,7 +236,7 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
       records.RecordError: when the folder holds another comparison.
     """
     asked = files.plain({**dataclasses.asdict(comparison), "command": "", "data": dataset.fingerprint()})
-    for name in ("audit", "store_updates"):  # neither changes what is trained: an audit may be asked for later
+    for name in ("audit", "store_updates", "headline"):  # none changes what is trained: they may be asked for later
         del asked[name]
     path = folder / "comparison.json"
     if path.exists():

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments import baselines
 from tff_hospitals.experiments.methods import Method
 from tff_hospitals.plan import review
@@ -17,6 +18,21 @@ from tff_hospitals.training.metrics import Predictions, evaluate, summary_fields
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a comparison keeps of one run.
+
+    Attributes:
+      row: its summary.
+      predictions: of every test record, hospitals in order; they stay in memory.
+      ledger: what it released; of runs without a mechanism it is empty.
+    """
+
+    row: Mapping[str, Any]
+    predictions: Predictions
+    ledger: Ledger
 
 
 @dataclasses.dataclass
@@ -54,20 +70,20 @@ class MethodRunner:
             return review.problems(baselines.baseline_plan(self.plan, self.baseline_epochs))
         return review.problems(self.plan, self.dataset)
 
-    def run(self, seed: int) -> Mapping[str, Any]:
-        """Trains (or takes up again, or reads) one seed and returns its summary row."""
+    def run(self, seed: int) -> RunResult:
+        """Trains (or takes up again, or reads) one seed."""
         return self.run_seeds((seed,))[0]
 
-    def run_seeds(self, seeds: Sequence[int], on_start: Callable[[int], None] | None = None) -> list[Mapping[str, Any]]:
-        """Summary rows of several seeds, which train together where that is faster; `on_start` is told each seed."""
+    def run_seeds(self, seeds: Sequence[int], on_start: Callable[[int], None] | None = None) -> list[RunResult]:
+        """Several seeds, which train together where that is faster; `on_start` is told each seed."""
         plans = [self.plan.replace(seed=seed) for seed in seeds]
         if self.method.kind == "local":
             return self._alone(plans, on_start)
         if self.method.kind == "pooled":
             training, evaluated = baselines.pooled(self.plan.data, self.dataset)
             plans = [baselines.baseline_plan(plan, self.baseline_epochs) for plan in plans]
-            return [row for row, _ in self._train(plans, training, evaluated, on_start=on_start)]
-        return [row for row, _ in self._train(plans, self.dataset, None, on_start=on_start)]
+            return self._train(plans, training, evaluated, on_start=on_start)
+        return self._train(plans, self.dataset, None, on_start=on_start)
 
     def _train(
         self,
@@ -76,8 +92,7 @@ class MethodRunner:
         evaluated: HospitalDataset | None,
         hospital: str | None = None,
         on_start: Callable[[int], None] | None = None,
-    ) -> list[tuple[dict[str, Any], Predictions]]:
-        """Summary rows of runs, and what their models say of every test record of the hospitals evaluated."""
+    ) -> list[RunResult]:
         if self._model is None:
             self._model = build_model(plans[0], dataset)
         runs = train_seeds(
@@ -92,13 +107,16 @@ class MethodRunner:
         )
         evaluator = Evaluator(self._model, dataset if evaluated is None else evaluated)
         shared = {"label": self.method.label, "kind": self.method.kind, **self._without_wire()}
-        return [({**run.summary, **shared}, evaluator.predictions(run.weights, run.frozen)) for run in runs]
+        return [
+            RunResult({**run.summary, **shared}, evaluator.predictions(run.weights, run.frozen), run.ledger)
+            for run in runs
+        ]
 
     def _without_wire(self) -> dict[str, Any]:
         """Baselines send nothing from round to round: a federation of one has no wire."""
         return {"bytes_up": 0, "bytes_down": 0, "curve": []} if self.method.kind != "federated" else {}
 
-    def _alone(self, plans: Sequence[Plan], on_start: Callable[[int], None] | None = None) -> list[Mapping[str, Any]]:
+    def _alone(self, plans: Sequence[Plan], on_start: Callable[[int], None] | None = None) -> list[RunResult]:
         """Every hospital by itself; a row holds each hospital's own model on its own test records."""
         plans = [baselines.baseline_plan(plan, self.baseline_epochs) for plan in plans]
         runs = {}
@@ -107,14 +125,14 @@ class MethodRunner:
             on_start = None  # the seeds have started
         return [self._row_of_hospitals({one: runs[one][i] for one in runs}) for i in range(len(plans))]
 
-    def _row_of_hospitals(self, runs: Mapping[str, tuple[Mapping[str, Any], Predictions]]) -> dict[str, Any]:
-        rows = [row for row, _ in runs.values()]
-        own = {one: predictions for one, (_, predictions) in runs.items()}
-        return {
+    def _row_of_hospitals(self, runs: Mapping[str, RunResult]) -> RunResult:
+        rows = [run.row for run in runs.values()]
+        together = Predictions.joined([run.predictions for run in runs.values()])
+        by_hospital = {one: evaluate(run.predictions) for one, run in runs.items()}
+        row = {
             **rows[0],
-            **summary_fields(
-                {one: evaluate(found) for one, found in own.items()}, evaluate(Predictions.joined([*own.values()]))
-            ),
+            **summary_fields(by_hospital, evaluate(together)),
             "seconds_per_round": sum(row["seconds_per_round"] or 0.0 for row in rows),
             "warnings": list(self.dataset.warnings),
         }
+        return RunResult(row, together, next(iter(runs.values())).ledger)

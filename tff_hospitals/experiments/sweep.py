@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.foundations import extensions
 
 if TYPE_CHECKING:
-    from tff_hospitals.experiments.runner import MethodRunner
+    from tff_hospitals.experiments.runner import MethodRunner, RunResult
 
 _RETRIES = 3
 
@@ -25,10 +25,8 @@ _RETRIES = 3
 class Here:
     """Runs in this process."""
 
-    def rows(
-        self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]
-    ) -> list[Mapping[str, Any]]:
-        """The summary rows of a method's runs; `on_start` is told each seed when its training starts."""
+    def rows(self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]) -> list[RunResult]:
+        """A method's runs; `on_start` is told each seed when its training starts."""
         return runner.run_seeds(seeds, on_start)
 
     def close(self) -> None:
@@ -56,9 +54,7 @@ class Spread:
         )
         self._rows = {(id(runner), seed): task.remote(job_of(runner, seed)) for runner, seed in jobs}
 
-    def rows(
-        self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]
-    ) -> list[Mapping[str, Any]]:
+    def rows(self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]) -> list[RunResult]:
         """Waits for a method's runs, one after the other; `on_start` is told each seed.
 
         Raises:
@@ -70,7 +66,7 @@ class Spread:
             rows.append(self._row(runner, seed))
         return rows
 
-    def _row(self, runner: MethodRunner, seed: int) -> Mapping[str, Any]:
+    def _row(self, runner: MethodRunner, seed: int) -> RunResult:
         from tff_hospitals.runtimes.cluster.connection import ClusterError
 
         name = runner.name(seed)
@@ -112,8 +108,8 @@ def job_of(runner: MethodRunner, seed: int) -> Job:
     return Job(name, plan, folder, epochs, seed, runner.store_updates, names)
 
 
-def run_job(job: Job) -> tuple[Mapping[str, Any] | None, str | None]:
-    """Trains a run where it was sent to: its row, or what went wrong in words."""
+def run_job(job: Job) -> tuple[RunResult | None, str | None]:
+    """Trains a run where it was sent to: its result, or what went wrong in words."""
     from tff_hospitals.foundations import quiet
 
     quiet.be_quiet()
@@ -139,6 +135,6 @@ def run_job(job: Job) -> tuple[Mapping[str, Any] | None, str | None]:
             job.baseline_epochs,
             store_updates=job.store_updates,
         )
-        return dict(runner.run(job.seed)), None
+        return runner.run(job.seed), None
     except (InvalidInput, RecordError, TrainingError) as error:
         return None, str(error)

@@ -332,6 +332,7 @@ _STORED = (
     Column("warnings", _texts, csv=True),
     Column("curve", _curve, merge_curves),
     Column("status", text(), joined, optional=True),
+    Column("converged", FieldReader.flag, _every, optional=True, csv=True),
     # Of plans with two units, several records per patient, noise that nobody can draw again, or releases that have no
     # loss distribution.
     Column("epsilon_rdp", _amount, largest, optional=True),

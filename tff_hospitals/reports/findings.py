@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tff_hospitals.reports.differences import paired_difference
+from tff_hospitals.reports.differences import difference, told_apart
 from tff_hospitals.reports.rows import Row, common_warnings
 from tff_hospitals.reports.spread import Interval
 from tff_hospitals.reports.summary import Summary
@@ -25,10 +25,10 @@ from tff_hospitals.reports.wording import (
 
 
 def best_rows(rows: Iterable[Row]) -> dict[tuple[str, float | None], Row]:
-    """The best row of each group and target, in the order of the groups."""
+    """The best row of each group and target, in the order of the groups; what has not converged is not ranked."""
     best: dict[tuple[str, float | None], Row] = {}
     for row in rows:
-        if row.merit is None:
+        if row.merit is None or not row.ranked:
             continue
         key = (row.group, row.target_epsilon if row.private else None)
         if key not in best or row.merit > (best[key].merit or 0.0):
@@ -44,46 +44,55 @@ def findings(summary: Summary) -> list[str]:
     yardstick = best.get(("no_guarantee", None)) or best.get(("baseline", None))
     sentences = []
     if yardstick is not None:
+        lead, alike = _among(yardstick, summary)
         sentences.append(
-            f"Without any privacy guarantee, {_among(yardstick, summary.rows)} {yardstick.name}: "
-            f"{score_words(yardstick.metric, yardstick.score.mean)} (mean of the hospitals)."
+            f"Without any privacy guarantee, {lead} {yardstick.name}: "
+            f"{score_words(yardstick.metric, yardstick.score.mean)} (mean of the hospitals){alike}."
         )
     for unit in ("record", "hospital"):
         for target in sorted({key[1] for key in best if key[0] == unit}, key=lambda value: (value is None, value)):
-            sentences.append(_private_sentence(best[(unit, target)], yardstick, summary.rows))
+            sentences.append(_private_sentence(best[(unit, target)], yardstick, summary))
     cheapest = _cheapest(summary.rows)
     if cheapest:
         sentences.append(cheapest)
     return sentences
 
 
-def _private_sentence(row: Row, yardstick: Row | None, rows: Sequence[Row]) -> str:
+def _private_sentence(row: Row, yardstick: Row | None, summary: Summary) -> str:
     target = "as spent" if row.target_epsilon is None else target_text(row.target_epsilon)
-    promise = f"{UNIT_SHORT[row.unit]}, epsilon {target}"
-    text = (
-        f"At {promise}, {_among(row, rows)} {row.name}: {with_unit(row.metric, score_text(row.metric, row.score.mean))}"
-    )
-    difference = None if yardstick is None else paired_difference(row, yardstick)
-    if yardstick is not None and difference is not None:
-        text += f", {_difference_words(difference, yardstick)}"
-    if any(text not in common_warnings(rows) for text in row.warnings):
+    lead, alike = _among(row, summary)
+    figure = with_unit(row.metric, score_text(row.metric, row.score.mean))
+    text = f"At {UNIT_SHORT[row.unit]}, epsilon {target}, {lead} {row.name}: {figure}{alike}"
+    found = None if yardstick is None else difference(summary, row, yardstick)
+    if yardstick is not None and found is not None:
+        text += f", {_difference_words(found, yardstick)}"
+    if any(text not in common_warnings(summary.rows) for text in row.warnings):
         text += ". Read its warnings before relying on it"
     return text + "."
 
 
-def _among(row: Row, rows: Sequence[Row]) -> str:
+def _among(row: Row, summary: Summary) -> tuple[str, str]:
+    """How a row stands among its rivals; it is the best only where the interval of every difference excludes zero."""
     rivals = [
         other
-        for other in rows
-        if other.group == row.group
+        for other in summary.rows
+        if other is not row
+        and other.group == row.group
+        and other.ranked
         and other.score.mean is not None
         and (not row.private or other.target_epsilon == row.target_epsilon)
     ]
-    return f"the best of {len(rivals)} methods is" if len(rivals) > 1 else "the only method is"
+    if not rivals:
+        return "the only method is", ""
+    alike = [other.name for other in rivals if not told_apart(summary, row, other)]
+    if not alike:
+        return f"the best of {len(rivals) + 1} methods is", ""
+    names = ", ".join(alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
+    return f"of {len(rivals) + 1} methods the first is", f", which these tests cannot tell from {names}"
 
 
-def _difference_words(difference: tuple[float, Interval | None], other: Row) -> str:
-    centre, interval = difference
+def _difference_words(found: tuple[float, Interval | None], other: Row) -> str:
+    centre, interval = found
     scale, unit = (100.0, " points") if other.metric.percent else (1.0, "")
     digits = 1 if other.metric.percent else 3
     size = f"{scale * abs(centre):.{digits}f}{unit}" if other.metric.high is not None else significant(abs(centre))
@@ -92,7 +101,7 @@ def _difference_words(difference: tuple[float, Interval | None], other: Row) -> 
         return text + "; one seed or unpaired seeds, so no interval"
     low, high = (f"{scale * end:+.{digits}f}" if other.metric.high is not None else f"{end:+.3g}" for end in interval)
     text += f"; 95 % interval of the difference {low} to {high}"
-    return text + (", so these seeds cannot tell them apart" if interval.low <= 0.0 <= interval.high else "")
+    return text + (", so these tests cannot tell them apart" if interval.low <= 0.0 <= interval.high else "")
 
 
 def _cheapest(rows: Sequence[Row]) -> str:

@@ -152,6 +152,11 @@ class Row:
         return mean if mean is None or self.metric.higher_is_better else -mean
 
     @property
+    def ranked(self) -> bool:
+        """Whether it may be called better or worse than others: not while its training has not ended."""
+        return self.values.get("converged") is not False
+
+    @property
     def name(self) -> str:
         """What a reader sees: the label, or the method's name when it has none."""
         return self.label or self.method

@@ -35,6 +35,8 @@ SUMMARY_FIELDS = (
     "conversion",
     "headline",
     "headline_reason",
+    "differences",
+    "joint_epsilon",
     "rows",
 )
 
@@ -94,6 +96,8 @@ class Summary:
     conversion: str = ""
     headline: str = ""
     headline_reason: str = ""
+    differences: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    joint_epsilon: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -150,6 +154,8 @@ def summary_from_json(source: Any, where: str = "summary.json") -> Summary:
         conversion=fields.text("conversion"),
         headline=headline,
         headline_reason=fields.text("headline_reason"),
+        differences=fields.mapping("differences"),
+        joint_epsilon=fields.mapping("joint_epsilon"),
         extra=fields.rest(),
     )
     seen: set[tuple[str, str, float | None]] = set()

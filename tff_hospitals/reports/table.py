@@ -17,7 +17,13 @@ from tff_hospitals.reports.columns import Shown
 from tff_hospitals.reports.rows import GROUP_TITLES, Row, common_warnings, ordered
 from tff_hospitals.reports.summary import Summary
 from tff_hospitals.reports.table_columns import Printed, hospital_columns, method_column, printed_columns
-from tff_hospitals.reports.wording import adjacency_sentence, conversions_text, delta_text, worst_hospital
+from tff_hospitals.reports.wording import (
+    adjacency_sentence,
+    conversions_text,
+    delta_text,
+    joint_sentences,
+    worst_hospital,
+)
 
 _BOLD, _DIM, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
 
@@ -130,6 +136,7 @@ def _footer(summary: Summary, shown: Shown, collapsed: bool) -> list[str]:
         )
         where = f"at delta {delta_text(shown.deltas[0])}" if len(shown.deltas) == 1 else "with its delta in brackets"
         lines.append(f"Epsilon: of the worst hospital{named}, {where}{'; ' + how if how else ''}. none = no guarantee.")
+    lines += [" ".join(joint)] if (joint := joint_sentences(summary.joint_epsilon)) else []
     if not all(row.measured for row in rows):
         lines.append("An epsilon in brackets is a target that was out of reach: the method was not run.")
     if collapsed:

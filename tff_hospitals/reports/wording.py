@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from tff_hospitals.reports.fields import finite_or_none
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.spread import Interval
 from tff_hospitals.training.metrics import Metric
@@ -317,3 +319,32 @@ def accounting_words(conversion: str, rows: Iterable[Row] = ()) -> str:
     words = f"Every epsilon is computed from the ledger of the releases that the run really made, by {how}."
     others = [f"that of {names} by {CONVERSION_WORDS.get(one, one)}" for one, names in _others(conversion, rows)]
     return f"{words[:-1]}; {'; '.join(others)}." if others else words
+
+
+def joint_sentences(joint: Mapping[str, Any]) -> list[str]:
+    """What everything that a comparison released costs together; empty where nothing was private.
+
+    >>> both = {"runs": 10, "record": {"epsilon": 9.87, "worst_hospital": "va", "delta": 1e-3, "conversion": "rdp"}}
+    >>> joint_sentences(both)[0]
+    'Joint epsilon of all 10 private runs (every method, target and seed): 9.87 per record at va, delta 1e-3, by RDP.'
+    """
+    found = []
+    for unit in ("record", "hospital"):
+        total = joint.get(unit)
+        if isinstance(total, Mapping):
+            epsilon = finite_or_none(total.get("epsilon"))
+            size = "infinite" if epsilon is None else significant(epsilon)
+            of = f" at {total['worst_hospital']}" if total.get("worst_hospital") else ""
+            how = conversion_name(str(total.get("conversion") or "rdp"))
+            delta = delta_text(finite_or_none(total.get("delta")))
+            found.append(f"{size} per {unit}{of}, delta {delta}, by {how}")
+    if not found:
+        return []
+    runs = joint.get("runs")
+    sentences = [f"Joint epsilon of all {runs} private runs (every method, target and seed): {'; '.join(found)}."]
+    if joint.get("runs_without_guarantee"):
+        sentences.append(
+            f"{joint['runs_without_guarantee']} runs without a mechanism are in no epsilon: publish none of their "
+            "models beside a promise."
+        )
+    return sentences

@@ -1,0 +1,101 @@
+"""What a comparison found beyond its rows: the headline metric, intervals and differences, and the joint epsilon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tff_hospitals.accounting import UNITS, Ledger, joint_ledger
+from tff_hospitals.experiments.intervals import METRICS, Resamples, differences, headline_of, interval
+from tff_hospitals.experiments.runner import RunResult
+from tff_hospitals.foundations.validation import Problem, raise_if
+
+if TYPE_CHECKING:
+    from tff_hospitals.experiments.comparison import Comparison
+    from tff_hospitals.hospitals import HospitalDataset
+
+
+class Outcome:
+    """Grows by one row after the other.
+
+    Args:
+      comparison: what was asked for.
+      dataset: its hospitals.
+    """
+
+    def __init__(self, comparison: Comparison, dataset: HospitalDataset):
+        self._asked, self._dataset = comparison.headline, dataset
+        self._resamples = Resamples(dataset.records(train=False), len(comparison.seeds))
+        self._rows: list[dict[str, Any]] = []
+        self._scores: list[np.ndarray | None] = []
+        self._ledgers: list[Ledger] = []
+        self._without_guarantee = 0
+        self._headline: tuple[str, str] | None = None
+
+    def enter(self, row: dict[str, Any], results: Sequence[RunResult] = ()) -> None:
+        """Adds a row with what its runs predicted and released; without runs it was refused.
+
+        Raises:
+          validation.InvalidInput: the headline asked for does not exist for this task.
+        """
+        scores = None
+        if results:
+            runs = [result.predictions for result in results]
+            if self._headline is None:
+                self._headline = self._choose(results[0])
+            for name in dict.fromkeys((self._headline[0], "accuracy")):
+                if runs[0].task in METRICS[name].tasks:
+                    drawn = self._resamples.scores(METRICS[name], runs)
+                    scores = drawn if name == self._headline[0] else scores
+                    row.update(zip((f"{name}_low", f"{name}_high"), interval(drawn) or (None, None)))
+            private = [result.ledger for result in results if result.ledger.units()]
+            self._ledgers += private
+            self._without_guarantee += len(results) - len(private)
+        self._rows.append(row)
+        self._scores.append(scores)
+
+    def _choose(self, result: RunResult) -> tuple[str, str]:
+        if self._asked is None:
+            return headline_of(result.predictions)
+        task = result.predictions.task
+        known = ", ".join(name for name, metric in METRICS.items() if task in metric.tasks)
+        bound = f"does not exist for a {task} target"
+        fits = task in METRICS[self._asked].tasks
+        raise_if([None if fits else Problem("headline", self._asked, bound, f"choose one of {known}")])
+        return self._asked, "asked for by --headline"
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of `summary.json`."""
+        name, why = self._headline or ("accuracy", "")
+        return {
+            "rows": self._rows,
+            "headline": name,
+            "headline_reason": why,
+            "differences": differences(name, self._scores),
+            "joint_epsilon": self._joint(),
+        }
+
+    def _joint(self) -> dict[str, Any]:
+        """The epsilon of everything that the private runs released together, for each unit that one of them protects.
+
+        Every private run has noise and secret batches of its own (`training.run_streams`), so that their ledgers
+        compose; runs without a mechanism promise nothing and are counted apart.
+        """
+        found: dict[str, Any] = {"runs": len(self._ledgers), "runs_without_guarantee": self._without_guarantee}
+        if not self._ledgers:
+            return found
+        joint = joint_ledger(self._ledgers, delta=max(ledger.delta for ledger in self._ledgers))
+        for unit in UNITS:
+            if unit in joint.units():
+                epsilon, worst = joint.worst_epsilon(unit)
+                found[unit] = {
+                    "epsilon": epsilon if math.isfinite(epsilon) else None,
+                    "worst_hospital": worst,
+                    "delta": joint.delta,
+                    "adjacency": joint.adjacency,
+                    "conversion": "rdp",
+                }
+        return found
