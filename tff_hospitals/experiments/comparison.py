@@ -167,7 +167,7 @@ def run(
     jobs = [(runner, seed) for i, runner in enumerate(runners) if not refused[i] for seed in comparison.seeds]
     runs = sweep.start(comparison.runtime, jobs, runtime_options)
     numbers = itertools.count(1)
-    outcome = Outcome(comparison, dataset)
+    outcome = Outcome(dataset, len(comparison.seeds), comparison.headline)
     for index, runner in enumerate(runners):
         if refused[index]:
             outcome.enter(refused_row(runner, refused[index], noise_plan.delta_of(runner.plan, dataset)))

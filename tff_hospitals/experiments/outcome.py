@@ -14,7 +14,6 @@ from tff_hospitals.experiments.runner import RunResult
 from tff_hospitals.foundations.validation import Problem, raise_if
 
 if TYPE_CHECKING:
-    from tff_hospitals.experiments.comparison import Comparison
     from tff_hospitals.hospitals import HospitalDataset
 
 
@@ -22,13 +21,14 @@ class Outcome:
     """Grows by one row after the other.
 
     Args:
-      comparison: what was asked for.
-      dataset: its hospitals.
+      dataset: the hospitals.
+      seeds: how many runs each method has.
+      headline: the metric asked for; None: the one that fits.
     """
 
-    def __init__(self, comparison: Comparison, dataset: HospitalDataset):
-        self._asked, self._dataset = comparison.headline, dataset
-        self._resamples = Resamples(dataset.records(train=False), len(comparison.seeds))
+    def __init__(self, dataset: HospitalDataset, seeds: int, headline: str | None = None):
+        self._asked = headline
+        self._resamples = Resamples(dataset.records(train=False), seeds)
         self._rows: list[dict[str, Any]] = []
         self._scores: list[np.ndarray | None] = []
         self._ledgers: list[Ledger] = []
