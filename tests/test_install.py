@@ -6,6 +6,7 @@ import configparser
 import importlib.metadata
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_only_bounds_that_are_overridden_are_unmet(checkout: pathlib.Path) -> No
 
 
 FAKE_UV = """#!/bin/sh
-echo "$@" >>"CALLS"
+echo "$@" "$UV_PYTHON_INSTALL_DIR" "$UV_CACHE_DIR" >>"CALLS"
 case $1 in
 venv)
     for last; do :; done
@@ -93,6 +94,27 @@ case "$1 $2" in
 "-m venv") exec "FAKES/maker" venv "$3" ;;
 "-m pip") echo "$@" >>"CALLS"; [ -z "$FAIL" ] || { echo "ERROR: no connection"; exit 1; } ;;
 *) exec "REAL_PYTHON" "$@" ;;
+esac
+"""
+
+
+# A Python that is too new to build on, with a pip that leaves a uv behind; or without a pip, or without venv too.
+NEW_PYTHON = """#!/bin/sh
+case "$1 $2 $3" in
+"-c import sys; sys.exit(sys.version_info < (3, 8)) ") exit 0 ;;
+"-m pip --version") [ -z "$NO_PIP" ] ;;
+"-m pip install")
+    echo "$@" >>"CALLS"
+    [ -z "$FAIL_UV" ] || { echo "ERROR: no connection to the index"; exit 1; }
+    for last; do :; done
+    case $* in *--target*) folder=$last ;; *) folder=${0%/bin/python} ;; esac
+    mkdir -p "$folder/bin" && cp "FAKES/maker" "$folder/bin/uv"
+    ;;
+"-m venv "*)
+    [ -z "$NO_VENV" ] || { echo "ensurepip is not available"; exit 1; }
+    mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+    ;;
+*) exit 1 ;;
 esac
 """
 
@@ -244,6 +266,66 @@ def test_without_a_fitting_python_the_remedy_is_named(fresh: Checkout) -> None:
     assert code == 1
     assert "no Python 3.9, 3.10 or 3.11" in errors
     assert "uv" in errors
+
+
+@pytest.fixture
+def modern(fresh: Checkout, checkout: pathlib.Path) -> Checkout:
+    """A machine of today: a Python 3.13, and nothing else."""
+    for name in ("uv", "python3.10", "python3.11"):
+        (fresh.tools / name).unlink()
+    fresh.have("python3", NEW_PYTHON)
+    shutil.copy(checkout / "requirements-uv.lock", fresh.folder)
+    return fresh
+
+
+@pytest.mark.parametrize("lacking", [{}, {"NO_PIP": "yes"}, {"NO_VENV": "yes"}], ids=["whole", "no pip", "no venv"])
+def test_a_newer_python_fetches_uv_and_uv_a_python(modern: Checkout, lacking: dict[str, str]) -> None:
+    code, output, errors = modern.run(*PRINT, **lacking)
+    assert (code, output) == (0, "['a b', '*']\n"), errors
+    assert "python3 fetches uv into .tools/, and uv a Python 3.11" in errors
+    fetch, make, install = modern.calls.read_text().splitlines()
+    assert "--require-hashes" in fetch
+    assert "requirements-uv.lock" in fetch
+    tools = modern.folder / ".tools"
+    assert make.startswith("venv --allow-existing --python 3.11 ")
+    for call in (make, install):
+        assert call.endswith(f" {tools}/python {tools}/cache")  # nothing of it is outside of the checkout
+    assert {path.name for path in tools.iterdir()} <= {"uv", "python"}
+    assert modern.run(*PRINT) == (0, "['a b', '*']\n", "")
+    assert modern.installations() == 2  # of uv, and by uv; the second ./run did nothing
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({"NO_PIP": "yes", "NO_VENV": "yes"}, "ensurepip is not available"),
+        ({"FAIL_UV": "yes"}, "no connection to the index"),
+    ],
+)
+def test_where_uv_cannot_be_fetched_the_remedy_is_named(modern: Checkout, lacking: dict[str, str], said: str) -> None:
+    code, output, errors = modern.run(*PRINT, **lacking)
+    assert (code, output) == (1, "")
+    assert said in errors
+    assert "there is no Python 3.9, 3.10 or 3.11 on this machine, and python3 could not fetch uv" in errors
+    assert "python3.11-venv" in errors
+    assert "python3-pip" in errors
+    code, output, errors = modern.run(*PRINT)  # once it is mended
+    assert (code, output) == (0, "['a b', '*']\n"), errors
+
+
+def test_the_container_is_made_by_the_same_script(checkout: pathlib.Path) -> None:
+    """What is copied before ./run is all that it reads, and nothing of this machine's environment comes along."""
+    lines = (checkout / "Containerfile").read_text().splitlines()
+    copied = next(line for line in lines if line.startswith("COPY run")).split()[1:-1]
+    assert lines.index("RUN ./run") < lines.index("COPY . .")
+    read = re.findall(r"\$here/(\S+\.lock)", (checkout / "run").read_text())
+    assert set(copied) == {"run", *read}
+    assert {".venv", ".tools"} <= set((checkout / ".containerignore").read_text().split())
+
+
+def test_uv_is_pinned_by_version_and_hash(checkout: pathlib.Path) -> None:
+    text = (checkout / "requirements-uv.lock").read_text()
+    assert re.fullmatch(r"uv==[\d.]+ \\\n    --hash=sha256:[0-9a-f]{64}\n", text)
 
 
 def test_a_wrong_choice_of_python_is_refused(fresh: Checkout) -> None:
