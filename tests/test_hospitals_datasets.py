@@ -58,7 +58,7 @@ def test_unknown_names_offer_the_nearest():
         ("heart_disease", {"alpha": 0.5}, "choose partition dirichlet or quantity_skew"),
         ("heart_disease", {"sites": 7}, "sites=7: has no meaning for the natural partition"),
         ("heart_disease", {"sites": 0, "partition": "iid"}, "sites=0"),
-        ("heart_disease", {"test_fraction": 0.2}, "published test records are kept"),
+        ("heart_disease", {"test_fraction": 0.2}, "published test rows are kept"),
         ("heart_disease", {"min_records": 47}, r"min_records=47: .*switzerland: 46"),
         ("heart_disease_all_rows", {"test_fraction": 0.9}, "test_fraction=0.9"),
         ("heart_disease_all_rows", {"impute": "mean"}, "did you mean 'median'"),

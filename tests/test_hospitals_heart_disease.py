@@ -96,7 +96,8 @@ def test_thirteen_columns_standardised_by_the_hospitals_own_training_rows():
     # All of Switzerland has cholesterol 0: a column without variation is centred, not blown up.
     assert not dataset.hospital("switzerland").test.features[:, 3].any()
     assert dataset.hospital("switzerland").train.labels.all()
-    assert any("switzerland (class 1)" in warning for warning in dataset.warnings)
+    assert any("switzerland (class 1)" in warning for warning in dataset.inside_warnings)
+    assert dataset.warnings == ()
     assert dataset.preprocessing.private is False
     assert dataset.simulated is False
 
@@ -175,9 +176,16 @@ def test_a_damaged_table_is_refused_by_name(tmp_path):
         heart_disease(folder=folder)
 
 
-def test_a_partition_spreads_all_740_records_anew():
-    dataset = load_dataset("heart_disease", partition="iid", sites=20, seed=3)
-    assert sum(dataset.records(True).values()) + sum(dataset.records(False).values()) == 740
+def test_a_partition_spreads_all_740_records_and_keeps_the_published_test_rows():
+    natural = load_dataset("heart_disease", scaling="none")
+    dataset = load_dataset("heart_disease", scaling="none", partition="iid", sites=20, seed=3)
     assert dataset.simulated is True
-    assert dataset.partition.startswith("simulated: 740 records")
+    assert dataset.partition.startswith("simulated: 486 records")
+    assert "254 test records follow" in dataset.partition
     assert len(dataset.ids) == 20
+    for train in (True, False):
+        assert sum(dataset.records(train).values()) == sum(natural.records(train).values())
+    for pooled in (lambda d: d.pooled_train(), lambda d: d.pooled_test()):
+        spread, kept = (np.column_stack([pooled(d).features, pooled(d).labels]) for d in (dataset, natural))
+        np.testing.assert_array_equal(spread[np.lexsort(spread.T)], kept[np.lexsort(kept.T)])
+    assert dataset.split_rule == natural.split_rule == "given: FLamby's published test rows are kept"

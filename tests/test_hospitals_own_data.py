@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from own_tables import keep_key
 
 from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.foundations.validation import InvalidInput
@@ -31,6 +32,7 @@ def folder(tmp_path):
     (tmp_path / "schema.yaml").write_text(SCHEMA)
     (tmp_path / "north.csv").write_text(HEADER + ROWS)
     (tmp_path / "south.csv").write_text(HEADER + ROWS * 2)
+    keep_key(tmp_path)
     return tmp_path
 
 
@@ -43,7 +45,9 @@ def message(path, **options):
 def test_a_folder_with_one_file_per_hospital(folder):
     dataset = load_dataset(folder, scaling="none")
     assert dataset.ids == ("north", "south")
+    # Equal records share a side, so south, which has each of north's records twice, has twice north's numbers.
     assert (dataset.records(True), dataset.records(False)) == ({"north": 3, "south": 6}, {"north": 1, "south": 2})
+    assert dataset.split_rule.startswith("by record: a keyed hash of the record's own cells")
     assert dataset.feature_names == ("age", "sex", "pain=none", "pain=some", "chol", "chol_missing")
     north = dataset.hospital("north")
     rows = np.concatenate([north.train.features, north.test.features])
@@ -202,7 +206,9 @@ def test_doubled_reserved_and_missing_hospitals(folder, tmp_path):
 def test_one_class_at_a_hospital_is_a_warning_and_over_all_an_error(folder):
     (folder / "south.csv").write_text(HEADER + ROWS.replace("yes", "no"))
     dataset = load_dataset(folder)
-    assert any("south (class 0)" in warning for warning in dataset.warnings)
+    assert any("south (class 0)" in warning for warning in dataset.inside_warnings)
+    assert dataset.warnings == ()
+    assert "class 0" not in str(dataset.describe())
     (folder / "north.csv").write_text(HEADER + ROWS.replace("yes", "no"))
     assert "all files, column 'ill'='class 0 only': must hold at least two classes" in message(folder)
 
@@ -240,11 +246,12 @@ def test_outside_bounds_may_be_clipped(folder):
 
 
 def test_options_and_partitions_apply_to_own_data(folder):
-    dataset = load_dataset(folder, partition="iid", sites=3, seed=4, test_fraction=0.5, scaling="fixed_bounds")
+    dataset = load_dataset(folder, partition="iid", sites=3, seed=5, test_fraction=0.5, scaling="fixed_bounds")
     assert dataset.simulated is True
-    assert sum(dataset.records(True).values()) == pytest.approx(6, abs=2)
+    assert sum(dataset.records(True).values()) + sum(dataset.records(False).values()) == 12
+    assert dataset.split_rule.endswith("compared with the test fraction 0.5; seed 5")
     assert dataset.preprocessing.kind == "fixed_bounds"
-    assert load_dataset(folder, seed=9).fingerprint() != load_dataset(folder, seed=8).fingerprint()
+    assert load_dataset(folder, seed=7).fingerprint() != load_dataset(folder, seed=10).fingerprint()
     with pytest.raises(InvalidInput, match=r"option of .* must be one of"):
         load_dataset(folder, impute="median")
 

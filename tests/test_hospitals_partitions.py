@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals.partitions import PARTITIONS, partition, site_ids
-from tff_hospitals.hospitals.splits import test_rows as rows_for_testing
-from tff_hospitals.hospitals.splits import train_rows
 
 OPTIONS = {"iid": {}, "dirichlet": {"alpha": 0.3}, "quantity_skew": {"alpha": 0.5}, "missing_classes": {}}
 LABELS = np.arange(1000) % 10
@@ -146,28 +144,3 @@ def test_what_cannot_hold_is_refused_by_name(kind, options, words):
 def test_sites_keep_their_ids_when_others_are_added():
     assert site_ids(12)[:3] == site_ids(3) == ("site-0001", "site-0002", "site-0003")
     assert list(site_ids(9999)) == sorted(site_ids(9999))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    counts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
-    fraction=st.floats(0.01, 0.5),
-    seed=st.integers(0, 1000),
-)
-def test_split_is_stratified_and_keeps_every_class_with_two_records_for_training(counts, fraction, seed):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    tested = rows_for_testing(labels, fraction, Streams.from_seed(seed))
-    trained = train_rows(len(labels), tested)
-    assert np.array_equal(np.sort(np.concatenate([tested, trained])), np.arange(len(labels)))
-    assert len(trained) >= 1
-    assert abs(len(tested) - fraction * len(labels)) <= 1
-    for label, count in enumerate(counts):
-        assert abs((labels[tested] == label).sum() - fraction * count) <= 2
-        assert count < 2 or (labels[trained] == label).any()
-
-
-def test_a_thousand_tiny_sites_still_test_the_asked_share():
-    tested = sum(len(rows_for_testing(np.zeros(3), 0.2, Streams.from_seed(seed))) for seed in range(1000))
-    assert (
-        600 - 5 * 15.5 < tested < 600 + 5 * 15.5
-    )  # each site 0 or 1 of its 3, mean .6, deviation sqrt(.24) x sqrt(1000)

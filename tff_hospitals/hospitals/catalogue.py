@@ -4,7 +4,7 @@
 >>> dataset.ids
 ('cleveland', 'hungary', 'switzerland', 'va_long_beach')
 >>> load_dataset("heart_disease", partition="dirichlet", sites=20, alpha=0.3).partition  # doctest: +ELLIPSIS
-'simulated: 740 records over 20 sites of equal size, each with a mix of labels from Dirichlet(0.3 x prior) (pooled ...'
+'simulated: 486 records over 20 sites of equal size, each with a mix of labels from Dirichlet(0.3 x prior) (pooled ...'
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
 from tff_hospitals.hospitals import heart_disease, images, own_data, synthetic
-from tff_hospitals.hospitals.assembly import Division
 from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.division import Division
 from tff_hospitals.hospitals.partitions import PARTITIONS
 from tff_hospitals.hospitals.preprocessing import Scaling
 from tff_hospitals.hospitals.schema import Schema

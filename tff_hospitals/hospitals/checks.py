@@ -31,6 +31,12 @@ def id_problem(name: str, hospital_id: str) -> Problem | None:
     return None
 
 
+def no_training_problem(hospital_id: str) -> Problem:
+    """A hospital with nothing to train on."""
+    remedy = "give it records, leave the hospital out, take fewer sites, or split by another seed"
+    return Problem(f"training records of {hospital_id}", 0, "must be at least 1", remedy)
+
+
 def hospitals_problems(hospitals: Sequence[Hospital], signature: ModelSignature, *, lazy: bool) -> list[Problem | None]:
     """Empty, doubled and misshapen hospitals: everything that training would trip over later.
 
@@ -50,14 +56,7 @@ def hospitals_problems(hospitals: Sequence[Hospital], signature: ModelSignature,
         seen[key] = hospital.hospital_id
         found.append(id_problem("hospital_id", hospital.hospital_id))
         if not hospital.train.records:
-            found.append(
-                Problem(
-                    f"training records of {hospital.hospital_id}",
-                    0,
-                    "must be at least 1",
-                    "give it records, leave the hospital out, or take fewer sites",
-                )
-            )
+            found.append(no_training_problem(hospital.hospital_id))
         for word, part in (("train", hospital.train), ("test", hospital.test)):
             if not lazy:
                 found.extend(part_problems(f"{word} part of {hospital.hospital_id}", part, signature))
@@ -88,6 +87,16 @@ def part_problems(name: str, part: Part, signature: ModelSignature) -> list[Prob
     return found
 
 
+def untested_warnings(hospitals: Sequence[Hospital]) -> tuple[str, ...]:
+    """One sentence for hospitals without test records: nothing can be said of a model there."""
+    untested = [h.hospital_id for h in hospitals if not h.test.records]
+    if not untested:
+        return ()
+    shown = ", ".join(untested[:5]) + (f" and {len(untested) - 5} more" if len(untested) > 5 else "")
+    who = f"no hospital has a test record ({shown})" if len(untested) == len(hospitals) else f"no test record: {shown}"
+    return (f"{who}; results there are undefined. Raise test_fraction, or take another seed of the split.",)
+
+
 def one_class_warnings(hospitals: Sequence[Hospital], task: str) -> tuple[str, ...]:
     """One sentence for hospitals whose training records are all of one class; an error when that is all hospitals.
 
@@ -107,7 +116,7 @@ def one_class_warnings(hospitals: Sequence[Hospital], task: str) -> tuple[str, .
                     "training labels",
                     f"class {label} only",
                     "must hold at least two classes",
-                    "check the target column",
+                    "check the target column, or split by another seed",
                 )
             ]
         )

@@ -57,7 +57,11 @@ class HospitalDataset:
       partition: how records came to hospitals, in words.
       preprocessing: what was done to the features.
       schema: columns before encoding, with public bounds (tables only).
-      warnings: what is allowed but may disappoint, one sentence each.
+      split_rule: how records came to train and test parts, in words (see `splits`).
+      records_per_patient: public bound on the records of one patient in a hospital.
+      warnings: what is allowed but may disappoint, one sentence each; they say nothing exact of the records.
+      inside_warnings: exact statements about records (a hospital of one class): for people at the hospitals, never
+        among what a private run publishes.
       recipe: where hospitals are lazy (see `lazy`), all that their records follow from; it names the data set instead
         of the records, which are checked when they are read. Empty: records are in memory.
       secret: the key of all that is derived from the records (see `secret`). Default: one for this process alone, so
@@ -78,8 +82,11 @@ class HospitalDataset:
     simulated: bool
     partition: str
     preprocessing: Preprocessing
+    split_rule: str = "given: as the parts were made"
     schema: Schema | None = None
+    records_per_patient: int = 1
     warnings: tuple[str, ...] = ()
+    inside_warnings: tuple[str, ...] = ()
     recipe: str = ""
     secret: DataSecret = dataclasses.field(default_factory=passing_secret)
 
@@ -137,6 +144,8 @@ class HospitalDataset:
             "licence": self.licence,
             "simulated": self.simulated,
             "partition": self.partition,
+            "split_rule": self.split_rule,
+            "records_per_patient": self.records_per_patient,
             "preprocessing": self.preprocessing.describe(),
             "hospitals": [
                 {"id": h.hospital_id, "train_records": h.train.records, "test_records": h.test.records}

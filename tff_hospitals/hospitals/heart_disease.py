@@ -20,8 +20,9 @@ import pathlib
 import numpy as np
 
 from tff_hospitals.foundations.validation import one_of, raise_if
-from tff_hospitals.hospitals.assembly import Division, Pool, assemble_table
+from tff_hospitals.hospitals.assembly import table_fields
 from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.division import Division, Pool
 from tff_hospitals.hospitals.encoding import encode
 from tff_hospitals.hospitals.locations import data_folder, read_checked
 from tff_hospitals.hospitals.preprocessing import Scaling
@@ -102,7 +103,7 @@ def heart_disease(
     """Fed-Heart-Disease exactly as FLamby prepares it: 740 complete rows, 13 columns, its test rows.
 
     Args:
-      division: partition and seed; the natural one keeps FLamby's split, any other splits anew by the seed.
+      division: partition and seed; FLamby's test rows stay test records in every partition.
       scaling: default `per_hospital`, as FLamby for federated and local training; `pooled` is its pooled training.
       folder: of the tables; default: the embedded ones.
 
@@ -121,16 +122,15 @@ def heart_disease(
         pool = _pool(schema, table.take(complete))
         pools.append(dataclasses.replace(pool, tested=np.array(tested[pool.hospital_id])))
     words = f"{PROVENANCE}; complete rows, columns and split of FLamby's Fed-Heart-Disease (arXiv:2210.04620)"
-    return assemble_table(
-        "heart_disease",
+    fields = table_fields(
         pools,
         schema,
         division or Division(),
         scaling or Scaling("per_hospital"),
         secret=public_secret("heart_disease"),
-        provenance=words,
-        licence=LICENCE,
+        given="FLamby's published test rows are kept",
     )
+    return HospitalDataset(name="heart_disease", provenance=words, licence=LICENCE, **fields)
 
 
 def heart_disease_all_rows(
@@ -153,16 +153,19 @@ def heart_disease_all_rows(
     raise_if([one_of("impute", impute, ("constants", "median"))])
     schema = all_rows_schema(impute)
     pools = [_pool(schema, table) for table in _tables(folder or data_folder() / "heart_disease")]
-    return assemble_table(
-        "heart_disease_all_rows",
+    fields = table_fields(
         pools,
         schema,
         division or Division(),
         scaling or Scaling("fixed_bounds"),
         secret=public_secret("heart_disease"),  # the same patients
+    )
+    return HospitalDataset(
+        name="heart_disease_all_rows",
         provenance=f"{PROVENANCE}; all rows, zeros in chol and trestbps taken as missing",
         licence=LICENCE,
         warnings=("which cells are empty differs so much between these hospitals that it tells them apart",),
+        **fields,
     )
 
 

@@ -2,7 +2,7 @@
 
 >>> dataset = digits(Division(sites=20))
 >>> dataset.feature_shape, len(dataset.hospitals), sum(dataset.records(train=True).values())
-((8, 8, 1), 20, 1438)
+((8, 8, 1), 20, 1445)
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if, whole_number
-from tff_hospitals.hospitals.assembly import Division, Pool, assemble_images
+from tff_hospitals.hospitals.assembly import image_fields
 from tff_hospitals.hospitals.dataset import HospitalDataset
+from tff_hospitals.hospitals.division import Division, Pool
 from tff_hospitals.hospitals.secret import public_secret, secret_of
 from tff_hospitals.hospitals.splits import shuffled
 
@@ -54,16 +55,20 @@ def digits(division: Division | None = None, labels: Sequence[int] | None = None
         raise_if([whole_number("labels", one, low=0, high=9, remedy=remedy) for one in wanted])
         kept = np.isin(target, wanted)
         values, target, words = values[kept], target[kept], f", digits {', '.join(map(str, sorted(set(wanted))))} only"
-    return assemble_images(
-        "digits",
+    fields = image_fields(
         Pool("digits", values, target),
-        (division or Division()).testing(0.2),
+        division or Division(),
         secret=public_secret("digits"),
         brightest=16,
         num_classes=10,
+        test_fraction=0.2,
+    )
+    return HospitalDataset(
+        name="digits",
         provenance="Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, doi 10.24432/C50P49), "
         f"test set, as in scikit-learn{words}",
         licence="CC BY 4.0",
+        **fields,
     )
 
 
@@ -72,10 +77,10 @@ def fashion_mnist(
 ) -> HospitalDataset:
     """70,000 images of clothes, 28 x 28 pixels in 10 classes, spread over simulated sites.
 
-    Training and test images of the published split are pooled first: each site splits its own share by the seed.
+    The published test images stay test images.
 
     Args:
-      division: partition, sites, seed and test fraction (default one seventh).
+      division: partition, sites and seed.
       folder: of the four idx files, plain or gzip; default: where Debian's package or Keras puts them.
       records: take a random subset of so many images; None takes all (220 MB).
 
@@ -92,23 +97,28 @@ def fashion_mnist(
         raise RecordError(
             f"{place} holds {len(images)} images and {len(labels)} labels. Remedy: fetch the files again."
         )
-    division = (division or Division()).testing(1 / 7)
+    division = division or Division()
+    tested = np.arange(len(labels)) >= len(pairs[0][1])
     if records is not None:
         raise_if([whole_number("records", records, low=1, high=len(labels), remedy="take fewer images")])
         streams = Streams.from_seed(division.seed).child("data", "subset")
         kept = np.sort(shuffled(streams.generator(), len(labels))[:records])
-        images, labels = images[kept], labels[kept]
-    return assemble_images(
-        "fashion_mnist",
-        Pool("fashion_mnist", images[..., np.newaxis], labels),
+        images, labels, tested = images[kept], labels[kept], tested[kept]
+    fields = image_fields(
+        Pool("fashion_mnist", images[..., np.newaxis], labels, np.flatnonzero(tested)),
         division,
         # What lies in a folder that the user names may be something else.
         secret=public_secret("fashion_mnist") if folder is None else secret_of(place),
         brightest=255,
         num_classes=10,
-        provenance=f"Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747), {len(labels)} of 70,000 images, "
-        "published split pooled",
+        test_fraction=1 / 7,
+        given="the published test images are kept",
+    )
+    return HospitalDataset(
+        name="fashion_mnist",
+        provenance=f"Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747), {len(labels)} of 70,000 images",
         licence="MIT",
+        **fields,
     )
 
 

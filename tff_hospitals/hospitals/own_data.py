@@ -10,15 +10,14 @@ import dataclasses
 import os
 import pathlib
 
-import numpy as np
-
 from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.hospitals.assembly import Division, Pool, assemble_table
+from tff_hospitals.hospitals.assembly import table_fields
 from tff_hospitals.hospitals.checks import id_problem
 from tff_hospitals.hospitals.dataset import HospitalDataset
-from tff_hospitals.hospitals.encoding import encode, target_classes
+from tff_hospitals.hospitals.division import Division
 from tff_hospitals.hospitals.locations import data_folder, read_checked
+from tff_hospitals.hospitals.pools import pools_of
 from tff_hospitals.hospitals.preprocessing import Scaling
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.schema_files import SUFFIXES as SCHEMA_SUFFIXES
@@ -60,20 +59,23 @@ def own_data(
         raise InvalidInput(found)
     problems = Problems()
     tables = _folder_tables(place, rules, problems) if place.is_dir() else _file_tables(place, rules, problems)
-    pools = _pools(tables, rules, problems)
+    pools = pools_of({hospital_id: [table] for hospital_id, table in tables.items()}, rules, problems)
     if problems:
         raise InvalidTable(problems.list())
-    chosen = (division or Division(seed=rules.seed)).testing(rules.test_fraction)
-    return assemble_table(
-        rules.name or place.stem,
+    fields = table_fields(
         pools,
         rules,
-        chosen,
+        division or Division(seed=rules.seed),
         scaling or Scaling(rules.scaling or "per_hospital", rules.scaling_noise_multiplier),
         secret=public_secret("example_own_data") if _is_the_example(place) else secret_of(place),
+        given="" if rules.split_column is None else f"the column {rules.split_column!r} says train or test",
+        simulated=rules.simulated,
+    )
+    return HospitalDataset(
+        name=rules.name or place.stem,
         provenance=rules.provenance or f"own data: {place.name}",
         licence=rules.licence or "not stated",
-        simulated=rules.simulated,
+        **fields,
     )
 
 
@@ -113,8 +115,7 @@ def schema_of(place: pathlib.Path, schema: Schema | os.PathLike[str] | str | Non
 
 
 def _wanted(schema: Schema) -> list[str]:
-    extra = [] if schema.hospital_column is None else [schema.hospital_column]
-    return [*(feature.name for feature in schema.features), schema.target.name, *extra]
+    return [*(feature.name for feature in schema.features), schema.target.name, *schema.roles.values()]
 
 
 def _folder_tables(folder: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, Table]:
@@ -168,17 +169,3 @@ def _file_tables(path: pathlib.Path, schema: Schema, problems: Problems) -> dict
                 problems.add(table.file, hospital_id, bad.bound, bad.remedy, column=column, place=place)
         rows.setdefault(hospital_id, []).append(row)
     return {hospital_id: table.take(rows[hospital_id]) for hospital_id in sorted(rows)}
-
-
-def _pools(tables: dict[str, Table], schema: Schema, problems: Problems) -> list[Pool]:
-    classes = target_classes(schema, list(tables.values()))
-    pools = []
-    for hospital_id, table in tables.items():
-        values, labels = encode(schema, table, problems, classes)
-        pools.append(Pool(hospital_id, values, labels))
-    everything = np.concatenate([pool.labels for pool in pools]) if pools else np.zeros(0)
-    if schema.target.kind != "regression" and not problems and len(everything) and np.ptp(everything) == 0:
-        bound = "must hold at least two classes over all hospitals"
-        remedy = "check the target's values in the schema"
-        problems.add("all files", f"class {int(everything[0])} only", bound, remedy, column=schema.target.name)
-    return pools

@@ -18,6 +18,7 @@ Filling in a constant is private, filling in the hospital's median is not.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,8 +38,8 @@ class Scaling:
     Attributes:
       kind: one of `SCALINGS`.
       noise_multiplier: noise of `dp_moments` over its sensitivity, > 0; unused otherwise.
-      streams: source of that noise; default: the data set's seed, which is reproducible and so can be guessed. For a
-        real release give `Streams.from_operating_system()`.
+      streams: source of that noise; default: the data set's secret, which for embedded data is public: who knows it
+        knows the noise.
     """
 
     kind: str = "per_hospital"
@@ -100,7 +101,7 @@ def prepare(
       was done.
     """
     columns = schema.columns
-    raise_if(scaling.problems(columns))
+    raise_if([*scaling.problems(columns), *_median_problems(sites, columns)])
     filled = [_fill_medians(site, columns) for site in sites]
     pooled = None
     if scaling.kind == "pooled":
@@ -128,10 +129,15 @@ def prepare(
 
 
 def _moments(values: np.ndarray) -> Scaler:
-    """Means and sample deviations + 1e-9; a column that does not vary is only centred."""
+    """Means and sample deviations + 1e-9; a column that does not vary is only centred.
+
+    What rounding leaves of a deviation, about 1e-14 of the values, is no variation: dividing by it would blow up the
+    one test record that differs.
+    """
     means = values.mean(axis=0)
     deviations = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
-    return Scaler(means, np.where(deviations > 0, deviations + 1e-9, 1.0))
+    varies = deviations > 1e-9 * np.abs(values).max(axis=0)
+    return Scaler(means, np.where(varies, deviations + 1e-9, 1.0))
 
 
 def _bounds_scaler(columns: Sequence[Column]) -> Scaler:
@@ -154,16 +160,51 @@ def _private_moments(
     if not numeric:
         return scaler, []
     noise_multiplier = float(scaling.noise_multiplier or 0.0)
+    rows = values[site.trained][:, numeric]
+    # Another release has noise of its own: equal noise on other records or of another size would cancel out.
+    released = hashlib.sha256(repr([columns[at] for at in numeric]).encode() + rows.astype("<f8").tobytes()).hexdigest()
     moments = dp_moments.release(
-        values[site.trained][:, numeric],
+        rows,
         np.array([columns[at].low for at in numeric], np.float64),
         np.array([columns[at].high for at in numeric], np.float64),
         noise_multiplier=noise_multiplier,
-        streams=streams.child("dp_moments", site.hospital_id),
+        streams=streams.child("dp_moments", site.hospital_id, repr(noise_multiplier), released),
     )
     scaler.centres[numeric], scaler.scales[numeric] = moments.means, moments.deviations
     event = {"unit": "record", "hospital_id": site.hospital_id, "kind": "gaussian"}
     return scaler, [{**event, "noise_multiplier": noise_multiplier, "count": 1}]
+
+
+def _without_median(sites: Sequence[Site], columns: Sequence[Column]) -> list[tuple[Site, Column]]:
+    """Where a cell is to be filled with a median, and no training record has a value."""
+    return [
+        (site, column)
+        for site in sites
+        for at, column in enumerate(columns)
+        if np.isnan(site.values[:, at]).any() and np.isnan(site.values[site.trained, at]).all()
+    ]
+
+
+def _median_problems(sites: Sequence[Site], columns: Sequence[Column]) -> list[Problem]:
+    return [
+        Problem(
+            f"median of {column.name!r} at {site.hospital_id}",
+            None,
+            "cannot be taken: no training record there has a value",
+            "give the column impute: NUMBER or bounds in the schema, or leave the column or the hospital out",
+        )
+        for site, column in _without_median(sites, columns)
+        if column.low is None
+    ]
+
+
+def median_warnings(sites: Sequence[Site], schema: Schema) -> tuple[str, ...]:
+    """One sentence for each hospital that has no value to take a median of; for those inside."""
+    return tuple(
+        f"{site.hospital_id} has no value of {column.name} among its training records: the middle of the public bounds "
+        "stands for the median"
+        for site, column in _without_median(sites, schema.columns)
+    )
 
 
 def _fill_medians(site: Site, columns: Sequence[Column]) -> np.ndarray:
@@ -173,7 +214,7 @@ def _fill_medians(site: Site, columns: Sequence[Column]) -> np.ndarray:
         train = values[site.trained, at]
         column = columns[at]
         middle = 0.0 if column.low is None else (column.low + float(column.high or 0.0)) / 2
-        median = np.nanmedian(train) if not np.isnan(train).all() else middle
+        median = middle if np.isnan(train).all() else np.nanmedian(train)
         values[np.isnan(values[:, at]), at] = median
     return values
 
@@ -198,7 +239,8 @@ def _account(schema: Schema, scaling: Scaling, events: tuple[dict[str, Any], ...
         words.append(f"empty cells of {', '.join(constants)} filled with public constants")
     if medians:
         words.append(
-            f"empty cells of {', '.join(medians)} filled with the hospital's training median (exact, so not private)"
+            f"empty cells of {', '.join(medians)} filled with the hospital's training median (exact, so not private); "
+            "where it has no value, with the middle of the public bounds"
         )
     if any(feature.has_indicator for feature in schema.features):
         words.append("a column <name>_missing marks filled cells")

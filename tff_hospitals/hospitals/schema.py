@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tff_hospitals.foundations.validation import Problem, in_range, one_of
+from tff_hospitals.foundations.validation import Problem, in_range, one_of, whole_number
 
 FEATURE_KINDS = ("numeric", "binary", "categorical")
 TARGET_KINDS = ("binary", "multiclass", "regression")
@@ -206,10 +206,16 @@ class Schema:
     Attributes:
       features, target: the columns that are read; all others in a file are left alone.
       hospital_column: the column that names the hospital, when one file holds all.
+      patient_column: the column that names the patient, where a patient may have several records (visits, intervals):
+        all of them lie on one side of the split, and `records_per_patient` must be given.
+      records_per_patient: public bound on the records of one patient in a hospital.
+      id_column: the column that names the record; it decides the record's side of the split, so that two records with
+        equal cells may lie on different sides.
+      split_column: the column that says train or test.
       missing: cells that mean missing in every column.
       scaling: one of `SCALINGS`; None leaves the choice to the caller.
       scaling_noise_multiplier: noise of scaling "dp_moments" over its sensitivity.
-      test_fraction: share of a hospital's records kept for testing, 0 < . <= 0.5.
+      test_fraction: chance of each record (of each patient) to be kept for testing, 0 < . <= 0.5; default 0.34.
       seed: of the split into train and test part.
       outside_bounds: "refuse" or "clip" numbers outside `low` and `high`, or "keep" them (scaling that relies on the
         bounds clips them in any case).
@@ -220,10 +226,14 @@ class Schema:
     features: tuple[Feature, ...]
     target: Target
     hospital_column: str | None = None
+    patient_column: str | None = None
+    records_per_patient: int | None = None
+    id_column: str | None = None
+    split_column: str | None = None
     missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan", "null")
     scaling: str | None = None
     scaling_noise_multiplier: float | None = None
-    test_fraction: float = 0.34
+    test_fraction: float | None = None
     seed: int = 0
     outside_bounds: str = "refuse"
     delimiter: str = ","
@@ -242,6 +252,12 @@ class Schema:
         """Names of the encoded columns: the data set's feature names."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def roles(self) -> dict[str, str]:
+        """Columns that are no features and not the target, by what they are for."""
+        named = ("hospital_column", "patient_column", "id_column", "split_column")
+        return {role: getattr(self, role) for role in named if getattr(self, role) is not None}
+
     def feature(self, name: str) -> Feature:
         """The feature of that name; raises KeyError when there is none."""
         return {feature.name: feature for feature in self.features}[name]
@@ -257,8 +273,9 @@ class Schema:
             found.extend(feature.problems(where))
             if feature.name in names[: position - 1]:
                 found.append(Problem(where, feature.name, "is listed twice", "keep one of the two"))
-            if feature.name in (self.target.name, self.hospital_column):
-                found.append(Problem(where, feature.name, "must not be the target or hospital column", "drop it"))
+            if feature.name in (self.target.name, *self.roles.values()):
+                bound = f"must not be the target or {' or '.join(self.roles) or 'a hospital_column'} too"
+                found.append(Problem(where, feature.name, bound, "drop it from the features"))
             if self.scaling in ("fixed_bounds", "dp_moments") and feature.kind == "numeric" and feature.low is None:
                 found.append(
                     Problem(
@@ -269,15 +286,34 @@ class Schema:
         if self.scaling is not None:
             found.append(one_of("scaling", self.scaling, SCALINGS))
         found.append(one_of("outside_bounds", self.outside_bounds, ("refuse", "clip", "keep")))
-        found.append(
-            in_range("test_fraction", self.test_fraction, low=0.0, high=0.5, low_open=True, remedy="give 0.2 or 0.34")
-        )
+        found.extend(self._role_problems())
+        if self.test_fraction is not None and self.split_column is not None:
+            remedy = "drop one of the two"
+            found.append(Problem("test_fraction", self.test_fraction, "excludes split_column, which says it", remedy))
+        elif self.test_fraction is not None:
+            remedy = "give 0.2 or 0.34"
+            found.append(in_range("test_fraction", self.test_fraction, low=0.0, high=0.5, low_open=True, remedy=remedy))
         if len(self.delimiter) != 1:
             found.append(Problem("delimiter", self.delimiter, "must be one character", "give , or ;"))
         if len(set(self.column_names)) != len(self.column_names):
             doubled = sorted({c for c in self.column_names if self.column_names.count(c) > 1})
             found.append(Problem("features", doubled, "make two encoded columns of one name", "rename a column"))
         return [problem for problem in found if problem is not None]
+
+    def _role_problems(self) -> list[Problem | None]:
+        found: list[Problem | None] = []
+        taken = {self.target.name: "target"}
+        for role, column in self.roles.items():
+            other = taken.setdefault(column, role)
+            if other != role:
+                found.append(Problem(role, column, f"is the {other} too", "name another column, or drop it"))
+        if self.patient_column is not None:
+            remedy = "give a public bound on the records of one patient, such as visits in the period of the study"
+            found.append(whole_number("records_per_patient", self.records_per_patient, low=1, remedy=remedy))
+        elif self.records_per_patient is not None:
+            bound = "is only used with patient_column"
+            found.append(Problem("records_per_patient", self.records_per_patient, bound, "drop it, or name the column"))
+        return found
 
 
 def _bounds_problems(name: str, low: float | None, high: float | None) -> Sequence[Problem | None]:

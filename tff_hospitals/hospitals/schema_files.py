@@ -148,7 +148,7 @@ def _convert(annotation: str, value: Any) -> Any:
         return word == "true"
     if annotation.startswith("float"):
         return _number(value)
-    if annotation == "int":
+    if annotation.startswith("int"):
         number = _number(value)
         if number != int(number):
             raise ValueError("must be a whole number")

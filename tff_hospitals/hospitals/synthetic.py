@@ -110,7 +110,8 @@ def synthetic(
         simulated=True,
         partition=f"simulated: {sites} sites whose records come from one distribution (IID)",
         preprocessing=NO_PREPROCESSING,
-        warnings=() if lazy else one_class_warnings(hospitals, task),
+        split_rule="given: training and test records are drawn apart",
+        inside_warnings=() if lazy else one_class_warnings(hospitals, task),
         secret=public_secret("synthetic"),
         recipe=f"synthetic {seed} {label_noise} {num_classes} {shape}" if lazy else "",
     )
