@@ -15,6 +15,7 @@ from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals.cohorts import Cohorts
+from tff_hospitals.hospitals.secret import passing_secret
 from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.mechanisms import MECHANISMS
@@ -229,6 +230,27 @@ def test_a_patient_with_several_records_is_told_their_epsilon(few, model):
     assert triple.summary["epsilon"] == single.summary["epsilon"]
     assert triple.summary["epsilon_per_patient"] > 2 * single.summary["epsilon"]
     assert "A patient with up to 3 records" in triple.summary["guarantee"]
+    # What the data set states holds without a word in the plan, and the plan may not say less.
+    visits = dataclasses.replace(few, records_per_patient=3)
+    stated = train(plan, visits, model=model).summary
+    assert stated["epsilon_per_patient"] == triple.summary["epsilon_per_patient"]
+    assert stated["records_per_patient"] == 3
+    less = review.problems(plan.replace(privacy={"records_per_patient": 2}), visits)
+    assert [str(problem) for problem in less] == [
+        "records_per_patient=2: must be >= 3, what the data set's schema states. Remedy: drop it, or state a smaller "
+        "bound in the schema."
+    ]
+    assert review.problems(plan.replace(privacy={"records_per_patient": 4}), visits) == []
+
+
+def test_exact_statements_about_records_stay_inside_of_private_runs(few):
+    told = dataclasses.replace(few, warnings=("may disappoint",), inside_warnings=("site_1 has one class only",))
+    own = dataclasses.replace(told, secret=passing_secret())
+    private, open_plan = plan_of("dp_sgd", target=1.0), BASE
+    for plan, dataset, shown in ((private, told, True), (private, own, False), (open_plan, own, True)):
+        words = review.warnings(plan, dataset)
+        assert "may disappoint" in words
+        assert ("site_1 has one class only" in words) == shown
 
 
 def test_swamped_updates_are_warned_about_with_the_measured_ratio(few, model):

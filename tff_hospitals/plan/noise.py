@@ -42,6 +42,7 @@ class NoisePlan:
       adjacency: under which everything in this run is accounted.
       conversion: in which this unit's target, limit and epsilon are meant.
       second: the hospital-level mechanism around a record-level one, if any.
+      records_per_patient: the most records of one patient, for the epsilon of a patient.
     """
 
     unit: str
@@ -51,6 +52,7 @@ class NoisePlan:
     adjacency: str = REPLACE_SPECIAL
     second: NoisePlan | None = None
     conversion: str = "rdp"
+    records_per_patient: int = 1
 
     @property
     def parts(self) -> tuple[NoisePlan, ...]:
@@ -163,7 +165,8 @@ def _record_part(
         raise_if(mechanism.noise_problems(setting, multiplier, hospital))
         multipliers[hospital] = float(multiplier)
         made[hospital] = mechanism.release_at(setting)(float(multiplier))
-    return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion)
+    of_patient = privacy.records_per_patient or dataset.records_per_patient
+    return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion, of_patient)
 
 
 def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent, conversion: str) -> Calibration:

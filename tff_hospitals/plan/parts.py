@@ -274,9 +274,9 @@ class PrivacyPlan:
         used=_OUTER,
         instead_of="outer_noise_multiplier",
     )
-    records_per_patient: int = option(
-        1,
-        "the most records of one patient: also report the epsilon of a patient",
+    records_per_patient: int | None = option(
+        None,
+        "the most records of one patient: also report the epsilon of a patient; default: as the data set states",
         low=1,
         unit="records",
         used=_RECORD_LEVEL,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tff_hospitals.foundations.validation import Problem
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import warnings as privacy_warnings
 from tff_hospitals.plan.checks import encoders, options, privacy, training
 from tff_hospitals.plan.plan import Plan
@@ -43,8 +44,11 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
       plan: a plan without problems.
       dataset: its hospitals.
     """
+    # What is exact about records stays inside, unless the records are public or nothing is promised for them.
+    open_to_all = dataset.secret.public or not any(one.private for one, _ in mechanisms.layers(plan.privacy))
     return [
-        *(str(warning) for warning in getattr(dataset, "warnings", ())),
+        *dataset.warnings,
+        *(dataset.inside_warnings if open_to_all else ()),
         *privacy_warnings.warnings(plan, dataset),
         *encoders.warnings(plan),
     ]

@@ -43,10 +43,10 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
             "batches and noise come from the operating system's cryptographic source (--secure_noise): this run cannot "
             "be reproduced, and a resumed run goes on with new numbers"
         )
-        if dataset.preprocessing.kind == "dp_moments":
+        if dataset.preprocessing.kind == "dp_moments" and dataset.secret.public:
             words.append(
-                "the noise of the scaling (dp_moments) still follows from the seed: for a real release give it "
-                "Streams.from_operating_system()"
+                "the noise of the scaling (dp_moments) still follows from the public salt of these data: for a real "
+                "release give it Streams.from_operating_system()"
             )
     if privacy.selected_from > 1:
         words.append(

@@ -74,8 +74,8 @@ def summary_row(
         "second_epsilon": _second_epsilon(second, history),
         "second_conversion": second_conversion,
         "second_noise_multiplier": next(iter(second.multipliers.values())) if second is not None else None,
-        "records_per_patient": plan.privacy.records_per_patient,
-        "epsilon_per_patient": epsilon_per_patient(plan, noise, history),
+        "records_per_patient": noise.records_per_patient,
+        "epsilon_per_patient": epsilon_per_patient(noise, history),
         "reproducible": not plan.privacy.secure_noise,
         "signal_to_noise": history.signal.medians(),
         "warnings": [
@@ -115,8 +115,8 @@ def _guarantee(
         ).text
         paragraphs.append(f"{part.unit.capitalize()} level: {text}" if inner or part is not noise else text)
     words = " ".join(paragraphs)
-    if noise.unit == "record" and plan.privacy.records_per_patient > 1:
-        k, epsilon = plan.privacy.records_per_patient, epsilon_per_patient(plan, noise, history)
+    if noise.unit == "record" and noise.records_per_patient > 1:
+        k, epsilon = noise.records_per_patient, epsilon_per_patient(noise, history)
         strength = "no guarantee" if epsilon is None else f"epsilon {epsilon:.3g} at delta {noise.delta:g}"
         how = "" if history.stated_in(noise) == "rdp" else " (rdp)"
         words += f" A patient with up to {k} records: {strength}{how} for all of them together."
@@ -149,7 +149,7 @@ def _second_epsilon(second: noise_plan.NoisePlan | None, history: RunHistory) ->
     return None if second is None else history.epsilon_of(second.unit, POOLED, history.stated_in(second))
 
 
-def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, history: RunHistory) -> float | None:
+def epsilon_per_patient(noise: noise_plan.NoisePlan, history: RunHistory) -> float | None:
     """Epsilon for all records of one patient together, of the worst hospital; None without a finite one.
 
     The same as epsilon for one record per patient.
@@ -158,14 +158,14 @@ def epsilon_per_patient(plan: Plan, noise: noise_plan.NoisePlan, history: RunHis
 
     if noise.unit != "record":
         return None
-    if plan.privacy.records_per_patient == 1:
+    if noise.records_per_patient == 1:
         return history.epsilon(POOLED)
     ledger = history.released()
     found = [
         group_epsilon(
             ledger.events("record", hospital),
             ledger.delta,
-            plan.privacy.records_per_patient,
+            noise.records_per_patient,
             adjacency=ledger.adjacency,
             conversion="rdp",  # groups under a mixture have the widest loss distributions
         )

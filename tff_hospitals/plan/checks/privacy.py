@@ -34,7 +34,7 @@ def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None
     steps_known = (plan.client.local_epochs is None) != (plan.client.local_steps is None)
     if dataset is not None and steps_known and not any([*found, *options.problems(plan)]):
         found += noise_plan.problems(plan, dataset)
-    return [*found, *_weights(plan)]
+    return [*found, *_weights(plan), *_patients(plan, dataset)]
 
 
 def secure_noise_problems(
@@ -102,6 +102,15 @@ def _selection(plan: Plan) -> list[Problem | None]:
             remedy = f"drop --{name} or --selected_from; --target_epsilon covers the selection"
             found.append(Problem(name, limit, bound, remedy))
     return found
+
+
+def _patients(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
+    """Fewer records of one patient than the data set says there may be."""
+    given = plan.privacy.records_per_patient
+    if given is None or dataset is None or not 1 <= given < dataset.records_per_patient:
+        return []
+    bound = f"must be >= {dataset.records_per_patient}, what the data set's schema states"
+    return [Problem("records_per_patient", given, bound, "drop it, or state a smaller bound in the schema")]
 
 
 def _weights(plan: Plan) -> list[Problem | None]:
