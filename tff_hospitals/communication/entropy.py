@@ -30,7 +30,7 @@ def planes(alphabet: int) -> tuple[tuple[int, int], ...]:
     """
     if alphabet == 3:
         return ((0, 3),)
-    width = alphabet.bit_length() - 1
+    width = _width(alphabet)
     found = []
     while width > 0:
         taken = min(8, width)
@@ -39,11 +39,16 @@ def planes(alphabet: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
+def _width(alphabet: int) -> int:
+    """Bits that a symbol needs: an alphabet need not be a power of two."""
+    return (alphabet - 1).bit_length()
+
+
 def packed_bytes(count: int, alphabet: int) -> int:
     """Bytes of `count` symbols without entropy coding."""
     if alphabet == 3:
         return bits.trit_bytes(count)
-    return bits.packed_bytes(count, alphabet.bit_length() - 1)
+    return bits.packed_bytes(count, _width(alphabet))
 
 
 def encode_packed(writer: Writer, symbols: np.ndarray, alphabet: int) -> None:
@@ -53,7 +58,7 @@ def encode_packed(writer: Writer, symbols: np.ndarray, alphabet: int) -> None:
     elif alphabet == 3:
         writer.array(bits.pack_trits(symbols), "u1")
     else:
-        writer.array(bits.pack(symbols, alphabet.bit_length() - 1), "u1")
+        writer.array(bits.pack(symbols, _width(alphabet)), "u1")
 
 
 def decode_packed(reader: Reader, count: int, alphabet: int) -> np.ndarray:
@@ -61,7 +66,16 @@ def decode_packed(reader: Reader, count: int, alphabet: int) -> np.ndarray:
     if alphabet == 1 << 32:
         return reader.array(count, "<u4", "values")
     data = reader.take(packed_bytes(count, alphabet), "symbols")
-    return bits.unpack_trits(data, count) if alphabet == 3 else bits.unpack(data, count, alphabet.bit_length() - 1)
+    if alphabet == 3:
+        return bits.unpack_trits(data, count)
+    return _below(bits.unpack(data, count, _width(alphabet)), alphabet)
+
+
+def _below(symbols: np.ndarray, alphabet: int) -> np.ndarray:
+    """Refuses symbols that the width has room for and the alphabet has not."""
+    if alphabet & (alphabet - 1) and symbols.size and int(symbols.max()) >= alphabet:
+        raise PayloadError(f"symbols: {int(symbols.max())} is not below {alphabet}")
+    return symbols
 
 
 def encode(writer: Writer, symbols: np.ndarray, alphabet: int) -> tuple[str, ...]:
@@ -96,7 +110,7 @@ def decode(reader: Reader, count: int, alphabet: int) -> tuple[np.ndarray, tuple
             plane = np.bitwise_or(out, wide, out=wide) if taken else wide
         out = plane
         taken.append(coder)
-    return out, tuple(taken)
+    return _below(out, alphabet), tuple(taken)
 
 
 def _shortest(plane: np.ndarray, alphabet: int) -> tuple[str, Writer]:

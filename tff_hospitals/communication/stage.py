@@ -145,7 +145,7 @@ class Quantiser(Stage):
     @property
     @abc.abstractmethod
     def alphabet(self) -> int:
-        """How many symbols there are: 2**bits, or 3."""
+        """How many symbols there are, at most 256 unless a power of two."""
 
     @abc.abstractmethod
     def encode(self, values: np.ndarray, groups: Sequence[tuple[int, int]], context: Context) -> Symbols:
