@@ -43,8 +43,8 @@ class Method:
 
     @property
     def private(self) -> bool:
-        """Whether the method gives a guarantee."""
-        return "privacy" in self.changes
+        """Whether one of its mechanisms gives a guarantee."""
+        return any(mechanism.private for mechanism, _ in mechanisms.layers(Plan().replace(**self.changes).privacy))
 
 
 def _server(optimizer: str, rate: float) -> dict[str, Any]:

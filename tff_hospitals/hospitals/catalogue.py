@@ -69,6 +69,17 @@ _ENTRIES = {
 }
 
 
+def register(name: str, entry: Entry) -> None:
+    """Makes a data set known by a name.
+
+    Raises:
+      ValueError: when another one has the name.
+    """
+    if _ENTRIES.get(name, entry) is not entry:
+        raise ValueError(f"data set {name!r} is there already. Remedy: give the new one another name.")
+    _ENTRIES[name] = entry
+
+
 def list_datasets() -> dict[str, str]:
     """Names of the data sets and what they are."""
     return {name: entry.words for name, entry in _ENTRIES.items()}
