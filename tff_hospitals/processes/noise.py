@@ -67,6 +67,11 @@ def parameter_count(specs: Sequence[tf.TensorSpec]) -> int:
     return sum(spec.shape.num_elements() for spec in specs)
 
 
+def all_finite(tensors: Tensors) -> tf.Tensor:
+    """Whether no value is NaN or infinite; a maximum would not do, since XLA's drops NaN."""
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]))
+
+
 def global_norm(tensors: Tensors) -> tf.Tensor:
     """L2 norm over all tensors together; the squares are summed per tensor, in order, so that it is reproducible."""
     return tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(tensor)) for tensor in tensors]))

@@ -81,7 +81,8 @@ def build_client_work(
         if upload is not None:
             update["upload"] = element["upload"]
         result = tff.learning.templates.ClientResult(update=update, update_weight=output.weight)
-        return result, place[:, tf.newaxis] * output.metrics[tf.newaxis, :]
+        own = place[:, tf.newaxis] > 0  # chosen, not multiplied: a product would write NaN into everybody's row
+        return result, tf.where(own, output.metrics[tf.newaxis, :], 0.0)
 
     @tff.tensorflow.computation(np.int32)
     def next_round(round_number: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.checks.privacy import secure_noise_problems
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training import run_directory, stopping
@@ -222,9 +223,18 @@ class Session:
         return self.shared.evaluate(self.state.weights, self.frozen)
 
     def _check_finite(self, output: RoundOutput) -> None:
-        """A NaN update is reported with round and hospital id; averaging would hide whose it was."""
+        """A NaN update is reported with round and hospital id, from the hospital's own report: no sum holds it.
+
+        Where hospitals are protected it counted as zero, and the run goes on: that it ended would be a release that no
+        guarantee covers.
+        """
+        private = mechanisms.hospital_level(self.plan.privacy).private
         for hospital, metrics in output.metrics.items():
-            if not math.isfinite(metrics["update_norm"]):
+            if not math.isfinite(metrics["update_norm"]) and private:
+                self.history.warnings.append(
+                    f"round {output.number + 1}: the update of hospital {hospital!r} was not finite and counted as zero"
+                )
+            elif not math.isfinite(metrics["update_norm"]):
                 raise TrainingError(
                     f"round {output.number + 1}: the update of hospital {hospital!r} has norm "
                     f"{metrics['update_norm']}: must be "

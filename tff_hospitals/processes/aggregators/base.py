@@ -111,7 +111,7 @@ class Aggregator(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
-        """One hospital's contribution.
+        """One hospital's contribution, finite whatever its update is: what is not counts as zero or is left out.
 
         Args:
           parameters: those of the round.
@@ -145,10 +145,18 @@ class Aggregator(abc.ABC):
 
 
 def clip_by_global_norm(delta: Tensors, clip_norm: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
-    """`delta` scaled down to L2 norm `clip_norm` where it exceeds it, and its norm before."""
+    """`delta` scaled down to L2 norm `clip_norm` where it exceeds it, and its norm before.
+
+    What has no finite norm counts as zero: NaN, infinite values, and values whose squares overflow.
+
+    >>> clipped, norm = clip_by_global_norm((tf.constant([3.0, float("nan")]), tf.constant(4.0)), tf.constant(1.0))
+    >>> [tensor.numpy().tolist() for tensor in clipped], bool(tf.math.is_finite(norm))
+    ([[0.0, 0.0], 0.0], False)
+    """
     norm = global_norm(delta)
-    scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12))
-    return tuple(tensor * scale for tensor in delta), norm
+    finite = tf.math.is_finite(norm)
+    scale = tf.where(finite, tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12)), 0.0)
+    return tuple(tf.where(finite, tensor, tf.zeros_like(tensor)) * scale for tensor in delta), norm
 
 
 def with_changes(state: Structure, **changes: Any) -> Structure:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tff_hospitals.processes.aggregators.base import Aggregator, Structure
 from tff_hospitals.processes.aggregators.registry import register
-from tff_hospitals.processes.noise import Tensors, global_norm
+from tff_hospitals.processes.noise import Tensors, all_finite, global_norm
 
 
 @register("none")
@@ -31,12 +31,14 @@ class Mean(Aggregator):
         return collections.OrderedDict()
 
     def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
-        """Weighted update and weight."""
-        return collections.OrderedDict(delta=tuple(weight * tensor for tensor in delta), weight=weight)
+        """Weighted update and weight; an update that is not finite is left out, with its weight."""
+        finite = all_finite(tuple(weight * tensor for tensor in delta))
+        kept = tuple(weight * tf.where(finite, tensor, tf.zeros_like(tensor)) for tensor in delta)
+        return collections.OrderedDict(delta=kept, weight=tf.where(finite, weight, 0.0))
 
     def received(self, parameters: Structure, prepared: Structure, decoded: Tensors, weight: tf.Tensor) -> Structure:
-        """As for an update that was not encoded."""
-        return self.prepare(parameters, decoded, weight, self.no_hospital_noise())
+        """As for an update that was not encoded; what was left out then had weight 0."""
+        return self.prepare(parameters, decoded, weight * prepared["weight"], self.no_hospital_noise())
 
     def finish(self, state: Structure, total: Structure, noise: Structure) -> tuple[Tensors, Structure, Structure]:
         """The quotient of the sums."""

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tff_hospitals.accounting import split_adaptive_noise
 from tff_hospitals.plan.zeroing import ZEROING
 from tff_hospitals.processes.aggregators.base import Aggregator, Structure, with_changes
-from tff_hospitals.processes.noise import Tensors
+from tff_hospitals.processes.noise import Tensors, all_finite
 from tff_hospitals.processes.noise_sources import source_of
 
 # As in TFF: the bound is twice the 98 % quantile plus one, and the quantile moves by a factor of up to ten per round.
@@ -58,11 +58,12 @@ class Zeroing(Aggregator):
     def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
         """The inner aggregator's contribution of the update or of zero, and whether it was below the quantile."""
         largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(tensor)) for tensor in delta]))
-        keep = tf.less_equal(largest, parameters["zeroing_bound"])  # false for NaN
+        finite = all_finite(delta)
+        keep = tf.logical_and(finite, tf.less_equal(largest, parameters["zeroing_bound"]))
         delta = tuple(tf.where(keep, tensor, tf.zeros_like(tensor)) for tensor in delta)
         contribution = self.inner.prepare(parameters, delta, weight, noise)
         if self.follows:
-            below = tf.less_equal(largest, parameters["zeroing_norm"])
+            below = tf.logical_and(finite, tf.less_equal(largest, parameters["zeroing_norm"]))
             contribution["below_zeroing"] = tf.cast(below, tf.float32) - 0.5
         return contribution
 
