@@ -2,13 +2,17 @@
 
 tff-hospitals account --sampling_probability=4/199 --noise_multiplier=1.1 --steps=1500 --delta=1e-3
 tff-hospitals account --sampling_probability=4/199 --target_epsilon=1 --steps=1500 --delta=1e-3
+tff-hospitals account --strategy=blt --steps=1000 --min_separation=100 --participations=10
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
+
+from tff_hospitals.experiments import account_strategy
 
 FLAGS = flags.FLAGS
 
@@ -26,10 +30,14 @@ def define_flags() -> None:
     flags.DEFINE_integer("records", None, "number of records (with --sampling=fixed_size, and to check --delta)")
     flags.DEFINE_integer("batch", None, "records in a batch (with --sampling=fixed_size)")
     flags.DEFINE_bool("json", False, "print one JSON object")
+    account_strategy.define_flags()
 
 
 def run() -> None:
     """Answers what the flags ask."""
+    if FLAGS.strategy is not None:
+        _print(account_strategy.answer_flags(), account_strategy.text)
+        return
     found = answer(
         sampling_probability=FLAGS.sampling_probability,
         noise_multiplier=FLAGS.noise_multiplier,
@@ -42,6 +50,10 @@ def run() -> None:
         records=FLAGS.records,
         batch=FLAGS.batch,
     )
+    _print(found, text)
+
+
+def _print(found: dict[str, Any], words: Callable[[dict[str, Any]], str]) -> None:
     if FLAGS.json:
         import json
 
@@ -49,7 +61,7 @@ def run() -> None:
 
         print(json.dumps(plain(found), indent=2, allow_nan=False))
     else:
-        print(text(found))
+        print(words(found))
 
 
 def answer(

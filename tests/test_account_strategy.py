@@ -1,0 +1,82 @@
+"""The account command about strategies: figures of the accounting, without TensorFlow, one screen for bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tff_hospitals.experiments import account_strategy
+from tff_hospitals.foundations.validation import InvalidInput
+
+
+def command(*arguments):
+    program = [sys.executable, "-m", "tff_hospitals", "account", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_prints_sensitivity_and_errors():
+    done = command("--strategy=bsr", "--steps=1000", "--min_separation=100", "--participations=10", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["sensitivity"] == pytest.approx(5.031254, rel=1e-5)
+    assert found["rmse"] == pytest.approx(12.103189, rel=1e-5)
+    assert found["max_error"] == pytest.approx(15.688672, rel=1e-5)
+    assert found["coefficients_checked"] is True
+
+
+def test_a_target_gives_noise_that_keeps_it():
+    asked = {"steps": 1000, "participations": 10, "min_separation": 100, "delta": 1e-5}
+    found = account_strategy.answer("blt", target_epsilon=2.0, **asked)
+    again = account_strategy.answer("blt", noise_multiplier=found["noise_multiplier"], **asked)
+    assert 1.99 < again["epsilon_rdp"] <= 2.0
+    assert again["epsilon_pld"] < again["epsilon_rdp"]
+    assert found["noise_rmse"] == pytest.approx(found["rmse"] * found["noise_multiplier"] / found["sensitivity"])
+
+
+def test_amplified_bands_have_the_recomputed_noise():
+    done = command(
+        "--strategy=banded",
+        "--steps=1500",
+        "--bands=4",
+        "--sampling_probability=1/50",
+        "--amplified",
+        "--target_epsilon=8",
+        "--delta=1e-3",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["noise_multiplier"] == pytest.approx(1.0691, rel=1e-4)
+    assert found["noise_rmse"] == pytest.approx(14.89, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"steps": None}, "--steps=None"),
+        ({"steps": 10, "delta": 1e-5}, "together with --target_epsilon"),
+        ({"steps": 10, "target_epsilon": 1.0}, "--delta"),
+        ({"steps": 10, "sampling_probability": 0.1}, "add --amplified"),
+        ({"steps": 10, "amplified": True, "sampling_probability": "1/0"}, "a number or a fraction"),
+        ({"steps": 10, "amplified": True, "sampling_probability": 2.0}, "--sampling_probability=2.0"),
+        ({"steps": 10, "target_epsilon": -1.0, "delta": 1e-5}, "--target_epsilon=-1.0"),
+        ({"steps": 10, "participations": 3}, "min_separation"),
+    ],
+)
+def test_bad_input_is_named(asked, words):
+    with pytest.raises(InvalidInput) as caught:
+        account_strategy.answer("banded", **asked)
+    assert words in str(caught.value)
+
+
+def test_no_tensorflow():
+    program = (
+        "import sys\nfrom tff_hospitals.experiments import account_strategy\n"
+        "account_strategy.answer('blt', steps=50, target_epsilon=1.0, delta=1e-3)\n"
+        "print('tensorflow' in sys.modules, 'dp_accounting' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
