@@ -22,7 +22,7 @@ def define_flags() -> None:
     flags.DEFINE_list("aggregators", None, "methods to compare; default: " + ",".join(_default_names()))
     flags.DEFINE_list("target_epsilon", ["1", "5"], "privacy targets; every private method is run at each")
     flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "seeds; results are means and intervals over them")
-    flags.DEFINE_integer("baseline_epochs", 50, "epochs of the pooled and local baselines")
+    flags.DEFINE_integer("baseline_epochs", None, "epochs of the pooled and local baselines; default: to their end")
     flags.DEFINE_bool("audit", False, "attack each method's run of the first seed; adds columns and a figure")
     flags.DEFINE_string(
         "headline", None, "metric that methods are ranked by; default: accuracy, AUC where classes are unequal, RMSE"

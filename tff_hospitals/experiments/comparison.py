@@ -41,7 +41,7 @@ class Comparison:
       given: options that replace the preset's and the methods' (by flag name).
       data_options, model_options: options of data set and model.
       runtime: `compiled`, `native` or `cluster`.
-      baseline_epochs: epochs of the pooled and local baselines.
+      baseline_epochs: epochs of the pooled and local baselines; None: they are trained to their end.
       command: how to do it again, for the report.
       audit: attack each method's run of the first seed, and put the outcome into its row.
       store_updates: keep every hospital's update of every k-th round.
@@ -56,7 +56,7 @@ class Comparison:
     data_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     runtime: str = "compiled"
-    baseline_epochs: int = 50
+    baseline_epochs: int | None = None
     command: str = ""
     audit: bool = False
     store_updates: int | None = None
@@ -74,7 +74,9 @@ class Comparison:
             *(whole_number("seeds", seed, low=0, remedy="give whole numbers of 0 or more") for seed in self.seeds),
             one_of("runtime", self.runtime, RUNTIMES),
             None if self.headline is None else one_of("headline", self.headline, METRICS),
-            whole_number("baseline_epochs", self.baseline_epochs, low=1, remedy="give 1 or more epochs"),
+            None
+            if self.baseline_epochs is None
+            else whole_number("baseline_epochs", self.baseline_epochs, low=1, remedy="give 1 or more epochs"),
         ]
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             found.append(Problem("seeds", self.seeds, "must be one or more different numbers", "name each seed once"))

@@ -12,8 +12,9 @@ from tff_hospitals.experiments import baselines
 from tff_hospitals.experiments.methods import Method
 from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.convergence import NOT_CONVERGED, can_fit
 from tff_hospitals.training.evaluation import Evaluator
-from tff_hospitals.training.loop import build_model, train_seeds
+from tff_hospitals.training.loop import build_model, train_seeds, train_to_the_end
 from tff_hospitals.training.metrics import Predictions, evaluate, summary_fields
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class MethodRunner:
       dataset: the hospitals.
       runtime: `compiled` or `native`.
       folder: where run directories go.
-      baseline_epochs: epochs of the pooled and local baselines.
+      baseline_epochs: of the pooled and local baselines; None trains them to their end where the model is small enough
+        for that, and for `baselines.PUBLISHED_EPOCHS` else.
       store_updates: keep every hospital's update of every k-th round, for audits.
     """
 
@@ -54,7 +56,7 @@ class MethodRunner:
     dataset: HospitalDataset
     runtime: str
     folder: pathlib.Path
-    baseline_epochs: int
+    baseline_epochs: int | None
     store_updates: int | None = None
     _model: Any = None
 
@@ -95,20 +97,26 @@ class MethodRunner:
     ) -> list[RunResult]:
         if self._model is None:
             self._model = build_model(plans[0], dataset)
-        runs = train_seeds(
-            plans,
-            dataset,
-            run_dirs=[self.folder / self.name(plan.seed, hospital) for plan in plans],
-            runtime=self.runtime,
-            model=self._model,
-            evaluate_on=evaluated,
-            store_updates=self.store_updates,
-            on_start=None if on_start is None else lambda number: on_start(plans[number].seed),
-        )
+        common: dict[str, Any] = {
+            "run_dirs": [self.folder / self.name(plan.seed, hospital) for plan in plans],
+            "runtime": self.runtime,
+            "model": self._model,
+            "evaluate_on": evaluated,
+            "on_start": None if on_start is None else lambda number: on_start(plans[number].seed),
+        }
+        records = sum(one.train.records for one in dataset.hospitals)
+        if self.method.kind != "federated" and self.baseline_epochs is None and can_fit(self._model, records):
+            runs = train_to_the_end(plans, dataset, **common)
+        else:
+            runs = train_seeds(plans, dataset, store_updates=self.store_updates, **common)
         evaluator = Evaluator(self._model, dataset if evaluated is None else evaluated)
         shared = {"label": self.method.label, "kind": self.method.kind, **self._without_wire()}
         return [
-            RunResult({**run.summary, **shared}, evaluator.predictions(run.weights, run.frozen), run.ledger)
+            RunResult(
+                {**run.summary, **shared, **_converged(run.summary)},
+                evaluator.predictions(run.weights, run.frozen),
+                run.ledger,
+            )
             for run in runs
         ]
 
@@ -133,6 +141,16 @@ class MethodRunner:
             **rows[0],
             **summary_fields(by_hospital, evaluate(together)),
             "seconds_per_round": sum(row["seconds_per_round"] or 0.0 for row in rows),
-            "warnings": list(self.dataset.warnings),
+            "warnings": [*self.dataset.warnings, *(text for row in rows for text in _unfinished(row))],
+            "converged": not any(map(_unfinished, rows)),
         }
         return RunResult(row, together, next(iter(runs.values())).ledger)
+
+
+def _unfinished(row: Mapping[str, Any]) -> list[str]:
+    """What a run says of a training that did not come to its end."""
+    return [text for text in row.get("warnings", ()) if NOT_CONVERGED in text]
+
+
+def _converged(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"converged": False} if _unfinished(row) else {}

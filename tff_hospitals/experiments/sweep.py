@@ -95,7 +95,7 @@ class Job:
     method: str
     plan_json: Mapping[str, Any]
     folder: str
-    baseline_epochs: int
+    baseline_epochs: int | None
     seed: int
     store_updates: int | None = None
     extensions: tuple[str, ...] = ()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import models
 from tff_hospitals.foundations import files
+from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training import convergence
 from tff_hospitals.training.results import Progress, Run, TrainingError
 from tff_hospitals.training.seed_independent import SeedIndependentParts
 from tff_hospitals.training.session import Session
@@ -123,6 +125,49 @@ def train_seeds(
                 if len(sessions) == 1:
                     at_once = sessions[0].runs_at_once(len(plans) - number)
             runs += _drive(sessions, None)
+    finally:
+        shared.close()
+    return runs
+
+
+def train_to_the_end(
+    plans: Sequence[Plan],
+    dataset: HospitalDataset,
+    *,
+    run_dirs: Sequence[str | pathlib.Path] | None = None,
+    runtime: str = "compiled",
+    model: FunctionalModel | None = None,
+    evaluate_on: HospitalDataset | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> list[Run]:
+    """Trains baselines until nothing is gained any more (`convergence.fit`), whatever epochs and rate the plans name.
+
+    Args:
+      plans: one plan with several seeds, without privacy.
+      dataset: one hospital.
+      run_dirs, runtime, model, evaluate_on, on_start: see `train_seeds`.
+
+    Raises:
+      validation.InvalidInput, records.RecordError: as `train_seeds`.
+    """
+    _refuse_other_differences(plans)
+    model = build_model(plans[0], dataset) if model is None else model
+    (hospital,) = dataset.hospitals
+    shared = SeedIndependentParts(plans[0], dataset, model, runtime, dataset if evaluate_on is None else evaluate_on)
+    runs = []
+    try:
+        for number, plan in enumerate(plans):
+            if on_start is not None:
+                on_start(number)
+            session = Session(plan, shared, None if run_dirs is None else run_dirs[number])
+            if session.finished is None:
+                started = time.perf_counter()
+                streams = Streams.from_seed(plan.seed).child("baseline", hospital.hospital_id)
+                found = convergence.fit(model, session.state.weights, session.frozen, hospital.train, streams)
+                warnings = [] if found.converged else [f"{hospital.hospital_id}: {found.words}"]
+                session.adopt(found.weights, found.words, time.perf_counter() - started, warnings)
+            if session.finished is not None:
+                runs.append(session.finished)
     finally:
         shared.close()
     return runs

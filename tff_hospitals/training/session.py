@@ -15,6 +15,7 @@ from tff_hospitals.foundations.validation import raise_if
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.checks.privacy import secure_noise_problems
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes.rounds import RoundInput, RoundOutput
 from tff_hospitals.training import run_directory, stopping
 from tff_hospitals.training.budgets import RoundBudgets, RoundDecision
 from tff_hospitals.training.checkpoints import Checkpoint
@@ -28,7 +29,6 @@ from tff_hospitals.training.updates import UpdateStore
 
 if TYPE_CHECKING:
     from tff_hospitals.processes.composition import ServerState
-    from tff_hospitals.processes.rounds import RoundInput, RoundOutput
     from tff_hospitals.runtimes.base import Runtime
 
 _ROUNDS_PER_CALL = 64
@@ -265,9 +265,27 @@ class Session:
         self.directory.checkpoints.save(Checkpoint(self.next_round, self.identity, arrays, progress))
         self.directory.write_tables(self.history, self.seconds)
 
-    def finish(self) -> Run:
+    def adopt(self, weights: tuple, words: str, seconds: float, warnings: Sequence[str] = ()) -> Run:
+        """Takes weights that were found outside of the rounds, as those of a single round, and finishes.
+
+        Args:
+          weights: of a baseline that was trained to its end.
+          words: why it ended.
+          seconds: that it took.
+          warnings: of it.
+        """
+        self.state = self.state._replace(weights=tuple(weights))
+        self.next_round = self.plan.rounds
+        self.history.warnings.extend(warnings)
+        nobody = RoundInput(self.plan.rounds - 1, ())
+        output = RoundOutput(self.plan.rounds - 1, {}, {})
+        self.history.enter_metrics(nobody, output, self._evaluate(), self._rate(self.plan.rounds - 1))
+        self.seconds.append((self.plan.rounds, seconds))
+        return self.finish(words)
+
+    def finish(self, reason: str | None = None) -> Run:
         """Evaluates if the last round was not, writes everything; the result is `finished` from now on."""
-        reason = self.stop_reason() or stopping.ROUND_LIMIT
+        reason = reason or self.stop_reason() or stopping.ROUND_LIMIT
         if (
             self.history.metric_rows and self.history.metric_rows[-1].get("loss") is None
         ) or not self.history.metric_rows:
