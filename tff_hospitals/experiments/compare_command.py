@@ -45,6 +45,7 @@ def run() -> None:
     from tff_hospitals import reports
     from tff_hospitals.experiments import comparison as comparisons
     from tff_hospitals.reports import progress
+    from tff_hospitals.training.results import TrainingError
 
     comparison = comparisons.Comparison(
         methods=tuple(FLAGS.aggregators) if FLAGS.aggregators is not None else _default_names(),
@@ -63,7 +64,9 @@ def run() -> None:
     )
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.job_progress(shown=FLAGS.progress) as display:
-        comparisons.run(comparison, folder, on_run=display.update, runtime_options=options)
+        found = comparisons.run(comparison, folder, on_run=display.update, runtime_options=options)
     reports.write_report(folder)
     reports.print_table(reports.read_summary(folder), sys.stdout)
     print(f"results: {folder} (summary.json, summary.csv, plots, report.html)")
+    if failed := comparisons.failures(found):
+        raise TrainingError("\n".join(failed))

@@ -22,7 +22,9 @@ from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import seeds as seed_statistics
 from tff_hospitals.reports.columns import row_from_json
+from tff_hospitals.training import stopping
 from tff_hospitals.training.metrics import METRICS
+from tff_hospitals.training.results import TrainingError
 from tff_hospitals.training.run_directory import versions
 
 if TYPE_CHECKING:
@@ -179,7 +181,13 @@ def run(
                 if on_run is not None:
                     on_run(runner.name(seed), next(numbers), total)
 
-            results = runs.rows(runner, comparison.seeds, started)
+            try:
+                results = runs.rows(runner, comparison.seeds, started)
+            except TrainingError as error:  # the other methods go on; the row and the exit code say it
+                outcome.enter(failed_row(runner, str(error), noise_plan.delta_of(runner.plan, dataset)))
+                summary.update(outcome.fields())
+                files.write_json(folder / "summary.json", summary)
+                continue
             rows = [dict(result.row) for result in results]
             if comparison.audit:
                 columns = audit_rows.audit_columns(runner, comparison.seeds[0])
@@ -229,6 +237,22 @@ def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float)
         "curve": [],
     }
     return row_from_json(row, runner.method.name).to_json()
+
+
+def failed_row(runner: MethodRunner, why: str, delta: float) -> dict[str, Any]:
+    """A row without numbers of a method whose training could not go on."""
+    row = {**refused_row(runner, (), delta), "status": "failed", "converged": False}
+    return row_from_json({**row, "stop_reason": f"failed: {why}", "warnings": [f"failed: {why}"]}).to_json()
+
+
+def failures(summary: Mapping[str, Any]) -> list[str]:
+    """Methods that failed or diverged, each with the reason."""
+    return [
+        f"{row['label']}: {text}"
+        for row in summary["rows"]
+        for text in row["warnings"]
+        if text.startswith(("failed: ", stopping.DIVERGED))
+    ]
 
 
 def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset) -> None:

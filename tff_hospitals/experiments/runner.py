@@ -16,6 +16,7 @@ from tff_hospitals.training.convergence import NOT_CONVERGED, can_fit
 from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.loop import build_model, train_seeds, train_to_the_end
 from tff_hospitals.training.metrics import Predictions, evaluate, summary_fields
+from tff_hospitals.training.stopping import DIVERGED
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -148,8 +149,8 @@ class MethodRunner:
 
 
 def _unfinished(row: Mapping[str, Any]) -> list[str]:
-    """What a run says of a training that did not come to its end."""
-    return [text for text in row.get("warnings", ()) if NOT_CONVERGED in text]
+    """What a run says of a training that did not come to its end, or to none that is of use."""
+    return [text for text in row.get("warnings", ()) if NOT_CONVERGED in text or text.startswith(DIVERGED)]
 
 
 def _converged(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def run() -> None:
     for text in review.warnings(plan, dataset):
         print(f"warning: {text}", file=sys.stderr)
     from tff_hospitals.training.loop import train
+    from tff_hospitals.training.results import TrainingError
+    from tff_hospitals.training.stopping import DIVERGED
 
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.run_progress(plan.rounds, shown=FLAGS.progress) as display:
@@ -96,3 +98,6 @@ def run() -> None:
         print(f"{folder} holds this run, finished: nothing was trained. Its result:")
     print(progress.run_summary(result.summary))
     print(f"results: {folder}")
+    diverged = [text for text in result.summary["warnings"] if text.startswith(DIVERGED)]
+    if diverged:
+        raise TrainingError(diverged[0])

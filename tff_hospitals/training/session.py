@@ -55,6 +55,8 @@ class Session:
     ):
         drawn = shared.registered.draws_system_noise
         raise_if(secure_noise_problems(plan, shared.runtime_name, drawn, store_updates))
+        tested = sum(hospital.test.records for hospital in shared.evaluated.hospitals)
+        raise_if(stopping.problems(plan.stopping, shared.model.task, tested))
         self.plan, self.shared = plan, shared
         self.dataset, self.model, self.evaluated = shared.dataset, shared.model, shared.evaluated
         self.composition, self.noise = shared.composition, shared.noise
@@ -237,10 +239,9 @@ class Session:
             elif not math.isfinite(metrics["update_norm"]):
                 raise TrainingError(
                     f"round {output.number + 1}: the update of hospital {hospital!r} has norm "
-                    f"{metrics['update_norm']}: must be "
-                    f"finite. Remedy: lower --client_learning_rate (now {self.plan.client.learning_rate:g}) or check "
-                    "the "
-                    "features of that hospital for extreme values."
+                    f"{metrics['update_norm']}: must be finite. Remedy: "
+                    f"{stopping.smaller_steps(self.plan, output.number)}, or check the features of that hospital for "
+                    "extreme values."
                 )
 
     def _progress(self, round_number: int) -> Progress:
@@ -290,6 +291,7 @@ class Session:
             self.history.metric_rows and self.history.metric_rows[-1].get("loss") is None
         ) or not self.history.metric_rows:
             self.history.last_evaluation = self._evaluate()
+        self.history.warnings.extend(stopping.final_warnings(self.plan, self.history.last_evaluation.get(POOLED, {})))
         summary = summary_row(
             self.plan,
             self.dataset,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from tff_hospitals.plan.plan import StoppingPlan
+from tff_hospitals.foundations.validation import Problem
+from tff_hospitals.plan.plan import Plan, StoppingPlan
+from tff_hospitals.training.metrics import METRICS, metrics_of
 
 ROUND_LIMIT = "round limit reached"
 BUDGET_SPENT = "privacy budget spent"
+DIVERGED = "diverged"
 
 
 @dataclasses.dataclass
@@ -42,3 +45,38 @@ class PlateauRule:
             f"plateau: {self.plan.metric} did not improve by {self.plan.threshold:g} in {patience} evaluations "
             f"(best {sign * best:.6g})"
         )
+
+
+def problems(plan: StoppingPlan, task: str, test_records: int) -> list[Problem]:
+    """What a plateau rule cannot look at: a metric that the task has not, or no test records at all."""
+    if plan.patience is None:
+        return []
+    found = []
+    if plan.metric not in {metric.name for metric in metrics_of(task)}:
+        known = " or ".join(name for name in ("loss", "accuracy") if task in METRICS[name].tasks)
+        bound = f"does not exist for a {task} target"
+        found.append(Problem("--stopping_metric", plan.metric, bound, f"use --stopping_metric={known}"))
+    if not test_records:
+        bound = "needs test records to look at, and no hospital has one"
+        found.append(Problem("--patience", plan.patience, bound, "leave it out, or give more records or a test part"))
+    return found
+
+
+def final_warnings(plan: Plan, pooled: Mapping[str, float]) -> list[str]:
+    """What must be said of the last evaluation: that nothing was measured, or that the model is of no use."""
+    if not pooled.get("records"):
+        return ["no hospital has a test record: nothing was measured. Remedy: more records, or a larger test part."]
+    if math.isfinite(pooled.get("loss", math.nan)):
+        return []
+    return [
+        f"{DIVERGED}: the loss on the test records is {pooled.get('loss')}, and the model of no use. Remedy: "
+        f"{smaller_steps(plan, 1)}."
+    ]
+
+
+def smaller_steps(plan: Plan, round_number: int) -> str:
+    """Which rate to lower: after the first round a server that takes more than plain means is suspected first."""
+    client = f"lower --client_learning_rate (now {plan.client.learning_rate:g})"
+    if round_number == 0 or (plan.server.optimizer == "sgd" and plan.server.learning_rate <= 1.0):
+        return client
+    return f"lower --server_learning_rate (now {plan.server.learning_rate:g}), then {client.removeprefix('lower ')}"
