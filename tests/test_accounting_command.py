@@ -103,7 +103,7 @@ def test_other_samplings_have_their_own_adjacency():
     [
         ({"noise_multiplier": None}, "exactly one of them must be given"),
         ({"target_epsilon": 1.0}, "exactly one of them must be given"),
-        ({"noise_multiplier": -1.0}, "--noise_multiplier=-1.0: must be > 0"),
+        ({"noise_multiplier": -1.0}, "--noise_multiplier=-1.0: must be >= 1e-06"),
         ({"noise_multiplier": None, "target_epsilon": 0.0}, "--target_epsilon=0.0: must be > 0"),
         ({"steps": 0}, "steps=0: must be >= 1"),
         ({"steps": None}, "--steps=None: must be given"),

@@ -46,3 +46,9 @@ def test_all_problems_are_raised_at_once():
 
 def test_no_problem_raises_nothing():
     assert raise_if([None, None]) is None
+
+
+def test_a_whole_number_beyond_every_float_is_still_compared():
+    assert in_range("x", 10**400, low=0, remedy="r") is None
+    assert in_range("x", 10**400, high=1.0, remedy="r").bound == "must be <= 1.0"
+    assert whole_number("x", -(10**400), low=1, remedy="r").bound == "must be >= 1"

@@ -20,6 +20,11 @@ SAMPLINGS: Mapping[str, str] = {
 }
 
 
+LEAST_NOISE, MOST_NOISE = 1e-6, 1e9
+"""Multipliers that a user may give: beyond them squares and their reciprocals leave the range of a float."""
+MOST_STEPS = 10**15
+
+
 def sampled_events(
     noise_multiplier: float,
     *,
@@ -66,7 +71,7 @@ def sampling_problems(sampling: str, steps: int, sampling_probability: float) ->
     remedy = "give a probability in (0, 1]"
     return [
         validation.one_of("sampling", sampling, SAMPLINGS),
-        validation.whole_number("steps", steps, low=1, remedy="give the number of steps"),
+        validation.whole_number("steps", steps, low=1, high=MOST_STEPS, remedy="give the number of steps"),
         validation.in_range(
             "sampling_probability", sampling_probability, low=0.0, low_open=True, high=1.0, remedy=remedy
         ),

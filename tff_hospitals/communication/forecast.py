@@ -13,6 +13,9 @@ from tff_hospitals.foundations import validation
 from tff_hospitals.foundations.random_streams import Streams
 
 SYNTHETIC = "synthetic Gaussian values; entropy-coded sizes of real updates differ"
+MEASURED_VALUES = 4_000_000
+"""Most values that are really made and encoded; of larger models a part is, and its bits per value count."""
+LARGEST_MODEL, MOST = 10**15, 10**9
 
 
 class Measurement(NamedTuple):
@@ -48,8 +51,23 @@ def parse_shapes(text: str) -> list[tuple[int, ...]]:
             bound = f"{part!r} is not a shape of whole positive numbers"
             problems.append(validation.Problem("model_shapes", text, bound, "write for example 784x200,200,200x10,10"))
         shapes.append(shape)
+    if not problems and sum(tensors.sizes(shapes)) > LARGEST_MODEL:
+        bound = f"must have at most {LARGEST_MODEL:.0e} values together"
+        problems.append(validation.Problem("model_shapes", text[:200], bound, "name the tensors that really travel"))
     validation.raise_if(problems)
     return shapes
+
+
+def part_of(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Shapes of at most about `MEASURED_VALUES` values in the same proportions; the same ones where they are few.
+
+    >>> part_of([(10**9, 100), (50,)])
+    [(3999999,), (1,)]
+    """
+    total = sum(tensors.sizes(shapes))
+    if total <= MEASURED_VALUES:
+        return list(shapes)
+    return [(max(1, size * MEASURED_VALUES // total),) for size in tensors.sizes(shapes)]
 
 
 def measure(
@@ -57,8 +75,12 @@ def measure(
 ) -> Measurement:
     """Encodes and decodes synthetic normal values (mean 0, deviation `sd`) of these shapes.
 
-    For `delta`, the values stand for the difference: the reference is zero.
+    For `delta`, the values stand for the difference: the reference is zero. A large model is never made: bytes, error
+    and seconds are those of `part_of` it, bytes and seconds in proportion and within the bounds that the sizes set.
     """
+    whole, shapes = shapes, part_of(shapes)
+    times = sum(tensors.sizes(whole)) / sum(tensors.sizes(shapes))
+    bounds = sizes.payload_bytes(encoder, whole)
     streams = Streams.from_seed(seed).child("synthetic update")
     lengths, errors, encode_seconds, decode_seconds = [], [], [], []
     reference = [np.zeros(shape, np.float32) for shape in shapes] if encoder.needs_reference else None
@@ -76,12 +98,13 @@ def measure(
         lengths.append(len(payload))
         error = sum(float(np.square(new - old, dtype=np.float64).sum()) for new, (_, old) in zip(decoded, arrays))
         errors.append(error / sum(float(np.square(old, dtype=np.float64).sum()) for _, old in arrays))
+    length = times * sum(lengths) / repetitions
     return Measurement(
-        sum(lengths) / repetitions,
-        sizes.payload_bytes(encoder, shapes),
+        length if times == 1 else min(max(length, bounds.low), bounds.high),
+        bounds,
         sum(errors) / repetitions,
-        min(encode_seconds),
-        min(decode_seconds),
+        times * min(encode_seconds),
+        times * min(decode_seconds),
         encoder.sections(payload, shapes, key),
     )
 
@@ -113,8 +136,9 @@ def forecast(
       InvalidInput: all bad arguments at once.
     """
     problems = [
-        validation.whole_number("hospitals", hospitals, low=1, remedy="give the number of hospitals"),
-        validation.whole_number("rounds", rounds, low=1, remedy="give the number of rounds"),
+        validation.whole_number("hospitals", hospitals, low=1, high=MOST, remedy="give the number of hospitals"),
+        validation.whole_number("rounds", rounds, low=1, high=MOST, remedy="give the number of rounds"),
+        validation.in_range("synthetic_sd", sd, low=1e-6, high=1e6, remedy="give the deviation of an update's values"),
         validation.in_range(
             "fraction_selected", fraction_selected, low=0, high=1, low_open=True, remedy="give a share above 0 up to 1"
         ),
@@ -127,7 +151,8 @@ def forecast(
     validation.raise_if(problems)
     dense = sizes.dense_bytes(shapes)
     result: dict[str, Any] = {"values": sum(tensors.sizes(shapes)), "tensors": len(shapes), "dense_bytes": dense}
-    result["measured_on"] = SYNTHETIC
+    part = sum(tensors.sizes(part_of(shapes)))
+    result["measured_on"] = SYNTHETIC if part == result["values"] else f"{part:,} {SYNTHETIC}; the rest in proportion"
     bytes_of = {}
     for direction, encoder in (("down", broadcast), ("up", upload)):
         measured = measure(encoder, shapes, sd=sd)

@@ -74,7 +74,7 @@ def _positions_low(count: int, size: int, coded: bool) -> int:
 
 def _groups(pipeline: body.Pipeline, lengths: Sequence[int], kept_low: int, kept_high: int) -> tuple[int, int]:
     if pipeline.sparsifier is None:
-        exact = len(rotation.blocks(sum(lengths)) if pipeline.rotate else stage.runs(lengths))
+        exact = rotation.block_count(sum(lengths)) if pipeline.rotate else stage.run_count(lengths)
         return exact, exact
     fewest = math.ceil(kept_low / stage.GROUP)
     if pipeline.rotate:

@@ -184,6 +184,15 @@ def number_text(value: float) -> str:
     return text[:-2] if text.endswith(".0") else text
 
 
+def run_count(lengths: Sequence[int]) -> int:
+    """How many `runs` there are, without making the list.
+
+    >>> run_count([3, 0, GROUP + 1])
+    3
+    """
+    return sum(-(-length // GROUP) for length in lengths)
+
+
 def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """(start, stop) of groups: every tensor, cut into runs of at most `GROUP` values.
 

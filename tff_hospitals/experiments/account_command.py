@@ -103,10 +103,9 @@ def answer(
     probability, wrong = _probability(sampling_probability, sampling, records, batch)
     problems = [wrong, _one_question(noise_multiplier, target_epsilon)]
     if noise_multiplier is not None:
-        remedy = "give a positive --noise_multiplier"
-        problems.append(
-            validation.in_range("--noise_multiplier", noise_multiplier, low=0.0, low_open=True, remedy=remedy)
-        )
+        remedy = "give a noise multiplier such as 1.1"
+        low, high = sampling_lib.LEAST_NOISE, sampling_lib.MOST_NOISE
+        problems.append(validation.in_range("--noise_multiplier", noise_multiplier, low=low, high=high, remedy=remedy))
     if target_epsilon is not None:
         remedy = "give a positive --target_epsilon"
         problems.append(validation.in_range("--target_epsilon", target_epsilon, low=0.0, low_open=True, remedy=remedy))
@@ -115,6 +114,10 @@ def answer(
             problems.append(validation.Problem(name, None, "must be given", f"add it, for example {name}={example}"))
     if delta is not None:
         problems.append(epsilon.delta_problem(delta))
+    for name, number in (("--records", records), ("--batch", batch)):
+        if number is not None:
+            high = sampling_lib.MOST_STEPS
+            problems.append(validation.whole_number(name, number, low=1, high=high, remedy="give a number of records"))
     problems.append(validation.one_of("conversion", conversion, epsilon.CONVERSIONS))
     problems += sampling_lib.sampling_problems(sampling, 1 if steps is None else steps, probability)
     validation.raise_if(problems)
@@ -189,6 +192,19 @@ def _probability(given: str | float | None, sampling: str, records: int | None, 
     return probability, None
 
 
+def rounded_up(noise_multiplier: float) -> str:
+    """Six significant digits, never less than the number: fed back, they keep the promise.
+
+    >>> rounded_up(0.7368701), rounded_up(2.5), rounded_up(1234567.1)
+    ('0.736871', '2.5', '1234570')
+    """
+    import decimal
+
+    exact = decimal.Decimal(noise_multiplier)
+    up = decimal.Context(prec=6, rounding=decimal.ROUND_CEILING).plus(exact)
+    return f"{up.normalize():f}" if abs(up.adjusted()) < 10 else f"{up.normalize():e}"
+
+
 def text(found: dict[str, Any]) -> str:
     """An answer for a terminal: the numbers, and everything without which they would mean nothing."""
     import textwrap
@@ -198,10 +214,8 @@ def text(found: dict[str, Any]) -> str:
 
     lines = []
     if found["target_epsilon"] is not None:
-        lines.append(
-            f"noise multiplier  {found['noise_multiplier']:.6g}, the least for epsilon {found['target_epsilon']:g} "
-            f"by {found['target_conversion']}"
-        )
+        noise, target = rounded_up(found["noise_multiplier"]), found["target_epsilon"]
+        lines.append(f"noise multiplier  {noise}, the least for epsilon {target:g} by {found['target_conversion']}")
     else:
         lines.append(f"noise multiplier  {found['noise_multiplier']:g}")
     for name in ("rdp", "pld", "rdp_classical"):

@@ -100,13 +100,13 @@ def text(found: dict[str, Any]) -> str:
         f"{found['hospitals']} hospitals, share in a round {found['fraction_selected']:g}, {found['rounds']} rounds",
         f"payloads measured on {found['measured_on']}",
         "",
-        f"{'way':<5}{'chain':<40}{'bytes':>13}{'at least':>13}{'at most':>13}"
+        f"{'way':<5}{'chain':<40}{'bytes':>18}{'at least':>18}{'at most':>18}"
         f"{'bits/value':>12}{'times fewer':>13}{'error':>10}",
     ]
     for way in ("down", "up"):
         row = found[way]
         lines.append(
-            f"{way:<5}{row['chain']:<40}{row['bytes']:>13,.0f}{row['bytes_at_least']:>13,}{row['bytes_at_most']:>13,}"
+            f"{way:<5}{row['chain']:<40}{row['bytes']:>18,.0f}{row['bytes_at_least']:>18,}{row['bytes_at_most']:>18,}"
             f"{row['bits_per_value']:>12.4f}{row['times_fewer_than_float32']:>13.1f}{row['normalised_error']:>10.3g}"
         )
     lines += ["", f"{'':<9}{'bytes of the run':>20}{'seconds a round':>18}{'seconds of the run':>20}"]

@@ -150,6 +150,10 @@ def run(
     folder = pathlib.Path(run_dir)
     plans = comparison.method_plans()
     raise_if(option_checks.unused([plan for _, plan in plans], comparison.given))
+    found: list[Problem] = []
+    for _, plan in plans:
+        found += [problem for problem in review.problems(plan) if problem not in found]
+    raise_if(found)
     dataset = baselines.load(plans[0][1].data)
     runners = [
         MethodRunner(

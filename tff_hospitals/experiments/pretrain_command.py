@@ -39,6 +39,8 @@ def run() -> None:
         bound = "must name a file that ends in .keras"
         raise_if([Problem("--output", FLAGS.output, bound, "write --output=runs/pretrained.keras")])
     labels = list(command.numbers("labels", FLAGS.labels, int))
+    if not labels:
+        raise_if([Problem("--labels", "", "must name one digit or more", "write --labels=0,1,2,3,4")])
     plan = Plan(method="pretraining", seed=FLAGS.seed, rounds=1).replace(
         data={"name": "digits", "sites": 1, "options": {"labels": labels}},
         model={"name": FLAGS.model, "options": flag_groups.parse_settings("model_option", FLAGS.model_option)},

@@ -79,14 +79,21 @@ def in_range(
     if high is not None:
         sides.append(f"{'<' if high_open else '<='} {high}")
     bound = "must be " + (" and ".join(sides) if sides else "a finite number")
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _is_finite(value):
         return Problem(name, value, f"{bound}, a finite number", remedy)
-    number = float(value)
+    number: Any = value  # a whole number may be too large for a float
     if low is not None and (number < low or (low_open and number == low)):
         return Problem(name, value, bound, remedy)
     if high is not None and (number > high or (high_open and number == high)):
         return Problem(name, value, bound, remedy)
     return None
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return True
 
 
 def whole_number(

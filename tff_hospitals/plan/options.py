@@ -22,6 +22,8 @@ from tff_hospitals.foundations.validation import Problem, in_range, one_of, whol
 
 POSITIVE = {"low": 0.0, "low_open": True}
 FRACTION = {"low": 0.0, "high": 1.0, "high_open": True}
+MOST = 10**9
+"""What a whole number may be at most where no bound is declared."""
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -55,6 +57,7 @@ class Option:
       on_command_line: whether every command that makes a plan has a flag of this name.
       choices: the names that it may be, as a function, since a registry may grow; None for any text.
       low, high, low_open, high_open: bounds of a number; open ends are excluded.
+      least: the smallest number above 0, where 0 itself may be.
       unit: of the value, for the reference page.
       remedy: what to do about a wrong value, where bound, unit and default do not say it.
       used: when it is used at all; a value that nothing would use is refused.
@@ -74,6 +77,7 @@ class Option:
     high: float | None = None
     low_open: bool = False
     high_open: bool = False
+    least: float = 0.0
     unit: str = ""
     remedy: str = ""
     used: Use = ALWAYS
@@ -112,8 +116,11 @@ class Option:
         if self.choices is not None:
             return one_of(self.flag, value, self.choices())
         if self.kind is int:
-            low, high = (None if bound is None else int(bound) for bound in (self.low, self.high))
+            low = None if self.low is None else int(self.low)
+            high = MOST if self.high is None else int(self.high)
             return whole_number(self.flag, value, low=low, high=high, remedy=self.advice)
+        if self.kind is float and isinstance(value, (int, float)) and 0 < value < self.least:
+            return Problem(self.flag, value, f"must be 0 or >= {self.least:g}", self.advice)
         if self.kind is float:
             return in_range(
                 self.flag,

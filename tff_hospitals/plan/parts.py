@@ -11,17 +11,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tff_hospitals.accounting.sampling import LEAST_NOISE, MOST_NOISE
 from tff_hospitals.plan.clip_styles import CLIP_STYLES
 from tff_hospitals.plan.discretisation import LARGEST_BITS, SMALLEST_BITS
 from tff_hospitals.plan.options import BY_MECHANISM, FRACTION, POSITIVE, Use, option
 from tff_hospitals.plan.zeroing import ZEROING
 
+NOISE = {"low": 0.0, "least": LEAST_NOISE, "high": MOST_NOISE}
+MOST_ROUNDS, MOST_SEED = 10**6, 2**63 - 1
 Options = Mapping[str, Any]
 
 
 SERVER_OPTIMIZERS = ("sgd", "adam", "adagrad", "yogi")
 CLIENT_OPTIMIZERS = ("sgd", "adam")
-STOPPING_METRICS = ("loss", "accuracy", "auc")
+STOPPING_METRICS = {
+    "loss": ("binary", "multiclass", "regression"),
+    "accuracy": ("binary", "multiclass"),
+    "auc": ("binary", "multiclass"),
+}
+"""What may tell a plateau, and the tasks that have it."""
 WEIGHTINGS = ("records", "equal")
 CONVERSIONS = ("rdp", "pld", "gaussian_exact")
 
@@ -49,7 +57,7 @@ class DataPlan:
     name: str = option("heart_disease", "named data set, or a folder or file of your own", flag="dataset")
     partition: str = option("natural", "natural, iid, dirichlet, quantity_skew or missing_classes (simulated)")
     sites: int | None = option(None, "number of simulated hospitals", low=1, unit="hospitals")
-    seed: int = option(0, "seed of partition and split", flag="data_seed", low=0)
+    seed: int = option(0, "seed of partition and split", flag="data_seed", low=0, high=MOST_SEED)
     options: Options = dataclasses.field(default_factory=dict)
 
 
@@ -121,10 +129,20 @@ class ClientPlan:
     )
     momentum: float = option(0.0, "momentum of local sgd", flag="client_momentum", **FRACTION, used=_CLIENT_SGD)
     local_epochs: int | None = option(
-        None, "epochs over a hospital's own records in a round", low=1, unit="epochs", instead_of="local_steps"
+        None,
+        "epochs over a hospital's own records in a round",
+        low=1,
+        high=MOST_ROUNDS,
+        unit="epochs",
+        instead_of="local_steps",
     )
     local_steps: int | None = option(
-        100, "optimiser steps of a hospital in a round", low=1, unit="steps", instead_of="local_epochs"
+        100,
+        "optimiser steps of a hospital in a round",
+        low=1,
+        high=MOST_ROUNDS,
+        unit="steps",
+        instead_of="local_epochs",
     )
     batch_size: int = option(
         4, "records per step; under DP-SGD the expected number (Poisson sampling)", low=1, unit="records"
@@ -156,7 +174,7 @@ class PrivacyPlan:
     noise_multiplier: float | None = option(
         None,
         "noise deviation over clip norm",
-        low=0.0,
+        **NOISE,
         remedy="give 0 (clipping alone) or more",
         used=_PRIVATE,
         instead_of="target_epsilon",
@@ -263,7 +281,7 @@ class PrivacyPlan:
     outer_noise_multiplier: float | None = option(
         None,
         "noise deviation over clip norm of the outer mechanism",
-        low=0.0,
+        **NOISE,
         used=_OUTER,
         instead_of="outer_target_epsilon",
     )

@@ -17,6 +17,8 @@ from typing import Any
 from tff_hospitals.foundations import files
 from tff_hospitals.plan.options import POSITIVE, option
 from tff_hospitals.plan.parts import (
+    MOST_ROUNDS,
+    MOST_SEED,
     UPLOAD_ENCODED,
     WEIGHTINGS,
     ClientPlan,
@@ -61,10 +63,10 @@ class Plan:
     link: LinkPlan = dataclasses.field(default_factory=LinkPlan)
     server: ServerPlan = dataclasses.field(default_factory=ServerPlan)
     stopping: StoppingPlan = dataclasses.field(default_factory=StoppingPlan)
-    rounds: int = option(15, "round limit", low=1, unit="rounds")
+    rounds: int = option(15, "round limit", low=1, high=MOST_ROUNDS, unit="rounds")
     evaluate_every: int = option(1, "rounds between evaluations", low=1, unit="rounds")
     checkpoint_every: int = option(5, "rounds between checkpoints", low=1, unit="rounds")
-    seed: int = option(42, "root of every random stream of the run", on_command_line=False, low=0)
+    seed: int = option(42, "root of every random stream of the run", on_command_line=False, low=0, high=MOST_SEED)
 
     def replace(self, **changes: Any) -> Plan:
         """A copy with fields changed; a part takes a mapping of its own fields.

@@ -44,6 +44,16 @@ def blocks(size: int) -> list[tuple[int, int]]:
     return found
 
 
+def block_count(size: int) -> int:
+    """How many `blocks` there are, without making the list.
+
+    >>> block_count(1000 * MAX_BLOCK + 73) == 1000 + len(blocks(73))
+    True
+    """
+    whole, rest = divmod(size, MAX_BLOCK)
+    return whole + len(blocks(rest))
+
+
 def walsh_hadamard(block: np.ndarray, scratch: np.ndarray) -> None:
     """Multiplies `block` by the (unnormalised) Walsh-Hadamard matrix, in place.
 

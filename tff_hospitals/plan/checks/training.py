@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tff_hospitals.foundations.validation import Problem, in_range, one_of
+from tff_hospitals.plan.parts import STOPPING_METRICS
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -14,7 +15,34 @@ if TYPE_CHECKING:
 
 def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
     """Clashes of a plan's training; with `dataset` also with its hospitals."""
-    return [*_client(plan), *_cohort(plan, dataset)]
+    return [*_client(plan), *_cohort(plan, dataset), *_stopping(plan, dataset), *_options_of_their_own(plan)]
+
+
+def _stopping(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
+    """A metric that the hospitals' task does not have."""
+    metric = plan.stopping.metric
+    if plan.stopping.patience is None or dataset is None or dataset.task in STOPPING_METRICS.get(metric, ()):
+        return []
+    names = [name for name, tasks in STOPPING_METRICS.items() if dataset.task in tasks]
+    bound = f"does not exist for {dataset.task}"
+    return [Problem("stopping_metric", metric, bound, f"set --stopping_metric={' or '.join(names)}")]
+
+
+def _options_of_their_own(plan: Plan) -> list[Problem | None]:
+    """Options of data set or model under the name of what the plan itself says."""
+    found: list[Problem | None] = []
+    for part, options, taken in (
+        (
+            "data",
+            plan.data.options,
+            {"name": "dataset", "partition": "partition", "sites": "sites", "seed": "data_seed"},
+        ),
+        ("model", plan.model.options, dict.fromkeys(("name_or_path", "dataset_signature", "signature"), "model")),
+    ):
+        for name in sorted(taken.keys() & options.keys()):
+            bound, remedy = "is what a flag of its own says", f"write --{taken[name]}=..."
+            found.append(Problem(f"{part}_option {name}", options[name], bound, remedy))
+    return found
 
 
 def _client(plan: Plan) -> list[Problem | None]:
