@@ -125,8 +125,10 @@ def test_resuming_a_finished_run_does_nothing_and_says_so(dataset, model, whole)
 
 def test_a_directory_of_another_plan_is_refused_and_left_alone(dataset, model, whole):
     before = (whole.directory / "plan.json").read_bytes()
-    with pytest.raises(files.RecordError, match=r"differs in rounds \(6 there, 7 here\)"):
-        train(PLAN.replace(rounds=7), dataset, model=model, run_dir=whole.directory)
+    with pytest.raises(files.RecordError, match=r"differs in rounds \(6 there, 5 here\)"):
+        train(PLAN.replace(rounds=5), dataset, model=model, run_dir=whole.directory)
+    with pytest.raises(files.RecordError, match=r"differs in checkpoint_every .*, rounds \(6 there, 7 here\)"):
+        train(PLAN.replace(rounds=7, checkpoint_every=3), dataset, model=model, run_dir=whole.directory)
     with pytest.raises(files.RecordError, match="the data"):
         train(PLAN, toy.hospitals(seed=1), run_dir=whole.directory)
     assert (whole.directory / "plan.json").read_bytes() == before

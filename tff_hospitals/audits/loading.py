@@ -14,6 +14,7 @@ from tff_hospitals.accounting import Ledger
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.run_record import fullest, read_record
 from tff_hospitals.training.updates import StoredRound, UpdateFolder
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
     if not (folder / "summary.json").is_file():
         raise files.RecordError(f"{folder} holds a run that has not finished. Remedy: start the same command again.")
     plan = Plan.from_json(files.read_json(folder / "plan.json"))
-    record = files.read_json(folder / "record.json")
-    summary = files.read_json(folder / "summary.json")
+    record = read_record(folder)
+    summary = files.read_json(fullest(folder, "summary.json"))
     dataset = _dataset(plan, record["dataset"])
     if dataset.fingerprint() != record["dataset"]["fingerprint"]:
         raise files.RecordError(

@@ -13,6 +13,7 @@ resumes after a power cut) meets the old file or the new one, never half of one.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import csv
 import hashlib
 import io
@@ -21,7 +22,7 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tff_hospitals.foundations.validation import Failure
@@ -29,6 +30,22 @@ from tff_hospitals.foundations.validation import Failure
 
 class RecordError(Failure):
     """A file of a run could not be written or read; the message names the file, the cause and the remedy."""
+
+
+_waits = contextvars.ContextVar("waits for the disk", default=True)
+
+
+@contextlib.contextmanager
+def without_waiting() -> Iterator[None]:
+    """What is written in this block does not wait for the disk: whole or not at all, but a power cut may undo it.
+
+    For what can be made again from something that is durable.
+    """
+    before = _waits.set(False)
+    try:
+        yield
+    finally:
+        _waits.reset(before)
 
 
 def write_bytes(path: os.PathLike[str] | str, content: bytes) -> None:
@@ -44,12 +61,14 @@ def write_bytes(path: os.PathLike[str] | str, content: bytes) -> None:
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if _waits.get():
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
         temporary = None
-        _flush_folder(target.parent)
+        if _waits.get():
+            flush_folder(target.parent)
     except OSError as error:
         raise RecordError(
             f"could not write {target} ({len(content)} bytes): {error.strerror or error}. "
@@ -62,7 +81,7 @@ def write_bytes(path: os.PathLike[str] | str, content: bytes) -> None:
                 os.unlink(temporary)
 
 
-def _flush_folder(folder: pathlib.Path) -> None:
+def flush_folder(folder: pathlib.Path) -> None:
     """Makes a rename durable; not every file system lets a folder be opened, which is then no error."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -20,6 +20,7 @@ from tff_hospitals.reports.fields import FieldReader, raise_record_error
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.summary import DatasetFacts, check_schema_version, dataset_from_json
 from tff_hospitals.training.metrics import METRICS
+from tff_hospitals.training.run_record import fullest
 
 POOLED, SERVER = "pooled", "server"
 METRIC_NUMBERS = (
@@ -82,8 +83,8 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
       records.RecordError: summary or metrics are missing, corrupt or of another program.
     """
     folder = pathlib.Path(directory)
-    where = str(folder / "summary.json")
-    summary = records.read_json(folder / "summary.json")
+    path = fullest(folder, "summary.json")
+    where, summary = str(path), records.read_json(path)
     problems: list[str] = []
     fields = FieldReader(summary, where, problems)
     remedy = "restore the file that the run wrote, or train again into a new folder"
@@ -92,7 +93,7 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
     row = row_from_json(summary, where, problems)
     raise_record_error(problems, remedy)
     missing: list[str] = []
-    record = _optional_json(folder / "record.json", missing)
+    record = _optional_json(fullest(folder, "record.json"), missing)
     plan = _optional_json(folder / "plan.json", missing)
     dataset = None
     if record.get("dataset"):
@@ -100,7 +101,7 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
         raise_record_error(problems, remedy)
     seconds: list[float] = []
     try:
-        seconds = [float(line["seconds"]) for line in read_csv(folder / "timing.csv", ("round", "seconds"))]
+        seconds = [float(line["seconds"]) for line in read_csv(fullest(folder, "timing.csv"), ("round", "seconds"))]
     except (records.RecordError, ValueError) as error:
         missing.append(f"Seconds by round are not shown: {_first_sentence(error)}.")
     return RunFiles(
@@ -110,7 +111,7 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
         dataset=dataset,
         record=record,
         plan=plan,
-        metrics=read_metrics(folder / "metrics.csv"),
+        metrics=read_metrics(fullest(folder, "metrics.csv")),
         seconds=tuple(value for value in seconds if math.isfinite(value)),
         files=tuple(sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name[0] != ".")),
         missing=tuple(missing),

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from tff_hospitals.accounting import Budget
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.releases import event_of_round
 
 if TYPE_CHECKING:
-    from tff_hospitals.accounting import Ledger, MechanismEvent
+    from tff_hospitals.accounting import Ledger
     from tff_hospitals.hospitals import HospitalDataset
 
 
@@ -57,7 +58,7 @@ class RoundBudgets:
     """
 
     def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan):
-        self._ids = dataset.ids
+        self._ids, self._attempt = dataset.ids, 0
         self._steps = {name: noise_plan.steps_per_round(plan, size) for name, size in dataset.records().items()}
         self._limited = []
         for part in noise.parts:
@@ -68,14 +69,16 @@ class RoundBudgets:
     def __bool__(self) -> bool:
         return bool(self._limited)
 
-    def decide(self, ledger: Ledger, round_number: int, cohort: tuple[str, ...]) -> RoundDecision:
+    def decide(self, ledger: Ledger, round_number: int, cohort: tuple[str, ...], attempt: int = 0) -> RoundDecision:
         """Who of a cohort may take part in a round.
 
         Args:
           ledger: of the rounds before.
           round_number: 0-based.
           cohort: who was drawn.
+          attempt: as in `releases.enter_round`.
         """
+        self._attempt = attempt
         may_train, reasons = list(cohort), {}
         while True:
             found = self._shortfalls(ledger, round_number, may_train)
@@ -109,9 +112,8 @@ class RoundBudgets:
             if next(iter(part.releases.values())).shared:
                 charged = [None]
             for one in charged:
-                release = next(iter(part.releases.values())) if one is None else part.releases[one]
                 steps = 1 if one is None else self._steps[one]
-                planned: list[tuple[MechanismEvent, int]] = [release.in_round(round_number, steps, len(present))]
+                planned = [event_of_round(part, one, round_number, steps, len(present), self._attempt)]
                 words = budget.shortfall(ledger, part.unit, one, planned)
                 if words is not None:
                     found.setdefault(one, f"{words} ({name})")

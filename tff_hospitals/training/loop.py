@@ -13,6 +13,7 @@ from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training import convergence
+from tff_hospitals.training.extension import extension
 from tff_hospitals.training.results import Progress, Run, TrainingError
 from tff_hospitals.training.seed_independent import SeedIndependentParts
 from tff_hospitals.training.session import Session
@@ -39,8 +40,12 @@ def train(
     on_round: Callable[[Progress], None] | None = None,
     store_updates: int | None = None,
     runtime_options: Mapping[str, Any] | None = None,
+    max_total_epsilon: float | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Run:
     """Trains a plan from its start, or from where an interrupted run in `run_dir` got to.
+
+    A finished run in `run_dir` whose plan is the same but for fewer rounds is extended (see `extension`).
 
     Args:
       plan: what to do; refused when it has problems.
@@ -54,9 +59,12 @@ def train(
       store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What
         is trained does not depend on it.
       runtime_options: of the cluster: `address`, `time_limit_seconds`, `hospitals_per_chunk`, `workers`.
+      max_total_epsilon: refuse to begin if all runs on these data together, this one included, would release more in
+        any unit at any hospital (see `odometer`).
+      on_note: called with what a reader must know before anything is trained.
 
     Raises:
-      validation.InvalidInput: bad plan, model or data, before anything is trained.
+      validation.InvalidInput: bad plan, model or data, or a limit that would be exceeded, before anything is trained.
       records.RecordError: a run directory of another plan, no whole checkpoint, or a file that cannot be written.
       TrainingError: an update that is not finite.
 
@@ -67,9 +75,10 @@ def train(
     """
     model = build_model(plan, dataset) if model is None else model
     evaluated = dataset if evaluate_on is None else evaluate_on
-    shared = SeedIndependentParts(plan, dataset, model, runtime, evaluated, server_held, runtime_options)
+    extended = extension(plan, None if run_dir is None else pathlib.Path(run_dir))
+    shared = SeedIndependentParts(plan, dataset, model, runtime, evaluated, server_held, runtime_options, extended)
     try:
-        (run,) = _drive([Session(plan, shared, run_dir, store_updates)], on_round)
+        (run,) = _drive([Session(plan, shared, run_dir, store_updates, max_total_epsilon, on_note)], on_round)
         return run
     finally:
         shared.close()
@@ -85,6 +94,7 @@ def train_seeds(
     evaluate_on: HospitalDataset | None = None,
     store_updates: int | None = None,
     on_start: Callable[[int], None] | None = None,
+    max_total_epsilon: float | None = None,
 ) -> list[Run]:
     """Trains plans that differ in their seeds alone; each gives what `train` gives for it, and leaves the same files.
 
@@ -95,7 +105,7 @@ def train_seeds(
       plans: one plan with several seeds.
       dataset: the hospitals.
       run_dirs: a folder for each run; None keeps everything in memory.
-      runtime, model, evaluate_on, store_updates: see `train`.
+      runtime, model, evaluate_on, store_updates, max_total_epsilon: see `train`.
       on_start: called with the number of each run when its training starts.
 
     Raises:
@@ -121,7 +131,7 @@ def train_seeds(
                 if on_start is not None:
                     on_start(number)
                 run_dir = None if run_dirs is None else run_dirs[number]
-                sessions.append(Session(plans[number], shared, run_dir, store_updates))
+                sessions.append(Session(plans[number], shared, run_dir, store_updates, max_total_epsilon))
                 if len(sessions) == 1:
                     at_once = sessions[0].runs_at_once(len(plans) - number)
             runs += _drive(sessions, None)

@@ -1,7 +1,8 @@
 """Drawing a round: who takes part, with which batches, which noise key and which weight.
 
-Everything here is a function of (the run's root stream, the round number), so a resumed run draws what it would have
-drawn. Each hospital draws from a stream of its own, derived from its id.
+Everything here is a function of (the run's streams, the round number), so a resumed run draws what it would have
+drawn. Each hospital draws from a stream of its own, derived from its id. `run_streams` says what each stream follows
+from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput
+from tff_hospitals.training.run_streams import RunStreams, run_streams
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital, HospitalDataset
@@ -30,15 +32,22 @@ class RoundDrawer:
       plan: a plan without problems.
       dataset: its hospitals.
       noise: the noise plan of the two.
-      root: of every draw; default: the plan's seed.
+      streams: of the run, or a root for draws that belong to no run; default: those of this plan without a model.
     """
 
-    def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan, root: Streams | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: HospitalDataset,
+        noise: noise_plan.NoisePlan,
+        streams: RunStreams | Streams | None = None,
+    ):
         self._plan = plan
         self._noise = noise
         mechanism = mechanisms.record_level(plan.privacy)
         self._batches = "shuffled" if mechanism is None else mechanism.batches
-        self._root = Streams.from_seed(plan.seed) if root is None else root
+        streams = run_streams(plan, dataset) if streams is None else streams
+        self._streams = RunStreams.from_root(streams) if isinstance(streams, Streams) else streams
         self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
         self._cohort = cohorts.Cohorts(
             dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
@@ -54,21 +63,18 @@ class RoundDrawer:
 
     def cohort(self, round_number: int) -> tuple[str, ...]:
         """Ids of the hospitals that take part, in the data set's order."""
-        return self._cohort(self._root.child("server"), round_number)
+        return self._cohort(self._streams.cohorts(), round_number)
 
     def draw(self, round_number: int, cohort: tuple[str, ...] | None = None) -> RoundInput:
         """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
         ids = self.cohort(round_number) if cohort is None else cohort
-        shared = self._root.child("broadcast", round_number).key()
-        return RoundInput(
-            round_number, tuple(self._hospital(self._hospitals[one], round_number) for one in ids), shared
-        )
+        hospitals = tuple(self._hospital(self._hospitals[one], round_number) for one in ids)
+        return RoundInput(round_number, hospitals, self._streams.broadcast(round_number))
 
     def _hospital(self, hospital: Hospital, round_number: int) -> HospitalRound:
-        plan, records = self._plan, hospital.train.records
-        own = self._root.child("hospital", hospital.hospital_id, "round", round_number)
+        plan, records, name = self._plan, hospital.train.records, hospital.hospital_id
         steps = noise_plan.steps_per_round(plan, records)
-        stream, size = own.child("batches"), plan.client.batch_size
+        stream, size = self._streams.batches(name, round_number), plan.client.batch_size
         if self._batches == "same_order":
             schedule = _same_order(stream, records, size, steps)
         elif self._batches == "poisson":
@@ -82,10 +88,10 @@ class RoundDrawer:
         return HospitalRound(
             hospital,
             schedule,
-            own.child("noise").key(),
-            self._noise.multipliers[hospital.hospital_id] if self._noise.unit == "record" else 0.0,
+            self._streams.hospital_noise(name, round_number),
+            self._noise.multipliers[name] if self._noise.unit == "record" else 0.0,
             float(records) if plan.weighting == "records" else 1.0,
-            own.child("upload").key(),
+            self._streams.upload(name, round_number),
         )
 
 

@@ -13,6 +13,7 @@ from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.byte_counts import ByteCounts
 from tff_hospitals.training.evaluation import POOLED
 from tff_hospitals.training.metrics import METRICS
+from tff_hospitals.training.releases import empty_ledger, enter_round
 from tff_hospitals.training.signal_to_noise import SignalToNoise
 
 if TYPE_CHECKING:
@@ -65,21 +66,15 @@ class RunHistory:
         self._plan, self._noise = plan, noise
         self._ids = dataset.ids
         self.bytes_sent = ByteCounts(plan, wire_bytes, side_bytes, dense_bytes, frozen_bytes)
-        self.ledger = Ledger(delta=noise.delta, adjacency=noise.adjacency)
-        for part in noise.parts:
-            if part.unit == "record" or not next(iter(part.releases.values())).shared:
-                self.ledger.expect(part.unit, dataset.ids)
+        self.ledger = empty_ledger(dataset, noise)
         self.bytes_down: dict[str, int] = collections.defaultdict(int)
         self.bytes_up: dict[str, int] = collections.defaultdict(int)
         self.metric_rows: list[dict[str, Any]] = []
         self.monitored: list[float] = []
         self.last_evaluation: dict[str, dict[str, float]] = {}
-        self.warnings: list[str] = []
+        self.warnings: list[str] = []  # for people inside: some of them speak of single hospitals
+        self.statements: list[str] = []  # for everybody: what belongs to the guarantee
         self.left: dict[str, int] = {}  # hospitals that spent their budget, and the round that they left before
-        for part in noise.parts:
-            for hospital, released in noise_plan.preprocessing_events(dataset, part.unit).items():
-                for event, count in released:
-                    self.ledger.record(part.unit, hospital, 0, event, count)
         self.signal = SignalToNoise(plan, dataset, noise, dense_bytes[0] // 4)
 
     def released(self) -> Ledger:
@@ -88,13 +83,19 @@ class RunHistory:
             return self.ledger
         return after_selection(self.ledger, self._plan.privacy.selected_from)
 
-    def record_round(self, one: RoundInput, output: RoundOutput) -> None:
-        """Enters what a finished round released and sent."""
+    def record_round(self, one: RoundInput, output: RoundOutput, attempt: int = 0) -> None:
+        """Enters what a finished round released and sent: counts are of what the loop really ran.
+
+        Args:
+          one, output: of the round.
+          attempt: as in `releases.enter_round`.
+        """
         for row in self.bytes_sent.enter(one, output):
             self.bytes_down[row["hospital"]] += row["bytes_down"]
             self.bytes_up[row["hospital"]] += row["bytes_up"]
-        for part in self._noise.parts:
-            self._record_releases(part, one, output)
+        names = [hospital.hospital.hospital_id for hospital in one.cohort]
+        steps = {name: int(output.metrics[name]["steps"]) for name in names}
+        enter_round(self.ledger, self._noise, one.number, steps, attempt)
         self.signal.measure(one, output)
         if output.server.get("cut_off") and not any("secure_sum_bound" in text for text in self.warnings):
             bound = self._plan.privacy.secure_sum_bound
@@ -103,19 +104,6 @@ class RunHistory:
                 f"secure_sum_bound={bound:g}, which was cut off there (the first such round). Remedy: a larger "
                 "--secure_sum_bound."
             )
-
-    def _record_releases(self, part: noise_plan.NoisePlan, one: RoundInput, output: RoundOutput) -> None:
-        """Enters the releases of one unit: counts are of what the loop really ran, not of what was asked for."""
-        number, cohort = one.number + 1, len(one.cohort)
-        if next(iter(part.releases.values())).shared:
-            event, count = next(iter(part.releases.values())).in_round(one.number, 1, cohort)
-            self.ledger.record(part.unit, None, number, event, count)
-            return
-        for hospital in one.cohort:
-            name = hospital.hospital.hospital_id
-            steps = int(output.metrics[name]["steps"])
-            event, count = part.releases[name].in_round(one.number, steps, cohort)
-            self.ledger.record(part.unit, name, number, event, count)
 
     def epsilon(self, hospital: str, conversion: str | None = None) -> float | None:
         """Epsilon so far of a hospital (`pooled`: the worst one), by default as the plan means it; None without a
@@ -188,6 +176,7 @@ class RunHistory:
             "monitored": self.monitored,
             "last_evaluation": self.last_evaluation,
             "warnings": self.warnings,
+            "statements": self.statements,
             "left": self.left,
             "signal": self.signal.to_json(),
         }
@@ -204,7 +193,7 @@ class RunHistory:
             scope: {name: math.nan if one is None else one for name, one in values.items()}
             for scope, values in value["last_evaluation"].items()
         }
-        self.warnings = list(value["warnings"])
+        self.warnings, self.statements = list(value["warnings"]), list(value["statements"])
         self.left = dict(value["left"])
         self.signal.restore(value.get("signal", {}))
 

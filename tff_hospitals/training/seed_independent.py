@@ -13,6 +13,7 @@ from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
 from tff_hospitals.runtimes import RUNTIMES, build_runtime
 from tff_hospitals.training.evaluation import Evaluator
+from tff_hospitals.training.extension import Extension
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset, Part
@@ -27,6 +28,7 @@ class SeedIndependentParts:
       plan, dataset, model: what to train, on what.
       runtime, server_held, runtime_options: see `loop.train`.
       evaluate_on: the hospitals to evaluate on.
+      extension: where the run goes on with noise that was calibrated for fewer rounds.
 
     Raises:
       validation.InvalidInput: bad plan, model or data.
@@ -41,12 +43,14 @@ class SeedIndependentParts:
         evaluate_on: HospitalDataset,
         server_held: Part | None = None,
         runtime_options: Mapping[str, Any] | None = None,
+        extension: Extension | None = None,
     ):
         raise_if([one_of("runtime", runtime, RUNTIMES)])
         self.dataset, self.model, self.runtime_name, self.evaluated = dataset, model, runtime, evaluate_on
         self.registered = RUNTIMES[runtime]
         self.composition = composition.compose(plan, dataset, model)
-        self.noise = noise_plan.make(plan, dataset)
+        self.extension = extension
+        self.noise = noise_plan.make(plan if extension is None else extension.calibrated, dataset)
         self.wire_bytes, self.side_bytes = self.composition.wire_bytes(), self.composition.side_bytes()
         self._server_held = server_held
         self._plan, self._options = plan, dict(runtime_options or {})

@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.foundations import files
-from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.checks.privacy import secure_noise_problems
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.rounds import RoundInput, RoundOutput
-from tff_hospitals.training import run_directory, stopping
+from tff_hospitals.training import stopping
 from tff_hospitals.training.budgets import RoundBudgets, RoundDecision
-from tff_hospitals.training.checkpoints import Checkpoint
 from tff_hospitals.training.evaluation import POOLED
+from tff_hospitals.training.extension import Extension
+from tff_hospitals.training.releases import add_ledger, empty_ledger
 from tff_hospitals.training.results import Progress, Run, TrainingError
 from tff_hospitals.training.round_inputs import RoundDrawer
+from tff_hospitals.training.run_directory import RunDirectory
 from tff_hospitals.training.run_history import RunHistory
+from tff_hospitals.training.run_record import RunIdentity
+from tff_hospitals.training.run_streams import release_name, run_streams
 from tff_hospitals.training.run_summary import summary_row
 from tff_hospitals.training.seed_independent import SeedIndependentParts
 from tff_hospitals.training.updates import UpdateStore
+from tff_hospitals.training.write_ahead import WriteAhead
 
 if TYPE_CHECKING:
+    from tff_hospitals.accounting import Ledger
     from tff_hospitals.processes.composition import ServerState
     from tff_hospitals.runtimes.base import Runtime
 
@@ -43,7 +47,7 @@ class Session:
     Args:
       plan: what to do.
       shared: what all runs of this plan share.
-      run_dir, store_updates: see `loop.train`.
+      run_dir, store_updates, max_total_epsilon, on_note: see `loop.train`.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class Session:
         shared: SeedIndependentParts,
         run_dir: str | pathlib.Path | None = None,
         store_updates: int | None = None,
+        max_total_epsilon: float | None = None,
+        on_note: Callable[[str], None] | None = None,
     ):
         drawn = shared.registered.draws_system_noise
         raise_if(secure_noise_problems(plan, shared.runtime_name, drawn, store_updates))
@@ -59,63 +65,84 @@ class Session:
         raise_if(stopping.problems(plan.stopping, shared.model.task, tested))
         self.plan, self.shared = plan, shared
         self.dataset, self.model, self.evaluated = shared.dataset, shared.model, shared.evaluated
-        self.composition, self.noise = shared.composition, shared.noise
-        root = Streams.from_seed(plan.seed)
-        weights, self.frozen = self.model.initial_weights(root.child("model").key())
-        if plan.privacy.secure_noise:
-            root = Streams.from_operating_system()
-        self.state = self.composition.initial_state(weights, root, self.noise.server_multiplier)
+        self.composition, self.noise, self.extension = shared.composition, shared.noise, shared.extension
+        continues = [] if self.extension is None else self.extension.releases(self.dataset, self.model)
+        self.streams = run_streams(plan, self.dataset, self.model, continues)
+        weights, self.frozen = self.model.initial_weights(self.streams.weights())
+        self.state = self.composition.initial_state(weights, self.streams.own, self.noise.server_multiplier)
         dense = 4 * self.composition.client_work.scalars
         frozen_bytes = sum(weight.nbytes for weight in self.frozen)
         self.history = RunHistory(
             plan, self.dataset, self.noise, shared.wire_bytes, (dense, dense), frozen_bytes, shared.side_bytes
         )
-        self.drawer = RoundDrawer(plan, self.dataset, self.noise, root)
+        self.drawer = RoundDrawer(plan, self.dataset, self.noise, self.streams)
         self.budgets = RoundBudgets(plan, self.dataset, self.noise)
         self.plateau = stopping.PlateauRule(plan.stopping)
         self.next_round = 0
         self.seconds: list[tuple[int, float]] = []
         self.finished: Run | None = None
-        self.directory = None
-        if run_dir is not None:
-            self.directory = run_directory.RunDirectory(pathlib.Path(run_dir))
-            self._open_directory()
+        identity = RunIdentity(plan, self.dataset, self.evaluated, self.model)
+        self.files = RunDirectory(identity, shared.runtime_name, run_dir, self.extension)
+        self.books = WriteAhead(
+            plan,
+            self.dataset,
+            self.noise,
+            release=release_name(plan, self.dataset, self.model, continues),
+            attempt=self.files.attempt,
+            run_dir=self.files.path,
+            first_round=0 if self.extension is None else self.extension.first_round,
+        )
+        self._resume()
+        if self.finished is None:
+            self._begin(max_total_epsilon, on_note)
         self.updates: UpdateStore | None = None
         if store_updates is not None and self.finished is None:
             self.updates = UpdateStore(run_dir, store_updates, self.composition, self.frozen)
 
-    def _open_directory(self) -> None:
-        directory = self.directory
-        if directory is None:
-            return
-        identity = files.fingerprint(
-            [self.plan.fingerprint(), self.dataset.fingerprint(), self.evaluated.fingerprint()]
-        )
-        self.identity = identity
-        directory.claim(self.plan, self.dataset, identity, self.shared.runtime_name)
-        checkpoint, warnings = directory.checkpoints.latest()
-        self.history.warnings.extend(warnings)
-        if checkpoint is None:
-            return
-        if checkpoint.plan != identity:
-            raise files.RecordError(
-                f"{directory.path} holds a checkpoint of another plan ({checkpoint.plan}, this one is {identity}). "
-                "Remedy: choose another --run_dir."
-            )
-        self._restore(checkpoint)
-        summary = directory.finished_summary()
-        if summary is not None:
-            self.finished = self._result(summary, already_finished=True)
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _resume(self) -> None:
+        """Takes over what the run directory holds of this run."""
         import tensorflow as tf
 
-        self.state = tf.nest.pack_sequence_as(self.state, list(checkpoint.arrays))
-        found = self.history.warnings
-        self.history.restore(checkpoint.progress["history"])
-        self.history.warnings.extend(found)
-        self.seconds = [(int(number), float(value)) for number, value in checkpoint.progress["seconds"]]
-        self.next_round = checkpoint.next_round
+        checkpoint, warnings = self.files.checkpoint()
+        copy = 0
+        if checkpoint is not None:
+            self.state = tf.nest.pack_sequence_as(self.state, list(checkpoint.arrays))
+            self.history.restore(checkpoint.progress["history"])
+            self.seconds = [(int(number), float(value)) for number, value in checkpoint.progress["seconds"]]
+            self.next_round, copy = checkpoint.next_round, int(checkpoint.progress["tree_copy"])
+        self.history.warnings.extend(warnings)
+        summary = self.files.finished_summary()
+        if summary is not None:
+            self.finished = self._result(summary, already_finished=True)
+            return
+        before = self.books.released_before(self.next_round, copy)
+        if before is not None:
+            self.history.ledger, lost = before
+            if lost:
+                self.history.statements.append(
+                    f"an interruption lost the results of {lost} rounds, which are drawn again with other noise: each "
+                    "drawing is charged"
+                )
+
+    def _begin(self, max_total_epsilon: float | None, on_note: Callable[[str], None] | None) -> None:
+        """Refuses what may not begin, says what a reader must know, and charges before anything is released."""
+        if self.books.needed or self.extension is not None or max_total_epsilon is not None:
+            rest = self.books.plan_ahead(self.drawer, self.next_round, max_total_epsilon)
+            if self.extension is not None and self.extension.new:
+                self._state_extension(self.extension, rest, on_note)
+        self.files.claim()
+        self.books.begin()
+
+    def _state_extension(self, extension: Extension, rest: Ledger, on_note: Callable[[str], None] | None) -> None:
+        """What epsilon results when more rounds follow than the noise was made for; beyond a target it is refused."""
+        before, after = self.history.ledger, empty_ledger(self.dataset, self.noise)
+        for ledger in (before, rest):
+            add_ledger(after, ledger)
+        raise_if(extension.problems(self.plan, self.noise, after))
+        for text in extension.statements(self.plan, self.noise, before, after):
+            self.history.statements.append(text)
+            if on_note is not None:
+                on_note(text)
 
     def stop_reason(self) -> str | None:
         """Why the run ends here, or None to go on."""
@@ -130,7 +157,7 @@ class Session:
         """Who can pay for a round; None without a limit."""
         if not self.budgets:
             return None
-        return self.budgets.decide(self.history.ledger, round_number, self.drawer.cohort(round_number))
+        return self.budgets.decide(self.history.ledger, round_number, self.drawer.cohort(round_number), self.books.copy)
 
     def _draw(self, round_number: int) -> RoundInput:
         """A round's input without the hospitals that have spent their budget; the others go on."""
@@ -165,6 +192,7 @@ class Session:
     def draw_rounds(self, runs: int) -> list[RoundInput]:
         """The rounds up to the next evaluation, checkpoint or possible stop, for a call with room for so many runs."""
         inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end(runs))]
+        self.books.before(inputs)
         if self.updates is not None:
             self.updates.store_if_due(self.composition.at_hospitals(self.state, inputs[0].broadcast_key), inputs[0])
         return inputs
@@ -189,7 +217,7 @@ class Session:
         self.history.warnings.extend(note for note in self.runtime.notes if note not in self.history.warnings)
         for one, output in zip(inputs, outputs):
             self._check_finite(output)
-            self.history.record_round(one, output)
+            self.history.record_round(one, output, self.books.copy)
             self.next_round = one.number + 1
             due = self.next_round % self.plan.evaluate_every == 0 or self.next_round == self.plan.rounds
             evaluation = self._evaluate() if due else {}
@@ -197,7 +225,7 @@ class Session:
             self.seconds.append((one.number + 1, seconds))
             if on_round is not None:
                 on_round(self._progress(one.number))
-        if self.next_round % self.plan.checkpoint_every == 0:
+        if self.next_round % self.plan.checkpoint_every == 0 and self.next_round < self.plan.rounds:
             self._save()
 
     def _chunk_end(self, runs: int) -> int:
@@ -256,15 +284,15 @@ class Session:
             bytes=sum(self.history.bytes_down.values()) + sum(self.history.bytes_up.values()),
         )
 
-    def _save(self) -> None:
-        if self.directory is None:
-            return
+    def _save(self, *, last: bool = False) -> None:
         import tensorflow as tf
 
+        if self.files.path is None:
+            return
         arrays = tuple(np.asarray(leaf) for leaf in tf.nest.flatten(self.state))
-        progress = {"history": self.history.to_json(), "seconds": self.seconds}
-        self.directory.checkpoints.save(Checkpoint(self.next_round, self.identity, arrays, progress))
-        self.directory.write_tables(self.history, self.seconds)
+        progress = {"history": self.history.to_json(), "seconds": self.seconds, "tree_copy": self.books.copy}
+        self.files.save(self.next_round, arrays, progress, last=last)
+        self.files.write_tables(self.history, self.seconds)
 
     def adopt(self, weights: tuple, words: str, seconds: float, warnings: Sequence[str] = ()) -> Run:
         """Takes weights that were found outside of the rounds, as those of a single round, and finishes.
@@ -303,9 +331,9 @@ class Session:
             self.shared.runtime_name,
         )
         run = self._result(summary, already_finished=False)
-        if self.directory is not None:
-            self._save()
-            self.directory.finish(run, summary)
+        self.books.settle(self.history.ledger, self.next_round)
+        self._save(last=True)
+        self.files.finish(run, summary)
         self.finished = run
         return run
 
@@ -317,7 +345,7 @@ class Session:
             weights=tuple(np.asarray(weight) for weight in self.state.weights),
             frozen=self.frozen,
             evaluation=self.history.last_evaluation,
-            directory=None if self.directory is None else self.directory.path,
+            directory=self.files.path,
             already_finished=already_finished,
             model=self.model,
         )

@@ -1,0 +1,147 @@
+"""Every random stream of a run, and what each of them follows from: the only place that says so.
+
+| stream | follows from | who may know it |
+|---|---|---|
+| initial weights; cohorts and batches whose sampling no guarantee rests on | the seed | everybody |
+| noise, roundings, rotations; Poisson batches and cohorts; bits of encoders | whole run and secret | see below |
+| the same with `secure_noise` | the operating system | nobody |
+
+The whole run is its plan, its data, its model and its seed; the secret is the key of the data set.
+
+So two runs share noise only where they are the same release bit for bit: take away what is common to two models that
+carry the same noise, and what is left has none. What no guarantee rests on stays common to all plans of one seed, so
+that methods are compared on the same start and the same batches. A run without any mechanism protects nothing, and all
+of its streams follow from the seed.
+
+The key of embedded public data is public (see `hospitals.secret`): runs on them are reproducible everywhere, and
+protect nobody from a reader who draws their noise again. That is what research mode means.
+
+>>> from tff_hospitals.hospitals import load_dataset
+>>> data = load_dataset("heart_disease")
+>>> private = Plan().replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 1.0})
+>>> one, other = (run_streams(private.replace(rounds=rounds), data) for rounds in (15, 16))
+>>> bool((one.weights() == other.weights()).all()), bool((one.server_noise() == other.server_noise()).any())
+(True, False)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.models import FunctionalModel
+
+HARMLESS = ("evaluate_every", "checkpoint_every")
+"""Fields of a plan that change nothing of what is released: plans that differ in them alone are the same release."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStreams:
+    """The streams of one run.
+
+    Attributes:
+      common: shared by all plans of one seed.
+      own: of this run alone.
+      secret_batches: whether the guarantee rests on nobody knowing who is in a batch.
+      secret_cohorts: the same of the hospitals in a round.
+    """
+
+    common: Streams
+    own: Streams
+    secret_batches: bool = True
+    secret_cohorts: bool = True
+
+    @classmethod
+    def from_root(cls, root: Streams) -> RunStreams:
+        """All streams from one root, for draws that belong to no run."""
+        return cls(root, root)
+
+    def weights(self) -> np.ndarray:
+        """Key of the initial weights, int64 [2]."""
+        return self.common.child("model").key()
+
+    def cohorts(self) -> Streams:
+        """Whom a round's cohort is drawn from."""
+        return (self.own if self.secret_cohorts else self.common).child("server")
+
+    def batches(self, hospital_id: str, round_number: int) -> Streams:
+        """Of a hospital's batches in a round."""
+        return self._of(self.own if self.secret_batches else self.common, hospital_id, round_number).child("batches")
+
+    def hospital_noise(self, hospital_id: str, round_number: int) -> np.ndarray:
+        """Key of all noise that a hospital draws in a round, int64 [2]."""
+        return self._of(self.own, hospital_id, round_number).child("noise").key()
+
+    def upload(self, hospital_id: str, round_number: int) -> np.ndarray:
+        """Key of the bits that a hospital's encoder shares with the server, int64 [2]."""
+        return self._of(self.own, hospital_id, round_number).child("upload").key()
+
+    def broadcast(self, round_number: int) -> np.ndarray:
+        """Key of the bits that the server's encoder shares with all hospitals, int64 [2]."""
+        return self.own.child("broadcast", round_number).key()
+
+    def server_noise(self) -> np.ndarray:
+        """Key of the server's noise (and of a rotation that all agree on), int64 [2]."""
+        return self.own.child("server", "noise").key()
+
+    @staticmethod
+    def _of(root: Streams, hospital_id: str, round_number: int) -> Streams:
+        return root.child("hospital", hospital_id, "round", round_number)
+
+
+def release_name(
+    plan: Plan, dataset: HospitalDataset, model: FunctionalModel | None = None, continues: Sequence[str] = ()
+) -> str:
+    """32 hexadecimal digits that two runs share only if they release the same bits; without the key they tell nothing.
+
+    Args:
+      plan: all of it counts, but for `HARMLESS` fields.
+      dataset: its records count, and its secret key.
+      model: code and configuration count. None: the plan's name for it alone.
+      continues: names of the releases that the run was extended from, the first one first.
+    """
+    settings = {name: value for name, value in plan.to_json().items() if name not in HARMLESS}
+    words = json.dumps(settings, sort_keys=True)
+    identity = str(getattr(model, "identity", ""))
+    return dataset.secret.child("release").digest(words, dataset.fingerprint(), identity, *continues)
+
+
+def run_streams(
+    plan: Plan, dataset: HospitalDataset, model: FunctionalModel | None = None, continues: Sequence[str] = ()
+) -> RunStreams:
+    """The streams of the run of a plan.
+
+    Args:
+      plan, dataset, model, continues: as for `release_name`. Streams without a model are those of no real run; they
+        serve where only their distribution counts.
+    """
+    common = Streams.from_seed(plan.seed)
+    if plan.privacy.secure_noise:
+        own = Streams.from_operating_system()
+    elif not any(one.private for one, _ in mechanisms.layers(plan.privacy)):
+        own = common
+    else:
+        name, noise = release_name(plan, dataset, model, continues), dataset.secret.child("noise")
+        own = Streams(bytes.fromhex(noise.digest(name, "first half") + noise.digest(name, "second half")))
+    return RunStreams(common, own, draws_poisson_batches(plan), hides_cohorts(plan))
+
+
+def draws_poisson_batches(plan: Plan) -> bool:
+    """Whether a hospital draws its batches by Poisson sampling, on which the epsilon of its records rests."""
+    mechanism = mechanisms.record_level(plan.privacy)
+    return mechanism is not None and mechanism.batches == "poisson"
+
+
+def hides_cohorts(plan: Plan) -> bool:
+    """Whether the epsilon of a hospital rests on nobody knowing in which rounds it takes part."""
+    return plan.cohort.kind == "poisson" and mechanisms.hospital_level(plan.privacy).noise_by == "server"
