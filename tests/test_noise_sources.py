@@ -158,7 +158,7 @@ def test_a_plan_chooses_its_source():
 @pytest.mark.parametrize("mechanism", ["dp_sgd", "fixed_clip", "tree", "local_dp", "discrete_gaussian", "skellam"])
 def test_secure_runs_take_their_noise_from_the_operating_system(mechanism, monkeypatch):
     """Keys alone would give the same weights again: with the same keys and batches the noise still differs."""
-    monkeypatch.setattr("tff_hospitals.training.session.Streams.from_operating_system", _same_root)
+    monkeypatch.setattr("tff_hospitals.foundations.random_streams.Streams.from_operating_system", _same_root)
     plan = Plan(rounds=2, weighting="equal", seed=1).replace(
         client={"local_steps": 3, "local_epochs": None, "batch_size": 4},
         privacy={"mechanism": mechanism, "noise_multiplier": 1.0, "secure_noise": True},

@@ -187,7 +187,8 @@ def hospital_setting(plan: Plan, dataset: HospitalDataset) -> HospitalSetting:
     """What a plan's hospital-level mechanism is planned for."""
     size = parameters(plan, dataset) if mechanisms.hospital_level(plan.privacy).needs_size else 1
     privacy = mechanisms.hospital_settings(plan.privacy)
-    return HospitalSetting(privacy, plan.rounds, plan.cohort, len(dataset.hospitals), size)
+    shown = mechanisms.record_level(plan.privacy) is not None  # whose ledger names the rounds of every hospital
+    return HospitalSetting(privacy, plan.rounds, plan.cohort, len(dataset.hospitals), size, shown)
 
 
 def _hospital_part(plan: Plan, dataset: HospitalDataset, delta: float, adjacency: str) -> NoisePlan:

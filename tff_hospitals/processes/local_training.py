@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_hospitals.models import FunctionalModel
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.parts import ClientPlan, PrivacyPlan
 from tff_hospitals.processes import client_optimizers
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count
@@ -64,6 +65,8 @@ class LocalTraining:
         self.rule = build_step_rule(model, privacy, max_local_steps)
         self.record_level, self.block, self.noise_width = self.rule.protects, self.rule.block, self.rule.noise_width
         self.noise_block = self.rule.noise_block
+        self._protects = any(mechanism.private for mechanism, _ in mechanisms.layers(privacy))
+        self._hides_update = mechanisms.hospital_level(privacy).noise_by in ("hospital", "shares")
         self.optimizer = client_optimizers.client_optimizer(client)
         self.scalars = parameter_count(model.trainable_specs)
         self._run_steps: Callable = self._steps
@@ -104,9 +107,12 @@ class LocalTraining:
     ) -> ClientOutput:
         """The upload that belongs to a finished local training."""
         delta = tuple(start - end for start, end in zip(weights, final))
-        if self.record_level:  # the exact loss of the training records is not covered by the guarantee
+        norm = global_norm(delta)
+        if self._protects:  # no guarantee covers exact sums over training records
             loss_sum, records = tf.zeros_like(loss_sum), tf.zeros_like(records)
-        metrics = tf.stack([loss_sum, records, tf.cast(element["steps"], tf.float32), global_norm(delta)])
+        if self._hides_update:  # nor, where the server is not trusted, what the update was before clipping and noise
+            norm = tf.zeros_like(norm)
+        metrics = tf.stack([loss_sum, records, tf.cast(element["steps"], tf.float32), norm])
         return ClientOutput(delta, element["weight"], metrics)
 
     def run(

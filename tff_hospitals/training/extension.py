@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import Problem
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.noise import NoisePlan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.run_record import fullest, plan_differences
@@ -89,21 +90,22 @@ class Extension:
           after: what will have been released at its end.
         """
         found = []
-        one_tree = plan.privacy.restart_every is None and any(
-            next(iter(part.releases.values())).tree == "rounds" for part in noise.parts
-        )
-        if one_tree:
-            bound = f"its tree of noise spans the {self.calibrated.rounds} rounds that were planned, and cannot grow"
-            found.append(Problem("rounds", plan.rounds, bound, "train a new run, with --restart_every to extend it"))
+        rounds = self.calibrated.rounds
+        spans = mechanisms.hospital_level(plan.privacy).spans_rounds
+        laid_out = spans and (plan.privacy.restart_every or plan.rounds) > rounds
+        if laid_out:
+            bound = f"its noise was laid out as a whole for the {rounds} rounds that were planned, and cannot grow"
+            remedy = "train a new run; a tree with --restart_every of its planned rounds or fewer can be extended"
+            found.append(Problem("rounds", plan.rounds, bound, remedy))
         targets = (plan.privacy.target_epsilon, plan.privacy.outer_target_epsilon)
         named = zip(noise.parts, targets, _TARGETS)
-        for part, target, name in named if not one_tree else ():
+        for part, target, name in named if not laid_out else ():
             if target is not None:
                 epsilon = after.epsilon(part.unit, None, part.conversion)
                 if epsilon > target:
                     bound = (
                         f"would reach epsilon {epsilon:.6g} per {part.unit}, beyond the target of {target:g}: the "
-                        f"noise was calibrated for {self.calibrated.rounds} rounds"
+                        f"noise was calibrated for {rounds} rounds"
                     )
                     remedy = (
                         f"accept it with --{name}={_rounded_up(epsilon)}, or train a new run of {plan.rounds} rounds"

@@ -196,7 +196,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "curve.*.bytes_up": "participation",
         "curve.*.bytes_down": "participation",
         "published_fields": "settings",
-        **dict.fromkeys(summary_fields({}, {}), "evaluation"),
+        **dict.fromkeys(summary_fields({}, dict.fromkeys(METRICS, 0.0)), "evaluation"),
     },
     "model.keras": {"*": "released"},
     "report.html": {"*": "pages"},

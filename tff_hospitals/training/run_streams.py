@@ -143,5 +143,9 @@ def draws_poisson_batches(plan: Plan) -> bool:
 
 
 def hides_cohorts(plan: Plan) -> bool:
-    """Whether the epsilon of a hospital rests on nobody knowing in which rounds it takes part."""
-    return plan.cohort.kind == "poisson" and mechanisms.hospital_level(plan.privacy).noise_by == "server"
+    """Whether the epsilon of a hospital rests on nobody knowing in which rounds it takes part.
+
+    Around a record-level mechanism it does not: the ledger of the records names the rounds of every hospital.
+    """
+    alone = mechanisms.record_level(plan.privacy) is None
+    return alone and plan.cohort.kind == "poisson" and mechanisms.hospital_level(plan.privacy).noise_by == "server"

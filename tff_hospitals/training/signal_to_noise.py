@@ -84,7 +84,9 @@ class SignalToNoise:
         self._round, self._latest = one.number + 1, {}
         if "noise_norm" in output.server:
             self._enter(POOLED, ratio(output.server["update_norm"], output.server["noise_norm"]))
-        if self._noise.unit == "record" and self._plan.client.optimizer == "sgd" and not self._plan.client.momentum:
+        # Where the hospital is protected too, what it sends is not public: the ratio would give its norm away.
+        alone = self._noise.unit == "record" and self._noise.second is None
+        if alone and self._plan.client.optimizer == "sgd" and not self._plan.client.momentum:
             for hospital, metrics in output.metrics.items():
                 expected = self._noise_of(hospital, one.number, int(metrics["steps"]))
                 self._enter(hospital, ratio(metrics["update_norm"], expected))

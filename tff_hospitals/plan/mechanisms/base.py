@@ -82,6 +82,7 @@ class HospitalSetting:
       rounds: of the whole run.
       cohort: who takes part, out of `hospitals`.
       parameters: of the model; 1 where the mechanism does not ask for them.
+      shown: whether others learn who takes part in a round, as from the ledger of a record-level mechanism inside.
     """
 
     privacy: PrivacyPlan
@@ -89,6 +90,7 @@ class HospitalSetting:
     cohort: CohortPlan
     hospitals: int
     parameters: int = 1
+    shown: bool = False
 
     steps = 1
 
@@ -96,6 +98,11 @@ class HospitalSetting:
     def expected(self) -> float:
         """Mean number of hospitals in a round."""
         return self.cohort.expected_size(self.hospitals)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether nobody knows who takes part: only then does Poisson sampling amplify a guarantee."""
+        return self.cohort.kind == "poisson" and not self.shown
 
     @property
     def period(self) -> int:

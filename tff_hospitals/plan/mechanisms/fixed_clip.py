@@ -29,14 +29,14 @@ class FixedClip(HospitalLevel):
     attack = "repeated_hospital"
 
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:
-        """One Gaussian a round, sampled where hospitals are; noised counts with it.
+        """One Gaussian a round, sampled where hospitals are in secret; noised counts with it.
 
         In a cyclic cohort a round is nothing to those whose turn it is not.
         """
         joint, cohort = noised_counts.joint_stddev(self, setting) if counts else 0.0, setting.cohort
 
         def release(noise_multiplier: float) -> Release:
-            if cohort.kind == "poisson":
+            if setting.sampled:
                 event = MechanismEvent(
                     "poisson_gaussian",
                     noise_multiplier=noise_multiplier,
