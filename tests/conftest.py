@@ -36,3 +36,13 @@ def checkout() -> pathlib.Path:
     if not (folder / "setup.cfg").is_file():
         pytest.skip("needs the checkout, not only the installed package")
     return folder
+
+
+@pytest.fixture
+def common_noise(monkeypatch):
+    """Runs of one seed draw the same noise, which no real runs do: for tests that compare arithmetic alone."""
+    from tff_hospitals.foundations.random_streams import Streams
+    from tff_hospitals.training import session
+    from tff_hospitals.training.run_streams import RunStreams
+
+    monkeypatch.setattr(session, "run_streams", lambda plan, *_: RunStreams.from_root(Streams.from_seed(plan.seed)))

@@ -159,7 +159,7 @@ def test_records_come_back_in_the_same_place_of_every_pass(few):
     assert first != second
 
 
-def test_the_secure_sum_changes_nothing_but_the_last_digits(few, model):
+def test_the_secure_sum_changes_nothing_but_the_last_digits(few, model, common_noise):
     for name in ("weighted_mean", "fixed_clip", "local_dp"):
         plan = METHODS[name].plan(BASE, 8.0)
         plain = train(plan, few, model=model)
