@@ -109,7 +109,7 @@ def commands(name: str, names: list[str]) -> Iterator[list[str]]:
     draw = random.Random(f"flags of {name}")
     values = [*NUMBERS, *TEXTS]
     for _ in range(PER_COMMAND):
-        given = list(SOUND[name])
+        given = list(SOUND.get(name, ()))
         for _ in range(draw.choice((1, 1, 1, 2, 3))):
             flag, value = draw.choice(names), draw.choice(values)
             given.append(draw.choice((f"--{flag}={value}",) * 12 + (f"--{flag}", f"--no{flag}", f"-{flag}={value}")))

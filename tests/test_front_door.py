@@ -105,6 +105,19 @@ def test_what_is_missing_is_said_in_one_line(options: list[str], checkout: pathl
     assert child.stderr.count("\n") == 1
 
 
+def test_benchmarks_are_commands_too(checkout: pathlib.Path) -> None:
+    """Their help and their refusals are those of every command."""
+    programs = [path for path in (checkout / "benchmarks").glob("*.py") if "command.main()" in path.read_text()]
+    assert len(programs) >= 10
+    for path in programs:
+        for flag, code in (("--help", 0), ("--jsn=x", 2)):
+            child = subprocess.run(
+                [sys.executable, str(path), flag], capture_output=True, text=True, check=False, cwd="/"
+            )
+            assert child.returncode == code, path.name
+            assert "  --json=string\n" in child.stdout if code == 0 else "Did you mean: json" in child.stderr, path.name
+
+
 def test_how_a_command_was_started_is_told_for_doing_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for program, told in (
         ("somewhere/bin/tff-hospitals", "tff-hospitals train --rounds=3 '--run_dir=a b'"),
