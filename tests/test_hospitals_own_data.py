@@ -148,7 +148,10 @@ def test_the_message_fits_on_one_screen(folder):
     [
         (b"", "south.csv='no lines': must have a header and at least one record"),
         (HEADER.encode(), "south.csv='header only': must have at least one record"),
-        (b"\xff\xfe\x00", "south.csv='byte 0': must be UTF-8 text"),
+        (
+            b"\xff\xfe\x00",
+            "south.csv, line 1='byte 0': must be UTF-8 text. Remedy: save the file in that encoding, or write encoding",
+        ),
         ((HEADER + '40,"f,none\n').encode(), "must be a readable CSV file"),
         ((HEADER + ROWS).replace("age,", "agee,").encode(), "Remedy: did you mean 'agee'"),
         ((HEADER + ROWS).replace("name\n", "age\n").encode(), "column 'age'='2 times': must be there once"),

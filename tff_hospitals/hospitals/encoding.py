@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.hospitals.schema import Feature, Schema, match_level, parse_number
+from tff_hospitals.hospitals.file_formats import FileFormat, too_large
+from tff_hospitals.hospitals.schema import Feature, Schema, canonical, match_level
 from tff_hospitals.hospitals.tables import Problems, Table
 
 if TYPE_CHECKING:
@@ -47,16 +48,18 @@ def encode(
 
 
 def _encode_feature(schema: Schema, feature: Feature, table: Table, problems: Problems) -> np.ndarray:
-    missing_words = {*schema.missing, *feature.missing_values}
-    extra = [number for number in map(parse_number, feature.missing_values) if number is not None]
+    written = table.format
+    extra = {written.number(word) for word in feature.missing_values} - {None} if feature.kind == "numeric" else set()
+    own = {*feature.missing_values, *map(canonical, feature.missing_values)}
+    listed = (*feature.levels, *(word for words in feature.spellings.values() for word in words))
     cells = table.columns[feature.name]
     values = np.zeros(len(cells))
     missing = np.zeros(len(cells))
     known: dict[str, float | None] = {}  # a column repeats few different cells: read each once
     for row, cell in enumerate(cells):
         if cell not in known:
-            is_missing = cell in missing_words or (bool(extra) and parse_number(cell) in extra)
-            known[cell] = None if is_missing else _value(feature, cell)
+            is_missing = canonical(cell) in own or cell in own or (bool(extra) and written.number(cell) in extra)
+            known[cell] = None if is_missing or schema.is_missing(cell, listed) else _value(feature, cell, written)
         value = known[cell]
         if value is None:
             missing[row] = 1
@@ -71,7 +74,7 @@ def _encode_feature(schema: Schema, feature: Feature, table: Table, problems: Pr
                 )
             values[row] = _fill(feature)
         elif np.isnan(value):
-            bound, remedy = _expected(feature, cell)
+            bound, remedy = _expected(feature, cell, written)
             problems.add(table.file, cell, bound, remedy, column=feature.name, place=table.places[row])
         elif feature.low is not None and not feature.low <= value <= float(feature.high or 0.0):
             if schema.outside_bounds == "refuse":
@@ -79,12 +82,17 @@ def _encode_feature(schema: Schema, feature: Feature, table: Table, problems: Pr
                     table.file,
                     cell,
                     f"must be between {feature.low:g} and {feature.high:g}{' ' if feature.unit else ''}{feature.unit}",
-                    "mend the cell, widen the bounds, or write outside_bounds: clip in the schema",
+                    f"mend the cell, write missing_values: [{cell}] for the column if it means missing, widen the "
+                    "bounds, or write outside_bounds: clip in the schema",
                     column=feature.name,
                     place=table.places[row],
                 )
+            elif too_large(value):
+                problems.add(table.file, cell, *_TOO_LARGE, column=feature.name, place=table.places[row])
             clipped = min(max(value, feature.low), float(feature.high or 0.0))
             values[row] = value if schema.outside_bounds == "keep" else clipped
+        elif too_large(value):
+            problems.add(table.file, cell, *_TOO_LARGE, column=feature.name, place=table.places[row])
         else:
             values[row] = value
     columns = []
@@ -98,12 +106,16 @@ def _encode_feature(schema: Schema, feature: Feature, table: Table, problems: Pr
     return np.stack(columns, axis=1)
 
 
-def _value(feature: Feature, cell: str) -> float:
+def _value(feature: Feature, cell: str, written: FileFormat) -> float:
     """A cell as a number (categories: their position); NaN when it does not fit."""
     if feature.kind == "numeric":
-        number = parse_number(cell)
+        number = written.number(cell)
+        if number is None and feature.censored and cell[:1] in ("<", ">"):
+            number = written.number(cell.lstrip("<>= "))
+            if number is not None and feature.censored == "half" and cell.startswith("<"):
+                number /= 2
         return np.nan if number is None else number
-    level = match_level(cell, feature.levels)
+    level = match_level(cell, feature.levels, feature.spellings)
     return np.nan if level is None else float(level)
 
 
@@ -116,12 +128,16 @@ def _fill(feature: Feature) -> float:
     return float(match_level(str(feature.impute), feature.levels) or 0)
 
 
-def _expected(feature: Feature, cell: str) -> tuple[str, str]:
-    if feature.kind != "numeric":
-        return f"must be one of {', '.join(feature.levels)}", "mend the cell or add the value to the categories"
-    if cell.count(",") == 1 and parse_number(cell.replace(",", ".")) is not None:
-        return "must be a number with a decimal point", "replace the decimal comma"
-    return "must be a number", "mend the cell, or list the word under missing in the schema"
+_TOO_LARGE = ("is too large: must be at most 3.4e38", "mend the cell, or list it as missing_values of the column")
+
+
+def _expected(feature: Feature, cell: str, written: FileFormat) -> tuple[str, str]:
+    if feature.kind == "numeric":
+        return written.expected(cell)
+    remedy = f"mend the cell, or list it for the value that it means: spellings: {{{feature.levels[-1]}: ['{cell}']}}"
+    if feature.kind == "categorical":
+        remedy += ", or add it to the categories"
+    return f"must be one of {', '.join(feature.levels)}", remedy
 
 
 def _encode_target(schema: Schema, table: Table, problems: Problems, classes: Classes) -> np.ndarray:
@@ -131,13 +147,15 @@ def _encode_target(schema: Schema, table: Table, problems: Problems, classes: Cl
     labels = np.zeros(len(cells), np.float32 if numeric else np.int64)
     for row, cell in enumerate(cells):
         place = table.places[row]
-        if cell in schema.missing:
+        if schema.is_missing(cell, (*target.listed, *(word for words in target.spellings.values() for word in words))):
             bound, remedy = "must not be missing: it is what is predicted", "fill it in or remove the record"
             problems.add(table.file, cell, bound, remedy, column=target.name, place=place)
         elif numeric:
-            number = parse_number(cell)
+            number = table.format.number(cell)
             inside = number is not None and (target.low is None or target.low <= number <= float(target.high or 0.0))
-            if number is None or not inside:
+            if number is not None and too_large(number):
+                problems.add(table.file, cell, *_TOO_LARGE[:1], "mend the cell", column=target.name, place=place)
+            elif number is None or not inside:
                 bound = "must be a number" + ("" if target.low is None else f" from {target.low:g} to {target.high:g}")
                 problems.add(table.file, cell, bound, "mend the cell", column=target.name, place=place)
             else:
@@ -162,16 +180,20 @@ def target_classes(schema: Schema, tables: Sequence[Table] = ()) -> Classes:
     guess.
     """
     target = schema.target
+
+    def spelled(words: Sequence[str]) -> tuple[str, ...]:
+        return (*words, *(one for word in words for one in target.spellings.get(word, ())))
+
     if target.classes:
-        return tuple((word,) for word in target.classes)
-    positive = target.positive or ("1",)
+        return tuple(spelled((word,)) for word in target.classes)
+    positive = spelled(target.positive or ("1",))
     if target.negative or not target.positive:
-        return (target.negative or ("0",), positive)
+        return (spelled(target.negative or ("0",)), positive)
     others = (
         cell
         for table in tables
         for cell in table.columns[target.name]
-        if cell not in schema.missing and match_level(cell, positive) is None
+        if not schema.is_missing(cell, target.listed) and match_level(cell, positive) is None
     )
     first = next(others, None)
     return (() if first is None else (first,), positive)

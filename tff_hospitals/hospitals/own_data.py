@@ -1,12 +1,12 @@
 """A user's own tables: a folder with one file per hospital, or one file with a hospital column, and a schema.
 
-The name of a file (without its extension) is its hospital's id. Columns that the schema does not name are never read.
+Where the schema names a hospital column, that column says whose record a row is; else the name of a file (without its
+extension) is its hospital's id. Columns that the schema does not name are never read.
 All problems of all files are found before anything is raised; see `data/example_own_data` for a small example.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 
@@ -58,8 +58,7 @@ def own_data(
     if found:
         raise InvalidInput(found)
     problems = Problems()
-    tables = _folder_tables(place, rules, problems) if place.is_dir() else _file_tables(place, rules, problems)
-    pools = pools_of({hospital_id: [table] for hospital_id, table in tables.items()}, rules, problems)
+    pools = pools_of(_tables(place, rules, problems), rules, problems)
     if problems:
         raise InvalidTable(problems.list())
     fields = table_fields(
@@ -118,43 +117,55 @@ def _wanted(schema: Schema) -> list[str]:
     return [*(feature.name for feature in schema.features), schema.target.name, *schema.roles.values()]
 
 
-def _folder_tables(folder: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, Table]:
-    """One table per file; a hospital column, if there is one, is not needed here."""
-    schema = dataclasses.replace(schema, hospital_column=None)
-    tables: dict[str, Table] = {}
+def _tables(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, list[Table]]:
+    """Each hospital's tables, sorted by id: by the hospital column where the schema names one, else by file."""
+    read = [
+        table
+        for path in (_folder_files(place, schema, problems) if place.is_dir() else [place])
+        if (table := read_table(path, _wanted(schema), schema.format_of(path.name), problems)) is not None
+    ]
+    found: dict[str, list[Table]] = {}
+    if schema.hospital_column is None:
+        found = {pathlib.Path(table.file).stem: [table] for table in read}
+    else:
+        spelling: dict[str, str] = {}
+        for table in read:
+            for hospital_id, rows in _rows_by_hospital(table, schema, spelling, problems).items():
+                found.setdefault(hospital_id, []).append(table.take(rows))
+    return dict(sorted(found.items()))
+
+
+def _folder_files(folder: pathlib.Path, schema: Schema, problems: Problems) -> list[pathlib.Path]:
+    """The tables in a folder; without a hospital column their names are hospital ids."""
     owner: dict[str, str] = {}
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    for path in files:
+    kept = []
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         if path.suffix.lower() in SCHEMA_SUFFIXES or path.stem.lower() in _PASSED_OVER:
             continue
-        key = path.stem.casefold()
+        key = path.stem.casefold() if schema.hospital_column is None else path.name
         if path.suffix.lower() in SUFFIXES and key in owner:
             remedy = "keep one of the two files, or rename one"
             problems.add(path.name, path.stem, f"is the hospital id of {owner[key]} too", remedy)
             continue
         owner.setdefault(key, path.name)
-        bad = id_problem(path.name, path.stem)
+        bad = id_problem(path.name, path.stem) if schema.hospital_column is None else None
         if bad is not None:
             problems.add(path.name, path.stem, bad.bound, bad.remedy)
-        table = read_table(path, _wanted(schema), schema.delimiter, problems)
-        if table is not None:
-            tables[path.stem] = table
+        kept.append(path)
     if not owner:
         problems.add(folder.name, "no tables", "must hold one .csv or .parquet file per hospital", "put them there")
-    return dict(sorted(tables.items()))
+    return kept
 
 
-def _file_tables(path: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, Table]:
-    """One table per value of the hospital column, in sorted order of ids."""
-    table = read_table(path, _wanted(schema), schema.delimiter, problems)
-    if table is None:
-        return {}
+def _rows_by_hospital(
+    table: Table, schema: Schema, spelling: dict[str, str], problems: Problems
+) -> dict[str, list[int]]:
+    """Row numbers by the hospital column; `spelling` remembers how ids were written in all files."""
     column = schema.hospital_column or ""
     rows: dict[str, list[int]] = {}
-    spelling: dict[str, str] = {}
     for row, hospital_id in enumerate(table.columns[column]):
         place = table.places[row]
-        if hospital_id in schema.missing:
+        if schema.is_missing(hospital_id):
             bound = "must not be missing: it says whose record this is"
             problems.add(table.file, hospital_id, bound, "fill it in", column=column, place=place)
             continue
@@ -168,4 +179,4 @@ def _file_tables(path: pathlib.Path, schema: Schema, problems: Problems) -> dict
             if bad is not None:
                 problems.add(table.file, hospital_id, bad.bound, bad.remedy, column=column, place=place)
         rows.setdefault(hospital_id, []).append(row)
-    return {hospital_id: table.take(rows[hospital_id]) for hospital_id in sorted(rows)}
+    return rows

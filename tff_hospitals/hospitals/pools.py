@@ -73,7 +73,7 @@ def _ids(
     ids: list[str] = []
     for row, (cell, table, place) in enumerate(_cells(parts, column)):
         ids.append(cell)
-        if cell in schema.missing:
+        if schema.is_missing(cell):
             whose = "whose record this is" if schema.patient_column else "which record this is"
             bound, remedy = f"must not be missing: it says {whose}", "fill it in"
             problems.add(table.file, cell, bound, remedy, column=column, place=place)

@@ -19,37 +19,60 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tff_hospitals.foundations.validation import Problem, in_range, one_of, whole_number
+from tff_hospitals.hospitals.file_formats import FileFormat
 
 FEATURE_KINDS = ("numeric", "binary", "categorical")
 TARGET_KINDS = ("binary", "multiclass", "regression")
 SCALINGS = ("per_hospital", "pooled", "fixed_bounds", "dp_moments", "none")
 
 
-def match_level(cell: str, levels: Sequence[str]) -> int | None:
-    """The position of a cell among known values; numbers compare as numbers, so that "1.0" is "1".
+DEFAULT_MISSING = ("", "?", "NA", "NaN", "nan", "null")
 
-    >>> match_level("1.0", ("0", "1")), match_level("yes", ("0", "1"))
-    (1, None)
+Spellings = Mapping[str, Sequence[str]]
+
+
+def canonical(cell: str) -> str:
+    """A cell as the schema compares it: a whole number keeps no ".0", which spreadsheets and Parquet files add.
+
+    >>> canonical("1.0"), canonical("01"), canonical("1e2")
+    ('1', '01', '1e2')
+    """
+    match = re.fullmatch(r"([+-]?(?:0|[1-9]\d*))\.0+", cell)
+    return match[1] if match else cell
+
+
+def match_level(cell: str, levels: Sequence[str], spellings: Spellings | None = None) -> int | None:
+    """The position of a cell among known values, or None.
+
+    >>> match_level("1.0", ("0", "1")), match_level("yes", ("0", "1")), match_level("yes", ("0", "1"), {"1": ["yes"]})
+    (1, None, 1)
     """
     if cell in levels:
         return list(levels).index(cell)
-    number = parse_number(cell)
-    if number is None:
-        return None
-    return next((place for place, level in enumerate(levels) if parse_number(level) == number), None)
+    known = {canonical(level): at for at, level in enumerate(levels)}
+    for level, words in (spellings or {}).items():
+        known.update({canonical(word): known[canonical(level)] for word in words if canonical(level) in known})
+    return known.get(canonical(cell))
 
 
-def parse_number(cell: str) -> float | None:
-    """The finite number that a cell holds, or None: no "nan", no "1_000", no decimal comma."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and "_" not in cell else None
+def _spelling_problems(name: str, levels: Sequence[str], spellings: Spellings) -> list[Problem | None]:
+    found: list[Problem | None] = []
+    taken = {canonical(level): level for level in levels}
+    if len(taken) < len(levels):
+        found.append(Problem(f"{name}.categories", tuple(levels), "must not repeat a value", "list each once"))
+    for level, words in spellings.items():
+        found.append(one_of(f"{name}.spellings", level, levels) if levels else None)
+        for word in words:
+            other = taken.setdefault(canonical(word), level)
+            if other != level:
+                bound = f"spells {other} and {level}"
+                found.append(Problem(f"{name}.spellings", word, bound, "list each spelling under one value"))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +96,10 @@ class Feature:
       kind: "numeric", "binary" (`categories` names the words for 0 and 1) or "categorical" (one column per category).
       low, high: public bounds in original units (numeric).
       categories: all values that may occur; for binary the two values, default "0" and "1".
+      spellings: further spellings of categories: {"yes": ("YES", "1")}.
       missing_values: further cells that mean missing in this column, such as "0" for cholesterol.
+      censored: what stands for a limit of detection such as "<40" or ">200" (numeric): "bound" (the limit) or "half"
+        (of a lower limit; an upper one stays); None refuses it.
       impute: None refuses empty cells; a number or category is filled in; "median" takes the median of the hospital's
         training records, which is *not* private.
       missing_indicator: whether a column says where cells were empty; default: where they may be.
@@ -86,7 +112,9 @@ class Feature:
     low: float | None = None
     high: float | None = None
     categories: tuple[str, ...] = ()
+    spellings: Spellings = dataclasses.field(default_factory=dict)
     missing_values: tuple[str, ...] = ()
+    censored: str | None = None
     impute: float | str | None = None
     missing_indicator: bool | None = None
     drop_first: bool = False
@@ -121,6 +149,8 @@ class Feature:
         found: list[Problem | None] = [one_of(f"{name}.kind", self.kind, FEATURE_KINDS)]
         if not self.name:
             found.append(Problem(f"{name}.name", self.name, "must not be empty", "give the column's header"))
+        if self.censored is not None:
+            found.append(one_of(f"{name}.censored", self.censored, ("bound", "half")))
         if self.kind == "numeric":
             found.extend(_bounds_problems(name, self.low, self.high))
             if self.impute not in (None, "median"):
@@ -132,7 +162,12 @@ class Feature:
             return found
         if self.kind == "binary" and len(self.levels) != 2:
             found.append(
-                Problem(f"{name}.categories", self.categories, "must be the two values for 0 and 1", "list two")
+                Problem(
+                    f"{name}.categories",
+                    self.categories,
+                    "must be the two values for 0 and 1",
+                    "list two, and other spellings of them under spellings: {VALUE: [SPELLING, ..]}",
+                )
             )
         if self.kind == "categorical" and len(self.categories) < 2:
             found.append(
@@ -140,8 +175,7 @@ class Feature:
                     f"{name}.categories", self.categories, "must list two or more values", "list all that may occur"
                 )
             )
-        if len(set(self.levels)) != len(self.levels):
-            found.append(Problem(f"{name}.categories", self.categories, "must not repeat a value", "list each once"))
+        found.extend(_spelling_problems(name, self.levels, self.spellings))
         if self.low is not None or self.high is not None:
             found.append(Problem(f"{name}.low, high", (self.low, self.high), "are for numeric columns", "drop them"))
         if self.impute is not None and self.levels and match_level(str(self.impute), self.levels) is None:
@@ -159,6 +193,7 @@ class Target:
       positive, negative: the values of class 1 and class 0 (binary; default "1" and "0"). With `positive` alone, the
         one other value that occurs is class 0.
       classes: the values of classes 0, 1, 2, .. in order.
+      spellings: further spellings of these values.
     """
 
     name: str
@@ -166,8 +201,14 @@ class Target:
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    spellings: Spellings = dataclasses.field(default_factory=dict)
     low: float | None = None
     high: float | None = None
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """All values that the schema names."""
+        return (*self.classes, *self.positive, *self.negative)
 
     @property
     def num_classes(self) -> int:
@@ -191,7 +232,8 @@ class Target:
                     "target.classes", self.classes, "must be two values, without positive", "list class 0, then class 1"
                 )
             )
-        both = set(self.positive) & set(self.negative)
+        found.extend(_spelling_problems("target", self.classes, self.spellings) if self.classes else [])
+        both = set(map(canonical, self.positive)) & set(map(canonical, self.negative))
         if both:
             found.append(Problem("target.negative", sorted(both), "must not be positive too", "list each value once"))
         if self.kind == "regression":
@@ -212,14 +254,16 @@ class Schema:
       id_column: the column that names the record; it decides the record's side of the split, so that two records with
         equal cells may lie on different sides.
       split_column: the column that says train or test.
-      missing: cells that mean missing in every column.
+      missing: cells that mean missing in every column where they are not listed as values; an empty cell always does.
+        Default: `DEFAULT_MISSING`.
       scaling: one of `SCALINGS`; None leaves the choice to the caller.
       scaling_noise_multiplier: noise of scaling "dp_moments" over its sensitivity.
       test_fraction: chance of each record (of each patient) to be kept for testing, 0 < . <= 0.5; default 0.34.
       seed: of the split into train and test part.
       outside_bounds: "refuse" or "clip" numbers outside `low` and `high`, or "keep" them (scaling that relies on the
         bounds clips them in any case).
-      delimiter: between the cells of a CSV file.
+      delimiter, decimal, thousands, encoding: how cells are written; see `FileFormat`.
+      files: for single files what differs there: {"north.csv": {"decimal": ","}}.
       name, provenance, licence, simulated: for the run record.
     """
 
@@ -230,13 +274,17 @@ class Schema:
     records_per_patient: int | None = None
     id_column: str | None = None
     split_column: str | None = None
-    missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan", "null")
+    missing: tuple[str, ...] | None = None
     scaling: str | None = None
     scaling_noise_multiplier: float | None = None
     test_fraction: float | None = None
     seed: int = 0
     outside_bounds: str = "refuse"
     delimiter: str = ","
+    decimal: str = "."
+    thousands: str = ""
+    encoding: str = "utf-8"
+    files: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     name: str = ""
     provenance: str = ""
     licence: str = ""
@@ -257,6 +305,17 @@ class Schema:
         """Columns that are no features and not the target, by what they are for."""
         named = ("hospital_column", "patient_column", "id_column", "split_column")
         return {role: getattr(self, role) for role in named if getattr(self, role) is not None}
+
+    def format_of(self, file: str) -> FileFormat:
+        """How the cells of a file are written."""
+        general = {field.name: getattr(self, field.name) for field in dataclasses.fields(FileFormat)}
+        return FileFormat(**{**general, **self.files.get(file, {})})
+
+    def is_missing(self, cell: str, listed: Sequence[str] = ()) -> bool:
+        """Whether a cell means missing in a column for which the schema lists these values."""
+        if cell in listed:
+            return False
+        return cell == "" or cell in (DEFAULT_MISSING if self.missing is None else self.missing)
 
     def feature(self, name: str) -> Feature:
         """The feature of that name; raises KeyError when there is none."""
@@ -293,8 +352,17 @@ class Schema:
         elif self.test_fraction is not None:
             remedy = "give 0.2 or 0.34"
             found.append(in_range("test_fraction", self.test_fraction, low=0.0, high=0.5, low_open=True, remedy=remedy))
-        if len(self.delimiter) != 1:
-            found.append(Problem("delimiter", self.delimiter, "must be one character", "give , or ;"))
+        settings = [field.name for field in dataclasses.fields(FileFormat)]
+        for file, differing in self.files.items():
+            found.extend(one_of(f"files[{file}]", setting, settings) for setting in differing)
+        if not any(set(differing) - set(settings) for differing in self.files.values()):
+            found.extend(self.format_of("").problems(""))
+            found.extend(p for file in self.files for p in self.format_of(file).problems(f"files[{file}]."))
+        listed = {word for feature in self.features for word in feature.levels} | set(self.target.listed)
+        both = sorted(listed & set(self.missing or ()))
+        if both:
+            remedy = "drop it from missing, and list it as missing_values of the columns where it means that"
+            found.append(Problem("missing", both, "is listed as a value of a column too", remedy))
         if len(set(self.column_names)) != len(self.column_names):
             doubled = sorted({c for c in self.column_names if self.column_names.count(c) > 1})
             found.append(Problem("features", doubled, "make two encoded columns of one name", "rename a column"))

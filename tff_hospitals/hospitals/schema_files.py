@@ -127,7 +127,8 @@ def _build(kind: Callable[..., Any], where: str, entry: Any, problems: list[Prob
             failed = True
             problems.append(Problem(place, value, str(error), "mend the schema"))
     for name, field in known.items():
-        if field.default is dataclasses.MISSING and name not in values:
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
             failed = True
             problems.append(Problem(f"{where}.{name}", None, "must be given", "add it to the schema"))
     return None if failed else kind(**values)
@@ -135,6 +136,11 @@ def _build(kind: Callable[..., Any], where: str, entry: Any, problems: list[Prob
 
 def _convert(annotation: str, value: Any) -> Any:
     """A value from a file as the type of the field; annotations are text because of deferred evaluation."""
+    if annotation.startswith("Mapping[str, Mapping"):
+        value = _entries(value)
+        return {_text(key): {_text(k): _text(v) for k, v in _entries(one).items()} for key, one in value.items()}
+    if annotation == "Spellings":
+        return {_text(key): _convert("tuple", words) for key, words in _entries(value).items()}
     if annotation.startswith("tuple"):
         return tuple(_text(item) for item in (value if isinstance(value, (list, tuple)) else [value]))
     if isinstance(value, (list, tuple, Mapping)):
@@ -154,6 +160,12 @@ def _convert(annotation: str, value: Any) -> Any:
             raise ValueError("must be a whole number")
         return int(number)
     return _text(value)
+
+
+def _entries(value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be entries of the form NAME: ..")
+    return value
 
 
 def _number(value: Any) -> float:

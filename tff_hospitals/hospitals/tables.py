@@ -6,14 +6,17 @@ grouped: a column of 300 unreadable cells is one problem that names the first li
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import importlib
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.hospitals.file_formats import FileFormat
 
 SUFFIXES = (".csv", ".parquet")
 PROBLEMS_SHOWN = 10
@@ -36,11 +39,13 @@ class Table:
       file: name for messages.
       columns: header to cells (stripped text); all of one length.
       places: "line 2" (CSV; the header is line 1) or "row 1" (Parquet), one per record.
+      format: how numbers are written.
     """
 
     file: str
     columns: dict[str, list[str]]
     places: list[str]
+    format: FileFormat = dataclasses.field(default_factory=FileFormat)
 
     @property
     def records(self) -> int:
@@ -50,7 +55,7 @@ class Table:
     def take(self, rows: Sequence[int], file: str | None = None) -> Table:
         """The table of some rows, in that order."""
         columns = {name: [cells[row] for row in rows] for name, cells in self.columns.items()}
-        return Table(file or self.file, columns, [self.places[row] for row in rows])
+        return Table(file or self.file, columns, [self.places[row] for row in rows], self.format)
 
 
 class Problems:
@@ -83,35 +88,45 @@ class Problems:
         return bool(self._found)
 
 
-def read_table(path: pathlib.Path, wanted: Sequence[str], delimiter: str, problems: Problems) -> Table | None:
+def read_table(path: pathlib.Path, wanted: Sequence[str], written: FileFormat, problems: Problems) -> Table | None:
     """The wanted columns of a CSV or Parquet file; notes problems and returns None when it cannot be used."""
     if path.suffix.lower() == ".csv":
-        return _read_csv(path, wanted, delimiter, problems)
+        return _read_csv(path, wanted, written, problems)
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path, wanted, problems)
     problems.add(path.name, path.suffix, f"must be one of {', '.join(SUFFIXES)}", "save the table as CSV (UTF-8)")
     return None
 
 
-def _read_csv(path: pathlib.Path, wanted: Sequence[str], delimiter: str, problems: Problems) -> Table | None:
+def _read_csv(path: pathlib.Path, wanted: Sequence[str], written: FileFormat, problems: Problems) -> Table | None:
+    text = _decoded(path, written, problems)
+    if text is None:
+        return None
+    delimiter = written.delimiter
+    first = text.split("\n", 1)[0].strip().strip('"')
+    stated = first[4] if len(first) == 5 and first.lower().startswith("sep=") else None
+    if stated not in (None, delimiter):
+        remedy = f"write delimiter: {stated!r} in the schema (under files: {path.name} if it is this file alone)"
+        bound = f"names another delimiter than the schema's {delimiter!r}"
+        problems.add(path.name, first, bound, remedy, place="line 1")
+        return None
     rows: list[list[str]] = []
     lines: list[int] = []
     start = 1
+    largest = csv.field_size_limit(2**31 - 1)  # the library's own limit of 128 KiB stops at long notes
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            for row in reader:
-                if any(cell.strip() for cell in row):  # blank lines say nothing
-                    rows.append(row)
-                    lines.append(start)
-                start = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        problems.add(path.name, f"byte {error.start}", "must be UTF-8 text", "save the file as CSV in UTF-8")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        for row in reader:
+            spreadsheet = start == 1 and stated is not None  # Excel's first line says how to read, it is no header
+            if any(cell.strip() for cell in row) and not spreadsheet:  # blank lines say nothing
+                rows.append(row)
+                lines.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        problems.add(path.name, f"line {start}: {error}", "must be a readable CSV file", "check its quotes")
         return None
-    except (OSError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"line {start}: {error}"
-        problems.add(path.name, reason, "must be a readable CSV file", "check its permissions and its quotes")
-        return None
+    finally:
+        csv.field_size_limit(largest)
     if not rows:
         problems.add(path.name, "no lines", "must have a header and at least one record", "remove the file or fill it")
         return None
@@ -130,7 +145,32 @@ def _read_csv(path: pathlib.Path, wanted: Sequence[str], delimiter: str, problem
         problems.add(path.name, "header only", "must have at least one record", "remove the file or fill it")
     index = {name: header.index(name) for name in wanted}
     columns = {name: [rows[number][at].strip() for number in kept] for name, at in index.items()}
-    return Table(path.name, columns, [f"line {lines[number]}" for number in kept])
+    return Table(path.name, columns, [f"line {lines[number]}" for number in kept], written)
+
+
+def _decoded(path: pathlib.Path, written: FileFormat, problems: Problems) -> str | None:
+    """The text of a file; bytes that its encoding does not know are named by their line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        problems.add(path.name, error.strerror, "must be a readable CSV file", "check its permissions")
+        return None
+    encoding = "utf-8-sig" if codecs.lookup(written.encoding).name == "utf-8" else written.encoding
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        line = content[: error.start].count(b"\n") + 1
+        likely = "utf-16" if wide else "cp1252"
+        problems.add(
+            path.name,
+            f"byte {error.start}",
+            f"must be {written.encoding.upper()} text",
+            f"save the file in that encoding, or write encoding: {likely} in the schema (under files: {path.name} if "
+            "it is this file alone)",
+            place=f"line {line}",
+        )
+        return None
 
 
 def _read_parquet(path: pathlib.Path, wanted: Sequence[str], problems: Problems) -> Table | None:

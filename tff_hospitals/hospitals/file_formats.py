@@ -1,0 +1,99 @@
+"""How the cells of a file are written: separators, decimal mark, marks between thousands, encoding.
+
+>>> FileFormat(decimal=",", thousands=".").number("1.234,5"), FileFormat().number("1,234")
+(1234.5, None)
+"""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import math
+import re
+
+from tff_hospitals.foundations.validation import Problem, one_of
+
+_LARGEST = 3.4e38  # float32 holds no larger number
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFormat:
+    """Of one file, or of all files that say nothing else.
+
+    Attributes:
+      delimiter: between the cells of a CSV file.
+      decimal: the decimal mark, "." or ",".
+      thousands: the mark between groups of three digits: "", ",", ".", "'" or a space.
+      encoding: of a CSV file, such as utf-8, cp1252 or utf-16.
+    """
+
+    delimiter: str = ","
+    decimal: str = "."
+    thousands: str = ""
+    encoding: str = "utf-8"
+
+    def problems(self, where: str) -> list[Problem | None]:
+        """What is wrong with it; `where` is put before the names of the settings."""
+        found: list[Problem | None] = []
+        if len(self.delimiter) != 1:
+            found.append(Problem(f"{where}delimiter", self.delimiter, "must be one character", "give , or ;"))
+        found.append(one_of(f"{where}decimal", self.decimal, (".", ",")))
+        if self.thousands not in ("", ",", ".", "'", " ") or self.thousands == self.decimal:
+            bound = "must be one of , . ' or a space, and not the decimal mark"
+            found.append(Problem(f"{where}thousands", self.thousands, bound, "give another mark, or drop it"))
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            remedy = "give utf-8, cp1252 (Windows, Western Europe), latin-1 or utf-16"
+            found.append(Problem(f"{where}encoding", self.encoding, "must be a known encoding", remedy))
+        return found
+
+    def number(self, cell: str) -> float | None:
+        """The finite number that a cell holds, or None: no "nan", no "1_000", no mark of another format."""
+        if self.thousands and self.thousands in cell:
+            mark, point = re.escape(self.thousands), re.escape(self.decimal)
+            if not re.fullmatch(rf"[+-]?\d{{1,3}}({mark}\d{{3}})+({point}\d*)?", cell):
+                return None
+            cell = cell.replace(self.thousands, "")
+        if self.decimal == ",":
+            if "." in cell:
+                return None
+            cell = cell.replace(",", ".")
+        try:
+            number = float(cell)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) and "_" not in cell else None
+
+    def expected(self, cell: str) -> tuple[str, str]:
+        """Why a cell is no number here, and what to do about it."""
+        asks = "must be a number" if self.decimal == "." else "must be a number with a decimal comma"
+        readings: dict[float, tuple[str, str]] = {}
+        for words, setting, other in _OTHERS:
+            value = other.number(cell) if not other.thousands or other.thousands in cell else None
+            if value is not None:
+                readings.setdefault(value, (words, f'"{setting}"'))
+        if len(readings) > 1:
+            meant = " or ".join(f"{value:g} ({words})" for value, (words, _) in readings.items())
+            choices = " or ".join(setting for _, setting in readings.values())
+            return f"{asks}: it may mean {meant}", f"write {choices} in the schema"
+        if readings:
+            ((words, setting),) = readings.values()
+            return f"{asks}: it has a {words}", f"replace the {words}, or write {setting} in the schema"
+        if re.fullmatch(r"[<>]=?\s*\S+", cell) and self.number(cell.lstrip("<>= ")) is not None:
+            return f"{asks}: it is a limit of detection", "give the column censored: bound (the limit) or half of it"
+        return asks, "mend the cell, or list the word under missing in the schema"
+
+
+# How a number may have been meant that is none in the format of its file.
+_OTHERS = (
+    ("decimal comma", "decimal: ','", FileFormat(decimal=",")),
+    ("decimal point", "decimal: '.'", FileFormat()),
+    ("comma between thousands", "thousands: ','", FileFormat(thousands=",")),
+    ("point between thousands", "thousands: '.'", FileFormat(decimal=",", thousands=".")),
+)
+
+
+def too_large(number: float) -> bool:
+    """Whether a feature of that size would become infinite."""
+    return abs(number) > _LARGEST
