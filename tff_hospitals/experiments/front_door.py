@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "tff_hospitals.experiments.compare_command",
     "train": "tff_hospitals.experiments.train_command",
     "audit": "tff_hospitals.experiments.audit_command",
+    "publish": "tff_hospitals.experiments.publish_command",
     "report": "tff_hospitals.experiments.report_command",
     "account": "tff_hospitals.experiments.account_command",
     "bandwidth": "tff_hospitals.experiments.bandwidth_command",
@@ -56,7 +57,11 @@ def main(name: str = "", argv: Sequence[str] | None = None) -> None:
     problem = one_of("command", name, COMMANDS)
     if problem is not None:
         sys.exit(command.say(str(InvalidInput([problem])), command.REFUSED))
-    sys.exit(command.run(importlib.import_module(COMMANDS[name]), given))
+    module = importlib.import_module(COMMANDS[name])
+    for place, flag in enumerate(getattr(module, "POSITIONAL", ()), start=1):
+        if len(given) > place and not given[place].startswith("-"):
+            given[place] = f"--{flag}={given[place]}"
+    sys.exit(command.run(module, given))
 
 
 def _overview() -> str:

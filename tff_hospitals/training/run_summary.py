@@ -10,6 +10,7 @@ from tff_hospitals.accounting.certificate import certify
 from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training import published_fields
 from tff_hospitals.training.evaluation import POOLED, SERVER
 from tff_hospitals.training.metrics import METRICS, mean_of, summary_fields
 from tff_hospitals.training.run_history import RunHistory
@@ -80,10 +81,13 @@ def summary_row(
         "signal_to_noise": history.signal.medians(),
         "warnings": [
             *review.warnings(plan, dataset),
+            *history.statements,
             *history.warnings,
             *history.signal.warnings(),
             *_second(plan, noise, history),
         ],
+        "statements": list(history.statements),
+        "published_fields": published_fields.described(plan),
         "communication": history.bytes_sent.summary(len(dataset.hospitals)),
         "curve": curve(history, conversion),
     }
@@ -126,6 +130,12 @@ def _guarantee(
         )
     else:
         words += " Noise: from the root seed of the run (research mode): whoever knows the seed can take it away again."
+    words += f" Outside of it: figures of test records, which lie in {published_fields.INSIDE}/ and in no guarantee."
+    if plan.model.options.get("pretrained"):
+        words += (
+            " Outside of it: the records on which the weights that training started from were trained, unless they "
+            "have a guarantee of their own."
+        )
     if certificate and certificate["rdp"]:
         words += f" Checked: {certificate['library']} computes the same epsilon from the same ledger."
     return words

@@ -1,0 +1,126 @@
+"""The folder of a run that may leave the house: the model, the guarantee, and nothing that no release covers.
+
+Research mode (noise from keys that follow from a seed and the data set's key) makes runs reproducible: whoever knows
+seed and key takes the noise away. What is to leave the house takes its noise from the operating system
+(`--secure_noise`). Embedded public data have a public key and nobody to protect: research on them may be published as
+such, and the page says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.published_fields import INSIDE, is_private, may_be_published, part_of
+from tff_hospitals.training.run_record import read_record
+
+PAGE = "guarantee.md"
+_JSON = ("plan.json", "record.json", "ledger.json", "summary.json")
+_TABLES = ("metrics.csv", "bytes.csv")
+_RESEARCH = (
+    "**Research on public data.** The noise of this run follows from keys that anybody can derive: it shows what the "
+    "method does, and protects nobody.\n\n"
+)
+
+
+def publish(run_dir: pathlib.Path, out: pathlib.Path, *, research: bool = False) -> list[pathlib.Path]:
+    """Writes what of a finished run may leave the house into a new folder.
+
+    Args:
+      run_dir: of the run.
+      out: the folder to make; must not exist, or be empty.
+      research: publish a run whose noise follows from a seed, as research on public data.
+
+    Returns:
+      The files that were written, the page with the guarantee first.
+
+    Raises:
+      files.RecordError: no finished run of this version.
+      validation.InvalidInput: a folder that is in use, or noise that somebody can draw again.
+    """
+    if not (run_dir / "summary.json").is_file() or not (run_dir / "plan.json").is_file():
+        raise files.RecordError(
+            f"{run_dir} holds no finished run (plan.json and summary.json). Remedy: name the --run_dir of a run that "
+            "has ended; of a comparison name a folder below runs/."
+        )
+    record, plan = read_record(run_dir), Plan.from_json(files.read_json(run_dir / "plan.json"))
+    raise_if([*_folder_problems(run_dir, out), *_noise_problems(run_dir, plan, record, research)])
+
+    def allowed(file: str, field: str) -> bool:
+        return may_be_published(file, field, plan)
+
+    written = [out / PAGE]
+    summary = files.read_json(run_dir / "summary.json")
+    page = _RESEARCH if research and is_private(plan) and not plan.privacy.secure_noise else ""
+    files.write_text(out / PAGE, f"# What this run promises\n\n{page}{summary['guarantee']}\n")
+    for name in _JSON:
+        content = part_of(name, files.read_json(run_dir / name), allowed)
+        if name == "plan.json":  # a path tells where data lie
+            content["data"]["name"] = pathlib.PurePath(content["data"]["name"]).name
+            content["data"].get("options", {}).pop("schema", None)
+        if name == "summary.json" and "stop_reason" in content:  # without the figure of test records at its end
+            content["stop_reason"] = content["stop_reason"].split(" (best")[0]
+        files.write_json(out / name, content)
+        written.append(out / name)
+    for name in _TABLES:
+        columns, rows = _table(run_dir / name)
+        kept = [column for column in columns if allowed(name, column)]
+        if kept:
+            files.write_csv(out / name, kept, rows)
+            written.append(out / name)
+    shutil.copyfile(run_dir / "model.keras", out / "model.keras")
+    return [*written, out / "model.keras"]
+
+
+def _folder_problems(run_dir: pathlib.Path, out: pathlib.Path) -> list[Problem]:
+    here, there = run_dir.resolve(), out.resolve()
+    remedy = "name a new folder outside of the run directory"
+    if there == here or here in there.parents or there in here.parents:
+        return [Problem("OUT", str(out), "must not be, hold or lie in the run directory, which holds its seed", remedy)]
+    if not out.exists():
+        return []
+    if not out.is_dir():
+        return [Problem("OUT", str(out), "must be a folder", remedy)]
+    found = sorted(path.name for path in out.iterdir())
+    if not found:
+        return []
+    bad = [name for name in found if name in (INSIDE, "checkpoints", "updates")]
+    if _names_a_seed(out / "plan.json") or _names_a_seed(out / "record.json"):
+        bad.append("a seed")
+    what = f"still holds {', '.join(bad)}" if bad else f"is not empty ({', '.join(found[:3])})"
+    return [Problem("OUT", str(out), what, f"remove it, or {remedy}")]
+
+
+def _names_a_seed(path: pathlib.Path) -> bool:
+    try:
+        return "seed" in files.read_json(path)
+    except files.RecordError:
+        return False
+
+
+def _noise_problems(run_dir: pathlib.Path, plan: Plan, record: Mapping[str, Any], research: bool) -> list[Problem]:
+    if not is_private(plan) or plan.privacy.secure_noise:
+        return []
+    public = record["dataset"].get("salt") == "public"
+    remedy = "train it again with --secure_noise" + (", or say --research: its data are public" if public else "")
+    if not research:
+        bound = "its noise follows from a seed that is written down, and can be taken away again"
+        return [Problem("RUN_DIR", str(run_dir), bound, remedy)]
+    if public:
+        return []
+    return [Problem("--research", True, "is for embedded public data; this run's data are not", remedy)]
+
+
+def _table(path: pathlib.Path) -> tuple[list[str], list[dict[str, Any]]]:
+    if not path.exists():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows: list[dict[str, Any]] = [dict(row) for row in reader]
+        return list(reader.fieldnames or ()), rows
