@@ -27,7 +27,7 @@ def page() -> str:
     """The reference page as Markdown, one table per part of a plan.
 
     >>> [line for line in page().splitlines() if line.startswith("| `--rounds`")]
-    ['| `--rounds` | round limit | whole number >= 1 | rounds | 15 | |']
+    ['| `--rounds` | round limit | whole number >= 1 and <= 1e+06 | rounds | 15 | |']
     """
     return "\n".join(_lines())
 

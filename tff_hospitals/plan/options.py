@@ -8,7 +8,7 @@ do about a wrong one:
 ...     steps: int = option(3, "steps of a round", low=1, remedy="give 1 or more steps")
 >>> (found,) = options_of(Part)
 >>> found.flag, found.kind, found.problem(0).bound
-('steps', <class 'int'>, 'must be >= 1')
+('steps', <class 'int'>, 'must be >= 1 and <= 1000000000')
 """
 
 from __future__ import annotations
