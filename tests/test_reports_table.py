@@ -379,3 +379,12 @@ def test_the_joint_epsilon_stands_under_the_table():
     )
     assert "infinite per hospital" in text
     assert "25 runs without a mechanism are in no epsilon" in text
+
+
+def test_a_narrow_terminal_leaves_out_columns_and_says_which():
+    one = sample()
+    text = table.terminal_table(one, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Columns that do not fit the width are in summary.csv:" in text
+    assert "s per round" in " ".join(text.split())
+    assert "do not fit the width are in" not in table.terminal_table(one, width=140)

@@ -41,9 +41,15 @@ def terminal_table(summary: Summary, *, width: int = 120, colours: bool = False)
     marks = [notes.mark(row) for row in rows]
     shown = Shown(rows, delta=summary.delta)
     left, right = printed_columns(shown, before_hospitals=True), printed_columns(shown, before_hospitals=False)
-    room = max(width, 80) - sum(column.width + 2 for column in (*left, *right))
-    hospitals, method_width, collapsed = hospital_columns(summary.hospital_ids, rows, marks, room)
-    columns = [method_column(rows, marks, method_width), *left, *hospitals, *right]
+    dropped: list[str] = []
+    while True:
+        room = max(width, 80) - sum(column.width + 2 for column in (*left, *right))
+        hospitals, method_width, collapsed = hospital_columns(summary.hospital_ids, rows, marks, room)
+        columns = [method_column(rows, marks, method_width), *left, *hospitals, *right]
+        if not right or sum(column.width + 2 for column in columns) - 2 <= max(width, 80):
+            break
+        dropped.insert(0, f"{right[-1].upper} {right[-1].lower}".strip())
+        right = right[:-1]
     lines = _head_lines(columns, hospitals, shown.hospital_title(collapsed))
     rule = "─" * max(map(len, lines))
     lines.append(rule)
@@ -57,6 +63,8 @@ def terminal_table(summary: Summary, *, width: int = 120, colours: bool = False)
     lines.append(rule)
     title = _paint(summary.title or f"Comparison on {summary.dataset.name}", _BOLD, colours)
     below = [*_footer(summary, shown, collapsed), *notes.lines()]
+    if dropped:
+        below.insert(1, f"Columns that do not fit the width are in summary.csv: {', '.join(dropped)}.")
     wrapped = [line for text in below for line in textwrap.wrap(text, max(width, 80), subsequent_indent="    ")]
     return "\n".join([title, "", *lines, *wrapped])
 

@@ -11,7 +11,7 @@ from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.spread import quantile
 from tff_hospitals.reports.wording import score_text, shorten_all
 
-_NARROWEST_METHOD = 18
+_NARROWEST_METHOD = 14
 _NARROWEST_HOSPITAL = 6
 _WIDEST_HOSPITAL = 24
 SHARES = (("lowest", 0.0), ("median", 0.5), ("highest", 1.0))
