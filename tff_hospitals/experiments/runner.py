@@ -142,7 +142,10 @@ class MethodRunner:
             **rows[0],
             **summary_fields(by_hospital, evaluate(together)),
             "seconds_per_round": sum(row["seconds_per_round"] or 0.0 for row in rows),
-            "warnings": [*review.warnings(self.plan, self.dataset), *(text for row in rows for text in _unfinished(row))],
+            "warnings": [
+                *review.warnings(self.plan, self.dataset),
+                *(text for row in rows for text in _unfinished(row)),
+            ],
             "converged": not any(map(_unfinished, rows)),
         }
         return RunResult(row, together, next(iter(runs.values())).ledger)
