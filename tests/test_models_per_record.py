@@ -361,7 +361,7 @@ def test_large_models_are_vectorised_in_chunks(monkeypatch):
 
     model = MODELS["mlp with dropout"]()
     (whole,) = runner(model, "vectorized")(0.3)
-    monkeypatch.setattr(per_record, "_CHUNK_BYTES", 4 * model.parameters * 2)  # two records at once, of seven
+    monkeypatch.setattr(per_record, "_CHUNK_BYTES", 12 * model.parameters * 2)  # two records at once, of seven
     (chunked,) = runner(model, "vectorized")(0.3)
     equal(chunked, whole)
 

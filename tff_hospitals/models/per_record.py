@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tff_hospitals.foundations.validation import one_of, raise_if
-from tff_hospitals.models import building, clipping, ghost
+from tff_hospitals.models import building, clipping
+from tff_hospitals.models.ghost import plan as ghost
+from tff_hospitals.models.ghost.parts import Part, formed
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import plain_python
 
 METHODS = ("auto", "ghost", "loop", "vectorized")
-# Per-record gradients of one chunk are kept below this size.
-_CHUNK_BYTES = 64 * 2**20
+# Per-record gradients of one chunk, with their squares in float64, are kept below this size.
+_CHUNK_BYTES = 192 * 2**20
 
 
 @plain_python
@@ -39,7 +41,8 @@ def clipped_gradient_sum(
 ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
     """Clips the gradient of each record's loss and sums over the records that `mask` keeps.
 
-    Whatever the style, blanking out one record changes the sum by at most `clip_norm` in Euclidean norm.
+    Whatever the style and whatever the record holds, blanking it out changes the sum by at most `clip_norm` in
+    Euclidean norm. A record whose gradient is not finite counts as zero and touches no other.
 
     The gradient of logistic regression at zero weights is (1/2 - label) times the features and 1, here of norm 2.55:
 
@@ -67,7 +70,8 @@ def clipped_gradient_sum(
 
     Returns:
       The sum of clipped gradients (a tuple in the order of `trainable`), the norm of each record's gradient before
-      clipping [batch] (zero for padded records), and the mean loss of the records that `mask` keeps.
+      clipping [batch] (zero for padded records, infinite for those that are not finite), and the mean of the finite
+      losses of the records that `mask` keeps.
 
     Raises:
       InvalidInput: an unknown style or method.
@@ -83,8 +87,9 @@ def clipped_gradient_sum(
     work = _Work(model, trainable, frozen, clip_norm, key, style)
     ways = {"ghost": _ghost, "vectorized": _vectorized, "loop": _loop}
     gradients, norms, losses = ways[method](work, features, labels, keep)
-    records = tf.reduce_sum(tf.cast(keep, tf.float32))
-    return tuple(gradients), norms, tf.reduce_sum(losses) / tf.maximum(records, 1.0)
+    counted = tf.logical_and(keep, tf.abs(losses) < losses.dtype.max)
+    loss = tf.reduce_sum(tf.where(counted, losses, 0.0))
+    return tuple(gradients), norms, loss / tf.maximum(tf.reduce_sum(tf.cast(counted, tf.float32)), 1.0)
 
 
 def method_for(model: Any) -> tuple[str, str]:
@@ -154,8 +159,26 @@ class _Work:
     key: Any
     style: str
 
-    def factors(self, squared: Sequence[tf.Tensor], keep: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        return clipping.factors(squared, keep, self.clip_norm, self.style, clipping.layer_groups(self.model))
+    def clipped(self, parts: Callable[[], Sequence[Part]], keep: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The clipped sum of each weight, and the norms of the records.
+
+        `parts` is called inside a branch. Compilers do not merge what is computed before a branch with what is computed
+        in it: so the numbers whose norm is taken are the very numbers that are added up, in rounding as well, and are
+        computed once.
+        """
+
+        def of_some() -> Any:
+            found = parts()
+            squared, groups = [part.squared_norms for part in found], clipping.layer_groups(self.model)
+            factors, norms = clipping.factors(squared, keep, self.clip_norm, self.style, groups)
+
+            def sums(careful: bool) -> list[tf.Tensor]:
+                return [part.weighted_sum(factor, careful) for part, factor in zip(found, factors)]
+
+            ordinary = tf.reduce_all([part.ordinary for part in found])
+            return tf.cond(ordinary, lambda: sums(False), lambda: sums(True)), norms
+
+        return tf.cond(tf.reduce_any(keep), of_some, lambda: (self.zeros(), tf.zeros_like(keep, tf.float32)))
 
     def zeros(self) -> list[tf.Tensor]:
         return [tf.zeros(spec.shape, spec.dtype) for spec in self.model.trainable_specs]
@@ -175,15 +198,15 @@ _Result = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]
 
 
 def _ghost(work: _Work, features: tf.Tensor, labels: tf.Tensor, keep: tf.Tensor) -> _Result:
-    parts, losses = ghost.parts_of_gradient(work.model, work.trainable, work.frozen, features, labels, keep, work.key)
-    factors, norms = work.factors([part.squared_norms for part in parts], keep)
-    return [part.weighted_sum(factor) for part, factor in zip(parts, factors)], norms, losses
+    model, trainable, frozen, key = work.model, work.trainable, work.frozen, work.key
+    trace = ghost.traced(model, trainable, frozen, features, labels, keep, key)
+    return *work.clipped(lambda: ghost.parts_of(model, trace, trainable, frozen, key), keep), trace.losses
 
 
 def _vectorized(work: _Work, features: tf.Tensor, labels: tf.Tensor, keep: tf.Tensor) -> _Result:
     """On as many records at once as keep the per-record gradients within bounds."""
     batch = features.shape[0]
-    most = max(1, _CHUNK_BYTES // (4 * max(1, work.model.parameters)))
+    most = max(1, _CHUNK_BYTES // (12 * max(1, work.model.parameters)))
     if batch is None or batch <= most:
         whole = tf.shape(features)[0] if batch is None else batch
         return _at_once(work, features, labels, keep, tf.range(whole), whole)
@@ -222,10 +245,8 @@ def _at_once(
 
     each, losses = tf.vectorized_map(of_one, (features, labels, index))
     specs = work.model.trainable_specs
-    flat = [tf.reshape(one, [tf.shape(one)[0], spec.shape.num_elements()]) for one, spec in zip(each, specs)]
-    factors, norms = work.factors([tf.reduce_sum(tf.square(one), axis=1) for one in flat], keep)
-    sums = [tf.linalg.matvec(one, factor, transpose_a=True) for one, factor in zip(flat, factors)]
-    return [tf.reshape(one, spec.shape) for one, spec in zip(sums, specs)], norms, tf.where(keep, losses, 0.0)
+    each = [tf.ensure_shape(one, [None, *spec.shape]) for one, spec in zip(each, specs)]
+    return *work.clipped(lambda: [formed(one) for one in each], keep), losses
 
 
 def _loop(work: _Work, features: tf.Tensor, labels: tf.Tensor, keep: tf.Tensor) -> _Result:
@@ -234,10 +255,8 @@ def _loop(work: _Work, features: tf.Tensor, labels: tf.Tensor, keep: tf.Tensor) 
 
     def body(row: tf.Tensor, sums: Any, norms: tf.TensorArray, losses: tf.TensorArray) -> Any:
         gradients, loss = work.gradient_of_one(features[row], labels[row], Rows(row[None], batch))
-        squared = [tf.reduce_sum(tf.square(gradient))[None] for gradient in gradients]
-        factors, norm = work.factors(squared, keep[row][None])
-        sums = [before + factor[0] * now for before, factor, now in zip(sums, factors, gradients)]
-        loss = tf.where(keep[row], loss, 0.0)
+        more, norm = work.clipped(lambda: [formed(gradient[None]) for gradient in gradients], keep[row][None])
+        sums = [before + now for before, now in zip(sums, more)]
         return row + 1, sums, norms.write(row, norm[0]), losses.write(row, loss)
 
     arrays = [tf.TensorArray(tf.float32, batch, element_shape=[]) for _ in range(2)]

@@ -16,18 +16,11 @@ from typing import Any
 import tensorflow as tf
 
 from tff_hospitals.models import group_norm
+from tff_hospitals.models.ghost.parts import Part, formed, outer_products, product_over_steps, rows_of_a_table
 from tff_hospitals.models.swapping import Override
 from tff_hospitals.models.tracing import converted, plain_python
 
 layers = tf.keras.layers
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """What one weight contributes: each record's squared gradient norm, and the sum weighted by a factor per record."""
-
-    squared_norms: tf.Tensor
-    weighted_sum: Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass
@@ -90,14 +83,7 @@ class Dense(BeforeActivation):
         if gradient.shape.rank > 2:
             inputs, gradient = _steps(inputs), _steps(gradient)
             return {"kernel": product_over_steps(inputs, gradient), "bias": formed(tf.reduce_sum(gradient, axis=1))}
-        squared = tf.reduce_sum(tf.square(gradient), axis=1)
-        return {
-            "kernel": Part(
-                tf.reduce_sum(tf.square(inputs), axis=1) * squared,
-                lambda factors: tf.matmul(inputs, factors[:, None] * gradient, transpose_a=True),
-            ),
-            "bias": Part(squared, lambda factors: tf.reduce_sum(factors[:, None] * gradient, axis=0)),
-        }
+        return {"kernel": outer_products(inputs, gradient), "bias": formed(gradient)}
 
 
 class Conv2D(BeforeActivation):
@@ -125,11 +111,7 @@ class Conv2D(BeforeActivation):
             # Few positions, many weights: compare positions with each other instead of forming the gradient.
             patches = tf.concat(list(_shifted(layer, inputs, gradient)), axis=-1)
             kernel = product_over_steps(patches, flat)
-            total = kernel.weighted_sum
-            return {
-                "kernel": Part(kernel.squared_norms, lambda factors: tf.reshape(total(factors), shape)),
-                "bias": bias,
-            }
+            return {"kernel": kernel.reshaped(shape), "bias": bias}
         if per_step <= 32 and tuple(layer.dilation_rate) == (1, 1):
             # Patches of few numbers: a convolution with the identity lays them out fastest.
             identity = tf.reshape(tf.eye(per_step), [rows, columns, channels, per_step])
@@ -172,14 +154,7 @@ class Embedding(Rule):
             rows = tf.reshape(steps, [-1, width])
             each = tf.math.unsorted_segment_sum(rows, tf.reshape(places, [-1]), size * batch)
             return {"embeddings": formed(tf.reshape(each, [-1, size, width]))}
-        same = tf.cast(tf.equal(tokens[:, :, None], tokens[:, None, :]), gradient.dtype)
-        squared = tf.reduce_sum(same * tf.matmul(steps, steps, transpose_b=True), axis=[1, 2])
-
-        def weighted_sum(factors: tf.Tensor) -> tf.Tensor:
-            rows = tf.reshape(factors[:, None, None] * steps, [-1, width])
-            return tf.math.unsorted_segment_sum(rows, tf.reshape(tokens, [-1]), size)
-
-        return {"embeddings": Part(tf.maximum(squared, 0.0), weighted_sum)}
+        return {"embeddings": rows_of_a_table(tokens, steps, size)}
 
 
 class LayerNorm(Rule):
@@ -247,37 +222,6 @@ class GroupNorm(Rule):
 
 
 RULES: tuple[Rule, ...] = (Dense(), Conv2D(), Embedding(), LayerNorm(), GroupNorm())
-
-
-def formed(each: tf.Tensor) -> Part:
-    """The part of a weight whose gradient was formed for each record, [batch, *shape of the weight]."""
-    flat = tf.reshape(each, [tf.shape(each)[0], each.shape[1:].num_elements()])
-    return Part(
-        tf.reduce_sum(tf.square(flat), axis=1),
-        lambda factors: tf.reshape(tf.linalg.matvec(flat, factors, transpose_a=True), each.shape[1:]),
-    )
-
-
-def product_over_steps(inputs: tf.Tensor, gradient: tf.Tensor) -> Part:
-    """The part of a matrix that is applied at several steps of each record: G_i = sum over t of a_it g_it^T.
-
-    Its norm comes from the two matrices that compare steps with each other, or from G_i itself, whichever is smaller
-    (mixed ghost clipping: Bu, Mao, Xu 2022, arXiv:2205.10683).
-
-    Args:
-      inputs: [batch, steps, width].
-      gradient: [batch, steps, units].
-    """
-    steps, width, units = inputs.shape[1], inputs.shape[2], gradient.shape[2]
-    if steps is None or 2 * steps**2 >= width * units:
-        return formed(tf.matmul(inputs, gradient, transpose_a=True))
-    between = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(gradient, gradient, transpose_b=True)
-
-    def weighted_sum(factors: tf.Tensor) -> tf.Tensor:
-        scaled = tf.reshape(factors[:, None, None] * gradient, [-1, units])
-        return tf.matmul(tf.reshape(inputs, [-1, width]), scaled, transpose_a=True)
-
-    return Part(tf.maximum(tf.reduce_sum(between, axis=[1, 2]), 0.0), weighted_sum)
 
 
 def _steps(values: tf.Tensor) -> tf.Tensor:

@@ -13,8 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_hospitals.models import building, ghost_rules, layer_tree
-from tff_hospitals.models.ghost_rules import Part, Rule, Seen
+from tff_hospitals.models import building, layer_tree
+from tff_hospitals.models.ghost import parts
+from tff_hospitals.models.ghost.parts import Part
+from tff_hospitals.models.ghost.rules import RULES, Rule, Seen
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import converted, plain_python
 
@@ -62,10 +64,20 @@ def ghost_plan(model: Any) -> GhostPlan:
         return model.ghost
 
 
-def parts_of_gradient(
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What one forward and one backward pass left behind: for each unit that was called what it saw and the gradient of
+    what it put out; and the loss of each record.
+    """
+
+    units: tuple[tuple[Unit, Seen, tf.Tensor], ...]
+    losses: tf.Tensor
+
+
+def traced(
     model: Any, trainable: Sequence[Any], frozen: Sequence[Any], features: Any, labels: Any, keep: Any, key: Any
-) -> tuple[list[Part], tf.Tensor]:
-    """One forward and one backward pass; returns a part for each trainable weight and the loss of each record."""
+) -> Trace:
+    """One forward and one backward pass over the records that `keep` keeps."""
     units = ghost_plan(model).units
     seen = [Seen() for _ in units]
     with model.lock:
@@ -73,26 +85,27 @@ def parts_of_gradient(
             outputs = _predict(model, units, seen, tape, trainable, frozen, features, key)
             losses = tf.where(keep, model.per_record_loss(outputs, labels), 0.0)
             total = tf.reduce_sum(losses)
-        called = [index for index, one in enumerate(seen) if one.calls]
+        called = [(unit, one) for unit, one in zip(units, seen) if one.calls]
         gradients = tape.gradient(
-            total, [seen[index].watched for index in called], unconnected_gradients=tf.UnconnectedGradients.ZERO
+            total, [one.watched for _, one in called], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        parts: list[Part | None] = [None] * len(model.trainable_specs)
-        for index, gradient in zip(called, gradients):
-            unit = units[index]
+    return Trace(tuple((*one, gradient) for one, gradient in zip(called, gradients)), losses)
+
+
+def parts_of(model: Any, trace: Trace, trainable: Sequence[Any], frozen: Sequence[Any], key: Any) -> list[Part]:
+    """A part for each trainable weight."""
+    made: list[Part | None] = [None] * len(model.trainable_specs)
+    with model.lock:
+        for unit, seen, gradient in trace.units:
             if unit.rule is None:
-                found = _generic_parts(model, unit, seen[index], gradient, trainable, frozen, key)
+                found = _generic_parts(model, unit, seen, gradient, trainable, frozen, key)
             else:
-                by_name = unit.rule.parts(unit.layer, seen[index], gradient)
+                by_name = unit.rule.parts(unit.layer, seen, gradient)
                 found = [by_name[name] for name in _weight_names(unit)]
             for position, part in zip(unit.positions, found):
-                parts[position] = part
-    nothing = tf.zeros_like(losses)
-    return [_zero(nothing, model.trainable_specs[i]) if part is None else part for i, part in enumerate(parts)], losses
-
-
-def _zero(nothing: tf.Tensor, spec: tf.TensorSpec) -> Part:
-    return Part(nothing, lambda factors: tf.zeros(spec.shape, spec.dtype))
+                made[position] = part
+    specs = model.trainable_specs
+    return [parts.nothing(trace.losses, spec) if part is None else part for part, spec in zip(made, specs)]
 
 
 def _predict(
@@ -160,7 +173,7 @@ def _generic_parts(
 
     each = tf.vectorized_map(of_one, (inputs, gradient, tf.range(batch)))
     shapes = [model.trainable_specs[position].shape for position in unit.positions]
-    return [ghost_rules.formed(tf.ensure_shape(one, [None, *shape])) for one, shape in zip(each, shapes)]
+    return [parts.formed(tf.ensure_shape(one, [None, *shape])) for one, shape in zip(each, shapes)]
 
 
 def _units(model: Any) -> tuple[Unit, ...]:
@@ -175,7 +188,7 @@ def _units(model: Any) -> tuple[Unit, ...]:
             if not weights or id(layer) in found:
                 continue
             own = layer_tree.own_variables(layer)
-            rule = next((rule for rule in ghost_rules.RULES if rule.handles(layer)), None)
+            rule = next((rule for rule in RULES if rule.handles(layer)), None)
             if rule is not None and len(own) != len(layer.variables):
                 rule = None  # an activation with weights of its own, for example
             opaque = isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Wrapper))

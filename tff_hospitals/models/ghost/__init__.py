@@ -1,0 +1,1 @@
+"""Clipped gradient sums with one backward pass: which layers are handled how, and the rules of each kind."""
