@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,9 @@ import numpy as np
 from tff_hospitals.foundations.signature import TASKS, ModelSignature
 from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.hospitals import checks
+from tff_hospitals.hospitals.division import Division
 from tff_hospitals.hospitals.hospital import Hospital, Part, Preprocessing
+from tff_hospitals.hospitals.in_memory import array_fields
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.secret import DataSecret, passing_secret
 
@@ -94,6 +96,36 @@ class HospitalDataset:
         signature = ModelSignature.of(self)
         found = checks.hospitals_problems(self.hospitals, signature, lazy=bool(self.recipe))
         raise_if([one_of("task", self.task, TASKS), *found])
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        task: str,
+        num_classes: int | None = None,
+        division: Division | None = None,
+        secret: DataSecret | None = None,
+        name: str = "arrays",
+    ) -> HospitalDataset:
+        """Hospitals whose records are in memory.
+
+        Args:
+          arrays: by hospital id a pair of features [records, ..] and labels [records], or a `tf.data.Dataset` of such
+            pairs (single records or batches).
+          task: "binary", "multiclass" or "regression".
+          num_classes: of "multiclass": public, so it is not counted from the labels.
+          division: partition, seed and test fraction.
+          secret: key of split and noise, such as `secret_of(folder)`; default: one for this process alone.
+          name: for the run record.
+
+        Raises:
+          InvalidInput: shapes, types or values that do not fit, by hospital.
+        """
+        fields = array_fields(
+            arrays, task=task, num_classes=num_classes, division=division or Division(), secret=secret
+        )
+        return cls(name=name, provenance="arrays in memory", licence="not stated", **fields)
 
     @functools.cached_property
     def _by_id(self) -> dict[str, Hospital]:

@@ -1,0 +1,104 @@
+"""Records that are in memory already: arrays or data sets of batches, one per hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tff_hospitals.foundations.signature import TASKS, ModelSignature
+from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
+from tff_hospitals.hospitals.checks import one_class_warnings, part_problems, untested_warnings
+from tff_hospitals.hospitals.division import Division, Pool, divide
+from tff_hospitals.hospitals.hospital import NO_PREPROCESSING, Hospital, Part
+from tff_hospitals.hospitals.secret import DataSecret, passing_secret
+
+
+def array_fields(
+    arrays: Mapping[str, Any],
+    *,
+    task: str,
+    num_classes: int | None,
+    division: Division,
+    secret: DataSecret | None,
+) -> dict[str, Any]:
+    """Fields of a `HospitalDataset`; see `HospitalDataset.from_arrays`."""
+    raise_if([one_of("task", task, TASKS), _classes_problem(task, num_classes)])
+    if not arrays:
+        raise InvalidInput([Problem("arrays", 0, "must be at least one hospital", "give {id: (features, labels)}")])
+    classes = int(num_classes or {"binary": 2, "regression": 1}[task])
+    parts = {str(hospital_id): _part(str(hospital_id), pair, task) for hospital_id, pair in arrays.items()}
+    signature = ModelSignature(next(iter(parts.values())).features.shape[1:], classes, task)
+    raise_if([p for name, part in parts.items() for p in part_problems(f"records of {name}", part, signature)])
+    secret = secret or passing_secret()
+    pools = [Pool(name, part.features, part.labels) for name, part in parts.items()]
+    divided = divide(pools, division, secret, has_hospitals=True)
+    hospitals = tuple(
+        Hospital(
+            site.hospital_id,
+            Part(site.values[site.trained], site.labels[site.trained]),
+            Part(site.values[site.tested], site.labels[site.tested]),
+        )
+        for site in divided.sites
+    )
+    return {
+        "hospitals": hospitals,
+        "task": task,
+        "num_classes": classes,
+        "feature_shape": signature.feature_shape,
+        "feature_names": (),
+        "simulated": divided.simulated,
+        "partition": divided.partition,
+        "split_rule": divided.split_rule,
+        "preprocessing": NO_PREPROCESSING,
+        "inside_warnings": (*one_class_warnings(hospitals, task), *untested_warnings(hospitals)),
+        "secret": secret,
+    }
+
+
+def _classes_problem(task: str, num_classes: int | None) -> Problem | None:
+    fixed = {"binary": 2, "regression": 1}.get(task)
+    if fixed is None and (num_classes is None or num_classes < 2):
+        return Problem(
+            "num_classes", num_classes, "must be given for multiclass, 2 or more", "state how many there are"
+        )
+    if fixed is not None and num_classes not in (None, fixed):
+        return Problem("num_classes", num_classes, f"must be {fixed} for {task}", "drop it")
+    return None
+
+
+def _part(hospital_id: str, given: Any, task: str) -> Part:
+    """Features and labels of one hospital in the types that training takes; nothing is rounded in silence."""
+    name = f"records of {hospital_id}"
+    if hasattr(given, "as_numpy_iterator"):
+        given = _gathered(name, given)
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise InvalidInput([Problem(name, type(given).__name__, "must be a pair (features, labels)", "give both")])
+    features, labels = np.asarray(given[0]), np.asarray(given[1])
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or features.ndim < 2 or len(features) != len(labels):
+        shapes = (features.shape, labels.shape)
+        bound = "must have shapes [records, ..] and [records]"
+        raise InvalidInput([Problem(name, shapes, bound, "reshape them; one column is [records, 1]")])
+    if features.dtype.kind not in "fiub" or labels.dtype.kind not in "fiub":
+        types = (str(features.dtype), str(labels.dtype))
+        raise InvalidInput([Problem(name, types, "must be numbers", "encode categories and text as numbers")])
+    with np.errstate(over="ignore"):
+        numbers = features.astype(np.float32)
+    if task == "regression":
+        return Part(numbers, labels.astype(np.float32))
+    whole = np.where(np.isfinite(labels), labels, -1).astype(np.int64)
+    if (whole != labels).any():
+        raise InvalidInput([Problem(name, "labels", "must be whole class numbers", "number the classes 0, 1, ..")])
+    return Part(numbers, whole)
+
+
+def _gathered(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All elements of a `tf.data.Dataset` of (features, labels), single records or batches."""
+    pairs = [tuple(np.asarray(one) for one in element) for element in given.as_numpy_iterator()]
+    if not pairs:
+        raise InvalidInput([Problem(name, 0, "must hold at least one element", "leave the hospital out")])
+    join = np.stack if pairs[0][1].ndim == 0 else np.concatenate
+    return join([pair[0] for pair in pairs]), join([pair[1] for pair in pairs])
