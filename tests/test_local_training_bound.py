@@ -16,7 +16,8 @@ from test_models_clip_bound import ROUNDED, SIZES, record_of
 
 from tff_hospitals.models import ModelSignature, build_model
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.processes.local_training import METRICS, LocalTraining
+from tff_hospitals.processes.local_training import LocalTraining
+from tff_hospitals.processes.rounds import METRICS
 
 pytestmark = pytest.mark.tensorflow
 
