@@ -7,7 +7,7 @@ introduction to the bootstrap, ch. 8 and 13; percentile intervals).
 >>> found = Predictions("binary", [0, 1] * 50, [0.0] * 100, [1] * 80 + [0] * 20, [0.5] * 100)
 >>> resamples = Resamples({"a": 60, "b": 40}, seeds=1)
 >>> [round(float(end), 2) for end in interval(resamples.scores(METRICS["accuracy"], [found]))]
-[0.69, 0.81]
+[0.68, 0.82]
 """
 
 from __future__ import annotations

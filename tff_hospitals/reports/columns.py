@@ -5,7 +5,7 @@ need from these declarations. A further column is one `Column`, here or register
 
 >>> carbon = Column("carbon_kg", number(low=0), over_seeds=mean, csv=True, head="kg|CO2")
 >>> with registered(carbon):
-...     row = row_from_json({"method": "mean", "carbon_kg": 1.5})
+...     row = row_from_json({"method": "mean", "unit": "none", "carbon_kg": 1.5})
 ...     row.get("carbon_kg"), carbon.text_of(row, Shown([row]))
 (1.5, '1.50')
 
