@@ -27,6 +27,7 @@ RANKS = {
     "processes": 4,
     "runtimes": 5,
     "training": 5,
+    "tff": 5,
     "audits": 6,
     "experiments": 7,
     "reports": 7,
@@ -148,7 +149,7 @@ def is_entrance(module: str) -> bool:
     names = module.split(".")
     if unit(module) == "experiments":
         return names[-1].endswith("command") or names[-1] in ("flag_groups", "front_door") or len(names) == 2
-    if unit(module) in ("accounting", "communication", "hospitals", "models"):
+    if unit(module) in ("accounting", "communication", "hospitals", "models", "tff"):
         return len(names) == 2 or names[-1] == "command"
     return unit(module) in ("", "foundations", "plan", "installation")
 

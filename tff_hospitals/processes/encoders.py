@@ -79,12 +79,28 @@ def _to_the_power(exponent: tf.Tensor) -> tf.Tensor:
 
 def _power_of_two(flat: tf.Tensor) -> tuple[Any, Any]:
     """Factors that bring huge or tiny values near one, and those that bring them back; each in two steps."""
-    largest = tf.reduce_max(tf.abs(flat))
-    comfortable = (largest >= 2.0**-body.COMFORT) & (largest <= 2.0**body.COMFORT)
-    exponent = tf.where(comfortable | (largest <= 0.0), 0, _exponent(largest))
+    exponent = exponent_of(flat)
     half = exponent // 2
     rest = exponent - half
     return (_to_the_power(-half), _to_the_power(-rest)), (_to_the_power(half), _to_the_power(rest))
+
+
+def exponent_of(flat: tf.Tensor) -> tf.Tensor:
+    """The power of two that is taken out of the values before anything is calculated, int32; 0 for usual sizes."""
+    largest = tf.reduce_max(tf.abs(flat))
+    comfortable = (largest >= 2.0**-body.COMFORT) & (largest <= 2.0**body.COMFORT)
+    return tf.where(comfortable | (largest <= 0.0), 0, _exponent(largest))
+
+
+def group_count(chain: Chain, lengths: Sequence[int], flat: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """How many groups of values share scales in the payload of `flat`, int32; of a chain that sparsifies."""
+    sparsifier = chain.pipeline.sparsifier
+    if sparsifier is None:
+        raise TypeError(f"{chain} keeps all values: their groups follow from the lengths")
+    values, kept = twin_of(sparsifier)(sparsifier, flat, draws)
+    groups = _groups(chain, lengths, values, kept)
+    sizes = tf.math.unsorted_segment_sum(tf.ones_like(groups.ids), groups.ids, groups.most)
+    return tf.reduce_sum(tf.cast(sizes > 0, tf.int32))
 
 
 # -- rotation -------------------------------------------------------------

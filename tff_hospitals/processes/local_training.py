@@ -69,9 +69,9 @@ class LocalTraining:
         self._hides_update = mechanisms.hospital_level(privacy).noise_by in ("hospital", "shares")
         self.optimizer = client_optimizers.client_optimizer(client)
         self.scalars = parameter_count(model.trainable_specs)
-        self._run_steps: Callable = self._steps
+        self._run_steps: Callable = self.steps
         if compile_steps:
-            self._run_steps = tf.function(self._steps, jit_compile=True, autograph=False)
+            self._run_steps = tf.function(self.steps, jit_compile=True, autograph=False)
 
     def element_spec(self) -> Element:
         """The structure of one hospital's input to a round; leading sizes differ per hospital."""
@@ -99,7 +99,7 @@ class LocalTraining:
           element: see `element_spec`.
         """
         noise_for = self.noise_block if self.record_level else None
-        final, loss_sum, records = self.run(weights, round_number, element, noise_for)
+        final, loss_sum, records = self.run(weights, self.rate(round_number), element, noise_for)
         return self.output(weights, final, loss_sum, records, element)
 
     def output(
@@ -115,13 +115,22 @@ class LocalTraining:
         metrics = tf.stack([loss_sum, records, tf.cast(element["steps"], tf.float32), norm])
         return ClientOutput(delta, element["weight"], metrics)
 
+    def rate(self, round_number: tf.Tensor) -> tf.Tensor:
+        """Float32 learning rate of a round (0-based)."""
+        return client_optimizers.learning_rate_at(self.client, round_number)
+
     def run(
-        self, weights: Tensors, round_number: tf.Tensor, element: Element, noise_for: Callable | None
+        self, weights: Tensors, rate: tf.Tensor, element: Element, noise_for: Callable | None
     ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
-        """All steps of a round, block of noise by block of noise: final weights, sum of losses, records seen."""
-        rate = client_optimizers.learning_rate_at(self.client, round_number)
-        clip_norm = tf.constant(self.privacy.clip_norm, tf.float32)
-        carry = (weights, self.optimizer.initial_slots(weights), tf.constant(0.0), tf.constant(0.0), clip_norm)
+        """All steps of a round, block of noise by block of noise: final weights, sum of losses, records seen.
+
+        Args:
+          weights: the broadcast trainable weights.
+          rate: float32 scalar, the learning rate of the round.
+          element: see `element_spec`.
+          noise_for: (key, block) to the unit noise of a block of steps; None without record-level privacy.
+        """
+        carry = self.carry(weights)
         steps = element["steps"]
         if noise_for is None:
             carry = self._run_steps(weights, rate, element, tf.constant(0), steps, tf.zeros([0, 0]), carry)
@@ -138,7 +147,12 @@ class LocalTraining:
         final, _, loss_sum, records, _ = carry
         return final, loss_sum, records
 
-    def _steps(
+    def carry(self, weights: Tensors) -> tuple:
+        """What goes from step to step, before the first one: weights, slots, sum of losses, records, clip norm."""
+        clip_norm = tf.constant(self.privacy.clip_norm, tf.float32)
+        return weights, self.optimizer.initial_slots(weights), tf.constant(0.0), tf.constant(0.0), clip_norm
+
+    def steps(
         self,
         start_weights: Tensors,
         rate: tf.Tensor,

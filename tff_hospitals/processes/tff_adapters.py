@@ -71,7 +71,7 @@ def build_client_work(
 
     @tff.tensorflow.computation(weights_type, np.int32, data_type)
     def train(weights: Any, round_number: Any, data: Any) -> Any:
-        element = data.reduce(_empty(data.element_spec), lambda _, one: one)
+        element = data.reduce(empty_value(data.element_spec), lambda _, one: one)
         place = element.pop("place")
         element["frozen"] = tuple(element["frozen"])
         output = client_work(tuple(weights.trainable), round_number, element)
@@ -107,7 +107,7 @@ def build_client_work(
     return tff.learning.templates.ClientWorkProcess(init_fn, next_fn)
 
 
-def _empty(spec: Any) -> Any:
+def empty_value(spec: Any) -> Any:
     """A value that a reduction over a one-element sequence starts from."""
     return tf.nest.map_structure(
         lambda leaf: tf.zeros([0 if size is None else size for size in leaf.shape], leaf.dtype), spec
@@ -206,7 +206,7 @@ def build_finalizer(
             (name, tuple(value) if isinstance(value, (list, tuple)) else value) for name, value in state.items()
         )
         new_weights, new_state = finalizer.apply(state, tuple(weights.trainable), tuple(update))
-        return new_state, tff.learning.models.ModelWeights(new_weights, ())
+        return new_state, tff.learning.models.ModelWeights(new_weights, weights.non_trainable)
 
     @tff.federated_computation
     def init_fn() -> Any:

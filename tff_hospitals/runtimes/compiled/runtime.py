@@ -28,7 +28,7 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Callable, TypeVar, Union
+from typing import TYPE_CHECKING, Callable, TypeVar, Union, cast
 
 import numpy as np
 import tensorflow as tf
@@ -60,12 +60,12 @@ _WHOLE_ROUNDS = "fused"
 _BY_XLA = (_WHOLE_ROUNDS, "scanned")
 _KEPT_PROGRAMS = 64
 _programs: collections.OrderedDict[tuple, Program] = collections.OrderedDict()
-_joint_programs: collections.OrderedDict[tuple, JointProgram] = collections.OrderedDict()
 _not_compilable: dict[str, str] = {}  # by signature: what XLA lacks
 _LACKS = re.compile(
     r"unsupported operations when trying to compile.*? on XLA_\w+: (\w+)|with op (\w+) must be a compile"
 )
 T = TypeVar("T")
+P = TypeVar("P", bound=Program)
 
 
 class Executor:
@@ -216,7 +216,7 @@ def program(composition: Composition, strategy: str, threads: int | None = None)
     def build() -> Program:
         return _KINDS[strategy](composition, threads) if threads else _KINDS[strategy](composition)
 
-    return _kept(_programs, (composition.signature, strategy, threads), build)
+    return _kept((composition.signature, strategy, threads), build)
 
 
 def chunk_by_chunk(found: Program) -> ChunkedProgram:
@@ -232,16 +232,16 @@ def chunk_by_chunk(found: Program) -> ChunkedProgram:
 
 def joint_program(composition: Composition) -> JointProgram:
     """As `program`, for several runs at once."""
-    return _kept(_joint_programs, (composition.signature,), lambda: JointProgram(composition))
+    return _kept((composition.signature, "together", None), lambda: JointProgram(composition))
 
 
-def _kept(known: collections.OrderedDict[tuple, T], key: tuple, build: Callable[[], T]) -> T:
+def _kept(key: tuple, build: Callable[[], P]) -> P:
     """What was built under that key before, or builds it; the oldest are forgotten."""
-    if key not in known:
-        known[key] = build()
-        while len(known) > _KEPT_PROGRAMS:
-            known.popitem(last=False)
-    return known[key]
+    if key not in _programs:
+        _programs[key] = build()
+        while len(_programs) > _KEPT_PROGRAMS:
+            _programs.popitem(last=False)
+    return cast("P", _programs[key])
 
 
 def has_convolution(model: FunctionalModel) -> bool:
