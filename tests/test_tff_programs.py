@@ -1,0 +1,82 @@
+"""Our learning process in TFF's own world: its stock context, its loop, its programs and managers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.tensorflow
+
+PROGRAM = """
+import asyncio, os, sys
+import numpy as np
+from tff_hospitals.foundations import quiet
+quiet.be_quiet()
+quiet.allow_deep_protocol_buffers()
+import tensorflow as tf
+import tensorflow_federated as tff
+import toy
+import tff_hospitals
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.tff import LedgerReleaseManager, preprocess_fn, to_client_data
+
+folder = sys.argv[1]
+dataset = toy.hospitals()
+plan = Plan().replace(rounds=2, client={"local_steps": None, "local_epochs": 1, "batch_size": 8}, weighting="equal",
+                      privacy={"mechanism": "fixed_clip", "noise_multiplier": 2.0, "delta": 1e-2})
+
+def keras_model():
+    return tf.keras.Sequential([tf.keras.Input((5,)), tf.keras.layers.Dense(1)])
+
+clients = to_client_data(dataset).preprocess(preprocess_fn(plan))
+process = tff_hospitals.build_learning_process(
+    keras_model, plan, clients=dataset, input_spec=clients.element_type_structure)
+# The loop of TFF's tutorials, in the context that importing TFF has set.
+state = process.initialize()
+for _ in range(2):
+    result = process.next(state, [clients.create_tf_dataset_for_client(one) for one in clients.client_ids])
+    state = result.state
+print("loop", [np.asarray(w).shape for w in process.get_model_weights(state).trainable])
+
+context = tff.program.NativeFederatedContext(tff.backends.native.create_async_local_cpp_execution_context())
+tff.framework.set_default_context(context)
+ledger = LedgerReleaseManager(process, os.path.join(folder, "ledger.json"))
+over_ids = tff.simulation.compose_dataset_computation_with_learning_process(clients.dataset_computation, process)
+asyncio.run(tff.learning.programs.train_model(
+    train_process=over_ids,
+    train_data_source=tff.program.ClientIdDataSource(clients.client_ids),
+    train_per_round_clients=3,
+    train_total_rounds=2,
+    program_state_manager=tff.program.FileProgramStateManager(os.path.join(folder, "states")),
+    model_output_manager=tff.program.LoggingReleaseManager(),
+    train_metrics_manager=ledger,
+    evaluation_manager=None,
+    evaluation_periodicity=1,
+))
+print("program", [row["round"] for row in ledger.rows], ledger.ledger.steps("hospital"))
+os._exit(0)
+"""
+
+
+def test_it_runs_in_the_stock_context_and_under_tff_programs(tmp_path):
+    """In a process of its own: the stock context leaves a worker behind, which the group's end takes along."""
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    with open(tmp_path / "out", "w") as out, open(tmp_path / "err", "w") as err:
+        child = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path)],
+            stdout=out,
+            stderr=err,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        try:
+            child.wait(timeout=400)
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+    found = (tmp_path / "out").read_text()
+    assert "loop [(5, 1), (1,)]" in found, (tmp_path / "err").read_text()[-3000:]
+    assert "program [1, 2] 2" in found, (tmp_path / "err").read_text()[-3000:]
