@@ -23,6 +23,7 @@ from tff_hospitals.processes import noise
 from tff_hospitals.reports import read_summary, write_report
 from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.round_inputs import RoundDrawer
+from tff_hospitals.training.run_record import fullest
 
 pytestmark = pytest.mark.tensorflow
 HEART = Plan(rounds=3, evaluate_every=3, checkpoint_every=3).replace(client={"local_steps": 20})
@@ -271,9 +272,10 @@ def test_bad_input_of_an_audit_is_named(run_dirs, tmp_path):
         audit_run(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(private, copy)
-    record = json.loads((copy / "record.json").read_text())
+    whole = fullest(copy, "record.json")
+    record = json.loads(whole.read_text())
     record["dataset"]["fingerprint"] = "0" * 16
-    (copy / "record.json").write_text(json.dumps(record))
+    whole.write_text(json.dumps(record))
     with pytest.raises(RecordError, match="was trained on other data"):
         audit_run(copy)
     (copy / "summary.json").unlink()
@@ -306,10 +308,10 @@ def test_a_comparison_with_an_audit_has_its_columns_figure_and_pages(tmp_path, m
     comparison.run(asked, tmp_path)
     write_report(tmp_path)
     pooled, plain, private = read_summary(tmp_path).rows
-    assert pooled.reconstruction_error is None
-    assert 0.3 < pooled.membership_auc < 0.8
-    assert plain.reconstruction_error < 1e-2 < private.reconstruction_error
-    assert private.epsilon_lower_bound <= private.epsilon
+    assert pooled.get("reconstruction_error") is None
+    assert 0.3 < pooled.get("membership_auc") < 0.8
+    assert plain.get("reconstruction_error") < 1e-2 < private.get("reconstruction_error")
+    assert private.get("epsilon_lower_bound") <= private.epsilon
     assert not [text for text in (*plain.warnings, *private.warnings) if "audit" in text]
     assert (tmp_path / "plots" / "attacks_against_epsilon.png").is_file()
     assert (tmp_path / "runs" / "dp_sgd-eps2-seed1" / "updates" / "round_000002.npz").is_file()

@@ -122,7 +122,8 @@ def same(found, expected):
             assert values["steps"] == other.metrics[hospital]["steps"]  # counts are exact
             assert values["records"] == other.metrics[hospital]["records"]
             assert values == pytest.approx(other.metrics[hospital], rel=1e-5, abs=1e-6)
-        assert dict(one.server) == pytest.approx(dict(other.server), rel=1e-5)
+        # A norm of an update gathers the 1e-6 that single weights may differ by, above.
+        assert dict(one.server) == pytest.approx(dict(other.server), rel=1e-5, abs=5e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -48,7 +48,7 @@ def flat(arrays):
     ],
     ids=["scanned", "scanned with noise", "encoded", "side by side"],
 )
-def test_streamed_sites_give_what_resident_ones_give(changes, features):
+def test_streamed_sites_give_what_resident_ones_give(changes, features, common_noise):
     plan = PLAN.replace(**changes)
     streamed, kept = train(plan, sites(True, features)), train(plan, sites(False, features))
     np.testing.assert_allclose(flat(streamed.weights), flat(kept.weights), rtol=1e-5, atol=1e-6)

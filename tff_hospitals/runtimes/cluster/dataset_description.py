@@ -97,4 +97,5 @@ def rebuild(description: Description, data: DataPlan) -> HospitalDataset:
         warnings=tuple(about["warnings"]),
         recipe=about["fingerprint"],
         secret=description.secret,
+        split_rule=about["split_rule"],
     )
