@@ -168,8 +168,6 @@ def _one_question(noise_multiplier: float | None, target_epsilon: float | None) 
 
 def _probability(given: str | float | None, sampling: str, records: int | None, batch: int | None) -> tuple[float, Any]:
     """The sampling probability as a number, and what is wrong with how it was given."""
-    import fractions
-
     from tff_hospitals.foundations.validation import Problem
 
     if sampling == "fixed_size":
@@ -183,7 +181,7 @@ def _probability(given: str | float | None, sampling: str, records: int | None, 
         wrong = Problem("--sampling_probability", None, f"must be given for {sampling} sampling", remedy)
         return 1.0, None if sampling == "none" else wrong
     try:
-        probability = float(fractions.Fraction(given)) if isinstance(given, str) else float(given)
+        probability = account_strategy.number(given)
     except (ValueError, ZeroDivisionError):
         return 1.0, Problem("--sampling_probability", given, "must be a number or a fraction", "write 0.02 or 4/199")
     if sampling == "none" and probability != 1:

@@ -144,7 +144,7 @@ def _amplified(
     from tff_hospitals.accounting import MechanismEvent
     from tff_hospitals.accounting.strategies import amplified_noise
 
-    chance, bands, steps = _number(sampling_probability), found["bands"], found["steps"]
+    chance, bands, steps = number(sampling_probability), found["bands"], found["steps"]
     noise = given
     if noise is None:
         noise = amplified_noise(
@@ -188,7 +188,12 @@ def _epsilons(events: list[tuple[Any, int]], delta: float) -> dict[str, Any]:
     return {"adjacency": REPLACE_SPECIAL, "unit": "record or hospital: whoever takes part", **by_conversion}
 
 
-def _number(given: str | float | None) -> float:
+def number(given: str | float | None) -> float:
+    """A number that may be written as a fraction; 0 where none was given.
+
+    >>> number("1/4")
+    0.25
+    """
     import fractions
 
     return float(fractions.Fraction(given)) if isinstance(given, str) else float(given or 0.0)
@@ -223,14 +228,14 @@ def _amplification_problems(strategy: str, amplified: bool, chance: str | float 
         bound = "needs bands that separate the groups"
         found.append(Problem("--amplified", strategy, bound, "take --strategy=banded with --bands"))
     try:
-        number = _number(chance)
+        share = number(chance)
     except (ValueError, ZeroDivisionError):
         return [
             *found,
             Problem("--sampling_probability", chance, "must be a number or a fraction", "write 0.02 or 4/199"),
         ]
     remedy = "give the share of all records in a step, such as 4/199"
-    return [*found, in_range("--sampling_probability", number, low=0.0, low_open=True, high=1.0, remedy=remedy)]
+    return [*found, in_range("--sampling_probability", share, low=0.0, low_open=True, high=1.0, remedy=remedy)]
 
 
 def text(found: dict[str, Any]) -> str:

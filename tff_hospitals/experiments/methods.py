@@ -8,7 +8,7 @@ from typing import Any
 
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan import mechanisms
-from tff_hospitals.plan.mechanisms.not_offered import known_name
+from tff_hospitals.plan.mechanisms.other_names import known_name
 from tff_hospitals.plan.plan import Plan
 
 

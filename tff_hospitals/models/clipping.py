@@ -34,7 +34,7 @@ def squared_norm(values: tf.Tensor) -> tf.Tensor:
       values: float32 [batch, ...]; the sizes after the first are known.
 
     >>> squared_norm(tf.constant([[3.0, 4.0], [1e30, 0.0], [float("nan"), 0.0]])).numpy()
-    array([2.5e+01, 1.0e+60,     inf])
+    array([2.50000000e+01, 1.00000003e+60,            inf])
     """
     size = values.shape[1:].num_elements()
     wide = tf.cast(tf.reshape(values, [tf.shape(values)[0], size]), tf.float64)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan.mechanisms.base import Mechanism, missing_parts
-from tff_hospitals.plan.mechanisms.not_offered import known_name
+from tff_hospitals.plan.mechanisms.other_names import known_name
 
 _MECHANISMS: dict[str, Mechanism] = {}
 MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(_MECHANISMS)

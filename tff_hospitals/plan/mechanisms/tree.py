@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from tff_hospitals.accounting import MechanismEvent, tree_squared_sensitivity
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, HospitalLevel, HospitalSetting
@@ -11,9 +10,6 @@ from tff_hospitals.plan.mechanisms.fixed_clip import NOISED_BY_SERVER
 from tff_hospitals.plan.mechanisms.registry import register
 from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.planned_events import ReleaseAt, TreeOverRounds
-
-if TYPE_CHECKING:
-    pass
 
 
 @register
