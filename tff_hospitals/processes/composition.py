@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
+import json
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -179,6 +182,33 @@ def max_local_steps(plan: Plan, dataset: HospitalDataset) -> int:
     return max(noise_plan.steps_per_round(plan, hospital.train.records) for hospital in dataset.hospitals)
 
 
+_tokens = itertools.count()
+_token_of: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def architecture(model: FunctionalModel, planned: str) -> str:
+    """A name of what a model computes: equal names, equal graphs.
+
+    A graph of Keras' own layers is described by its configuration. Anything else, such as a layer of the user's own,
+    may compute different things under one configuration: it is known by the plan's name where it was built from that,
+    and is a model of its own otherwise.
+
+    Args:
+      model: any model, also one that the plan does not name.
+      planned: the plan's name of the model.
+    """
+    keras = getattr(model, "keras", None)
+    if getattr(keras, "_is_graph_network", False) and all(
+        type(layer).__module__.partition(".")[0] == "keras" for layer in keras._flatten_layers()
+    ):
+        return files.fingerprint([type(model).__name__, json.loads(keras.to_json())["config"]])
+    if getattr(model, "name", None) == planned:
+        return planned
+    if model not in _token_of:
+        _token_of[model] = f"object {next(_tokens)}"
+    return _token_of[model]
+
+
 def compose(
     plan: Plan, dataset: HospitalDataset, model: FunctionalModel, *, compile_steps: bool = False
 ) -> Composition:
@@ -215,6 +245,7 @@ def compose(
             dataclasses.asdict(privacy),
             dataclasses.asdict(plan.server),
             dataclasses.asdict(plan.model),
+            architecture(model, plan.model.name),
             [str(spec) for spec in (*specs, *model.frozen_specs)],
             [
                 dataclasses.asdict(plan.cohort),
