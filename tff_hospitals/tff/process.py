@@ -30,7 +30,6 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.computation import computation_impl
 
 from tff_hospitals.foundations import quiet
-from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import Problem, raise_if, whole_number
 from tff_hospitals.hospitals import HospitalDataset
 from tff_hospitals.plan import mechanisms
@@ -43,6 +42,7 @@ from tff_hospitals.tff.aggregation import WithOwnKeys
 from tff_hospitals.tff.encoding import codec_of_uploads, encoded_distributor
 from tff_hospitals.tff.model_kinds import AnyModel, TffModel
 from tff_hospitals.tff.saving import let_states_be_saved
+from tff_hospitals.training.run_streams import run_streams
 
 if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel
@@ -169,7 +169,8 @@ def build_learning_process(
     Args:
       model: a function that returns a Keras model or a `VariableModel`, a `tff.learning.models.FunctionalModel`, a
         `models.FunctionalModel`, or (with `clients` a data set) a name of `models.list_models()`.
-      plan: what to train; its seed decides the first weights and the server's noise.
+      plan: what to train; its seed decides the first weights. The server's noise follows from the whole plan and the
+        secret of the data set; where `clients` are numbers alone, from a secret of this process.
       clients: a `HospitalDataset`, or each client's number of training records by id. A plan with privacy needs it:
         noise and epsilon follow from it.
       input_spec: `dataset.element_spec` of a client's data set; default (float32 features, labels).
@@ -210,7 +211,7 @@ def build_learning_process(
     else:
         multipliers = client_work.Multipliers.of(noise, dataset.records()) if by_record else None
         work = client_work.build(plan, parts.client_work, weights_type, data, multipliers)
-    key = Streams.from_seed(plan.seed).child("server", "noise").key()
+    key = run_streams(plan, dataset).server_noise()
     codec = codec_of_uploads(plan, [spec.shape.as_list() for spec in known.trainable_specs])
     aggregation = tff_adapters.LinearAggregationFactory(
         WithOwnKeys(parts.aggregator, key, noise.server_multiplier, codec)
