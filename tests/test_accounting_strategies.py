@@ -92,6 +92,15 @@ def test_optimised_buffers_are_at_least_as_good_and_more_of_them_never_worse(cas
     assert largest[0] >= largest[1] * (1 - 1e-6) >= largest[2] * (1 - 2e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("buffers", [1, 3, 4])
+def test_short_runs_have_buffers_too(steps, buffers):
+    strategy = optimised_buffers(steps, buffers)
+    decays, scales = strategy.inverse_buffers()
+    later = [float((scales * decays ** (step - 1)).sum()) for step in range(1, steps)]
+    np.testing.assert_allclose([1.0, *later], strategy.inverse_coefficients(), atol=1e-9)
+
+
 def test_single_participation_over_1024_steps():
     plain = expected_error(square_root(1024))
     assert figures(plain) == pytest.approx((1.809020, 3.109790, 3.272554), rel=1e-5)

@@ -106,7 +106,7 @@ def optimised_buffers(
         return value + np.log(squared), np.concatenate([by_decay * chain_decays, chain_scales @ by_scale])
 
     if steps <= 2:
-        return buffered(steps, [0.0] * buffers, [0.5 / buffers] * buffers)
+        return buffered(steps, [0.0], [0.5])  # more buffers have nothing to carry on
     starts = _starts(steps, buffers)
     if buffers > 1:  # one buffer more can always do as well
         fewer = optimised_buffers(
