@@ -212,7 +212,7 @@ def test_calls_hold_no_more_noise_than_is_allowed(dataset, model, monkeypatch, c
     one_round = 3 * 5 * 6  # hospitals, steps, parameters
     for rounds, expected in ((1, (1, 1)), (4, (3, 1)), (6, (3, 2))):
         monkeypatch.setattr(fused, "NOISE_SCALARS", rounds * one_round)
-        monkeypatch.setattr(compiled, "_joint_programs", collections.OrderedDict())
+        monkeypatch.setattr(compiled, "_programs", collections.OrderedDict())
         shapes.clear()
         for run, expected_run in zip(train_seeds(with_seeds(plan), dataset, model=model), whole):
             np.testing.assert_allclose(run.weights[0], expected_run.weights[0], rtol=1e-5, atol=1e-7)
