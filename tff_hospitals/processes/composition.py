@@ -198,8 +198,10 @@ def architecture(model: FunctionalModel, planned: str) -> str:
       planned: the plan's name of the model.
     """
     keras = getattr(model, "keras", None)
-    if getattr(keras, "_is_graph_network", False) and all(
-        type(layer).__module__.partition(".")[0] == "keras" for layer in keras._flatten_layers()
+    if (
+        keras is not None
+        and getattr(keras, "_is_graph_network", False)
+        and all(type(layer).__module__.partition(".")[0] == "keras" for layer in keras._flatten_layers())
     ):
         return files.fingerprint([type(model).__name__, json.loads(keras.to_json())["config"]])
     if getattr(model, "name", None) == planned:
