@@ -62,21 +62,37 @@ os._exit(0)
 """
 
 
-def test_it_runs_in_the_stock_context_and_under_tff_programs(tmp_path):
-    """In a process of its own: the stock context leaves a worker behind, which the group's end takes along."""
+def attempt(folder):
+    """What the program printed and complained of, or None when it hung.
+
+    In a process of its own: the stock context leaves a worker behind, which the group's end takes along.
+    """
+    folder.mkdir()
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    with open(tmp_path / "out", "w") as out, open(tmp_path / "err", "w") as err:
+    with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
         child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path)],
+            [sys.executable, "-c", PROGRAM, str(folder)],
             stdout=out,
             stderr=err,
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
         try:
-            child.wait(timeout=400)
+            child.wait(timeout=150)
+        except subprocess.TimeoutExpired:
+            return None
         finally:
             os.killpg(child.pid, signal.SIGKILL)
-    found = (tmp_path / "out").read_text()
-    assert "loop [(5, 1), (1,)]" in found, (tmp_path / "err").read_text()[-3000:]
-    assert "program [1, 2] 2" in found, (tmp_path / "err").read_text()[-3000:]
+    return (folder / "out").read_text(), (folder / "err").read_text()[-3000:]
+
+
+def test_it_runs_in_the_stock_context_and_under_tff_programs(tmp_path):
+    """The stock context picks its worker's port with a race, and waits for ever where it lost it (docs/installation.md).
+
+    So a hang is tried again, twice at most; whatever ends by itself has to be right the first time.
+    """
+    found = next((ended for number in range(3) if (ended := attempt(tmp_path / str(number))) is not None), None)
+    assert found is not None, "hung three times"
+    printed, complaints = found
+    assert "loop [(5, 1), (1,)]" in printed, complaints
+    assert "program [1, 2] 2" in printed, complaints
