@@ -87,7 +87,7 @@ def attempt(folder):
 
 
 def test_it_runs_in_the_stock_context_and_under_tff_programs(tmp_path):
-    """The stock context picks its worker's port with a race, and waits for ever where it lost it (docs/installation.md).
+    """The stock context picks its worker's port with a race, and waits for ever where it lost (docs/installation.md).
 
     So a hang is tried again, twice at most; whatever ends by itself has to be right the first time.
     """
