@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import models
@@ -118,11 +119,8 @@ def train_seeds(
     >>> [run.plan.seed for run in runs]
     [1, 2]
     """
-    _refuse_other_differences(plans)
-    model = build_model(plans[0], dataset) if model is None else model
-    shared = SeedIndependentParts(plans[0], dataset, model, runtime, dataset if evaluate_on is None else evaluate_on)
     runs: list[Run] = []
-    try:
+    with _shared_parts(plans, dataset, model, runtime, evaluate_on) as shared:
         while len(runs) < len(plans):
             sessions: list[Session] = []
             at_once = 1
@@ -135,8 +133,6 @@ def train_seeds(
                 if len(sessions) == 1:
                     at_once = sessions[0].runs_at_once(len(plans) - number)
             runs += _drive(sessions, None)
-    finally:
-        shared.close()
     return runs
 
 
@@ -160,12 +156,9 @@ def train_to_the_end(
     Raises:
       validation.InvalidInput, records.RecordError: as `train_seeds`.
     """
-    _refuse_other_differences(plans)
-    model = build_model(plans[0], dataset) if model is None else model
     (hospital,) = dataset.hospitals
-    shared = SeedIndependentParts(plans[0], dataset, model, runtime, dataset if evaluate_on is None else evaluate_on)
     runs = []
-    try:
+    with _shared_parts(plans, dataset, model, runtime, evaluate_on) as shared:
         for number, plan in enumerate(plans):
             if on_start is not None:
                 on_start(number)
@@ -173,14 +166,30 @@ def train_to_the_end(
             if session.finished is None:
                 started = time.perf_counter()
                 streams = Streams.from_seed(plan.seed).child("baseline", hospital.hospital_id)
-                found = convergence.fit(model, session.state.weights, session.frozen, hospital.train, streams)
+                found = convergence.fit(session.model, session.state.weights, session.frozen, hospital.train, streams)
                 warnings = [] if found.converged else [f"{hospital.hospital_id}: {found.words}"]
                 session.adopt(found.weights, found.words, time.perf_counter() - started, warnings)
             if session.finished is not None:
                 runs.append(session.finished)
+    return runs
+
+
+@contextlib.contextmanager
+def _shared_parts(
+    plans: Sequence[Plan],
+    dataset: HospitalDataset,
+    model: FunctionalModel | None,
+    runtime: str,
+    evaluate_on: HospitalDataset | None,
+) -> Iterator[SeedIndependentParts]:
+    """What plans that differ in their seeds alone have in common, closed at the end."""
+    _refuse_other_differences(plans)
+    model = build_model(plans[0], dataset) if model is None else model
+    shared = SeedIndependentParts(plans[0], dataset, model, runtime, dataset if evaluate_on is None else evaluate_on)
+    try:
+        yield shared
     finally:
         shared.close()
-    return runs
 
 
 def _refuse_other_differences(plans: Sequence[Plan]) -> None:

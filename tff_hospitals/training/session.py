@@ -83,7 +83,7 @@ class Session:
         self.finished: Run | None = None
         identity = RunIdentity(plan, self.dataset, self.evaluated, self.model)
         self.files = RunDirectory(identity, shared.runtime_name, run_dir, self.extension)
-        self.books = WriteAhead(
+        self.charges = WriteAhead(
             plan,
             self.dataset,
             self.noise,
@@ -115,7 +115,7 @@ class Session:
         if summary is not None:
             self.finished = self._result(summary, already_finished=True)
             return
-        before = self.books.released_before(self.next_round, copy)
+        before = self.charges.released_before(self.next_round, copy)
         if before is not None:
             self.history.ledger, lost = before
             if lost:
@@ -126,12 +126,12 @@ class Session:
 
     def _begin(self, max_total_epsilon: float | None, on_note: Callable[[str], None] | None) -> None:
         """Refuses what may not begin, says what a reader must know, and charges before anything is released."""
-        if self.books.needed or self.extension is not None or max_total_epsilon is not None:
-            rest = self.books.plan_ahead(self.drawer, self.next_round, max_total_epsilon)
+        if self.charges.needed or self.extension is not None or max_total_epsilon is not None:
+            rest = self.charges.plan_ahead(self.drawer, self.next_round, max_total_epsilon)
             if self.extension is not None and self.extension.new:
                 self._state_extension(self.extension, rest, on_note)
         self.files.claim()
-        self.books.begin()
+        self.charges.begin()
 
     def _state_extension(self, extension: Extension, rest: Ledger, on_note: Callable[[str], None] | None) -> None:
         """What epsilon results when more rounds follow than the noise was made for; beyond a target it is refused."""
@@ -157,7 +157,9 @@ class Session:
         """Who can pay for a round; None without a limit."""
         if not self.budgets:
             return None
-        return self.budgets.decide(self.history.ledger, round_number, self.drawer.cohort(round_number), self.books.copy)
+        return self.budgets.decide(
+            self.history.ledger, round_number, self.drawer.cohort(round_number), self.charges.copy
+        )
 
     def _draw(self, round_number: int) -> RoundInput:
         """A round's input without the hospitals that have spent their budget; the others go on."""
@@ -192,7 +194,7 @@ class Session:
     def draw_rounds(self, runs: int) -> list[RoundInput]:
         """The rounds up to the next evaluation, checkpoint or possible stop, for a call with room for so many runs."""
         inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end(runs))]
-        self.books.before(inputs)
+        self.charges.before(inputs)
         if self.updates is not None:
             self.updates.store_if_due(self.composition.at_hospitals(self.state, inputs[0].broadcast_key), inputs[0])
         return inputs
@@ -217,7 +219,7 @@ class Session:
         self.history.warnings.extend(note for note in self.runtime.notes if note not in self.history.warnings)
         for one, output in zip(inputs, outputs):
             self._check_finite(output)
-            self.history.record_round(one, output, self.books.copy)
+            self.history.record_round(one, output, self.charges.copy)
             self.next_round = one.number + 1
             due = self.next_round % self.plan.evaluate_every == 0 or self.next_round == self.plan.rounds
             evaluation = self._evaluate() if due else {}
@@ -290,7 +292,7 @@ class Session:
         if self.files.path is None:
             return
         arrays = tuple(np.asarray(leaf) for leaf in tf.nest.flatten(self.state))
-        progress = {"history": self.history.to_json(), "seconds": self.seconds, "tree_copy": self.books.copy}
+        progress = {"history": self.history.to_json(), "seconds": self.seconds, "tree_copy": self.charges.copy}
         self.files.save(self.next_round, arrays, progress, last=last)
         self.files.write_tables(self.history, self.seconds)
 
@@ -331,7 +333,7 @@ class Session:
             self.shared.runtime_name,
         )
         run = self._result(summary, already_finished=False)
-        self.books.settle(self.history.ledger, self.next_round)
+        self.charges.settle(self.history.ledger, self.next_round)
         self._save(last=True)
         self.files.finish(run, summary)
         self.finished = run

@@ -1,6 +1,6 @@
-"""The books of one attempt at a run: what it may release is on the disk before the result exists.
+"""The charges of one attempt at a run: what it may release is on the disk before the result exists.
 
-Two kinds of runs need different books:
+Two kinds of runs are charged differently:
 
 * Noise from keys: a round that runs again gives the same bits, so it is one release however often it runs. All planned
   rounds are charged to the data set's odometer at once, and settled when the run ends.
@@ -35,7 +35,7 @@ FILE_NAME = "charges.jsonl"
 
 
 class WriteAhead:
-    """The books of one attempt.
+    """The charges of one attempt.
 
     Args:
       plan, dataset, noise: of the run.
@@ -145,7 +145,7 @@ class WriteAhead:
         self._odometer.charge(charge)
 
     def settle(self, ledger: Ledger, rounds: int) -> None:
-        """Closes the books: what really happened replaces what was planned, where it is something else."""
+        """Settles the charges: what really happened replaces what was planned, where it is something else."""
         if self._planned is None or not self._once or not self._noise.parts:
             return
         happened = empty_ledger(self._dataset, self._noise)
