@@ -12,7 +12,9 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 
 PROGRAM = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
+# A test run in the background hands on that interrupts are ignored, and TFF's worker would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from tff_hospitals.foundations import quiet
 quiet.be_quiet()

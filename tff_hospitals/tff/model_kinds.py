@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 AnyModel = Union[str, FunctionalModel, tff.learning.models.FunctionalModel, Callable[[], Any]]
 
 
-@dataclasses.dataclass(frozen=True)
+# Equal only to itself, as a model is: its first weights are arrays, which have no hash.
+@dataclasses.dataclass(frozen=True, eq=False)
 class TffModel:
     """A model of TFF's, with as much of our models' form as composing a plan asks for.
 
