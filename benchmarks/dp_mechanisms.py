@@ -24,7 +24,7 @@ from tff_hospitals.experiments import command
 from tff_hospitals.plan import review
 
 FLAGS = flags.FLAGS
-RECORD_LEVEL = ("dp_sgd", "dp_sgd_per_layer", "dp_sgd_adaptive", "dp_sgd_automatic", "dp_ftrl_local")
+RECORD_LEVEL = ("dp_sgd", "dp_sgd_per_layer", "dp_sgd_adaptive", "dp_sgd_automatic", "dp_ftrl_local", "dp_mf_local")
 HOSPITAL_LEVEL = (
     "fixed_clip",
     "adaptive_clip",

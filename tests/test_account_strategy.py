@@ -53,6 +53,16 @@ def test_amplified_bands_have_the_recomputed_noise():
     assert found["noise_rmse"] == pytest.approx(14.89, rel=1e-3)
 
 
+def test_without_a_number_of_bands_the_best_one_is_chosen_and_the_others_are_shown():
+    asked = {"steps": 1500, "sampling_probability": "1/50", "amplified": True, "delta": 1e-3}
+    found = account_strategy.answer("banded", target_epsilon=8.0, **asked)
+    given = account_strategy.answer("banded", target_epsilon=8.0, bands=found["bands"], **asked)
+    assert [one["bands"] for one in found["choices"]] == [1, 2, 4, 8, 16, 32, 50]
+    assert found["noise_rmse"] == given["noise_rmse"] == min(one["rmse"] for one in found["choices"])
+    assert f"chosen            {found['bands']} bands" in account_strategy.text(found)
+    assert account_strategy.text(found).count("RMSE") == 10
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

@@ -17,7 +17,11 @@ def define_flags() -> None:
     flags.DEFINE_string("strategy", None, "of correlated noise: identity, tree, sqrt, bsr, bisr, banded or blt")
     flags.DEFINE_integer("min_separation", None, "least steps between two participations of a unit (with --strategy)")
     flags.DEFINE_integer("participations", 1, "the most times that a unit takes part (with --strategy)")
-    flags.DEFINE_integer("bands", None, "non-zero diagonals of bsr, bisr or banded; default: the separation")
+    flags.DEFINE_integer(
+        "bands",
+        None,
+        "non-zero diagonals of bsr, bisr or banded; default: the separation, or the best with --amplified",
+    )
     flags.DEFINE_integer("buffers", None, "buffers of blt, 1 to 4 (default 3)")
     flags.DEFINE_bool(
         "amplified",
@@ -91,6 +95,10 @@ def answer(
         ]
     )
     wanted = Wanted(int(steps or 0), participations, min_separation, bands, buffers)
+    plans: list[dict[str, Any]] = []
+    if amplified and bands is None and target_epsilon is not None and strategy == "banded":
+        plans = _plans(wanted.steps, number(sampling_probability), target_epsilon, float(delta or 0.0), conversion)
+        bands = min(plans, key=lambda plan: plan["rmse"])["bands"]
     if amplified:
         wanted = Wanted(wanted.steps, bands=bands or 1)
     error = error_of(strategy, wanted)
@@ -113,8 +121,21 @@ def answer(
     if delta is None:
         return found
     if amplified:
+        found = {**found, "choices": plans} if plans else found
         return {**found, **_amplified(found, sampling_probability, target_epsilon, noise_multiplier, conversion)}
     return {**found, **_whole(found, target_epsilon, noise_multiplier, conversion)}
+
+
+def _plans(steps: int, chance: float, target: float, delta: float, conversion: str) -> list[dict[str, Any]]:
+    """What 1, 2, 4, ... bands cost at the target, for the one who has to choose."""
+    import dataclasses
+
+    from tff_hospitals.accounting.strategies import amplified_plans
+
+    found = amplified_plans(
+        steps=steps, sampling_probability=chance, target_epsilon=target, delta=delta, conversion=conversion
+    )
+    return [dataclasses.asdict(plan) for plan in found]
 
 
 def _whole(found: dict[str, Any], target: float | None, given: float | None, conversion: str) -> dict[str, Any]:
@@ -257,5 +278,12 @@ def text(found: dict[str, Any]) -> str:
             f"epsilon           {found['epsilon_rdp']:.6g} by rdp, {found['epsilon_pld']:.6g} by pld, at delta "
             f"{found['delta']:g}",
             f"RMSE with it      {found['noise_rmse']:.6g}, largest {found['noise_max_error']:.6g}",
+        ]
+    if "choices" in found:
+        lines.append(f"chosen            {found['bands']} bands, of the least RMSE:")
+        lines += [
+            f"{plan['bands']:>8} bands    RMSE {plan['rmse']:.6g}, noise multiplier {plan['noise_multiplier']:.6g}, in "
+            f"its group's turn a record joins with {plan['sampling_probability']:.6g}"
+            for plan in found["choices"]
         ]
     return "\n".join(lines)

@@ -132,6 +132,14 @@ METHODS = {
             default=False,
         ),
         Method(
+            "dp_mf_local",
+            "Banded noise in hospitals",
+            "per-record clipping and noise that the next steps of a round take back in part, records sampled in turn "
+            "(Choquette-Choo et al. 2023)",
+            {"privacy": {"mechanism": "dp_mf_local"}},
+            default=False,
+        ),
+        Method(
             "adaptive_clip",
             "DP-FedAvg, adaptive clip",
             "fixed clipping whose norm follows a noised quantile of the update norms (Andrew et al. 2021)",

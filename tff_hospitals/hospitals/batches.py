@@ -8,6 +8,7 @@ accountant may assume of it is its `sampling`:
 | `shuffled_epochs` | the next records of a shuffled pass, `local_epochs` passes | `shuffled` |
 | `shuffled_steps` | the same, for an exact number of steps | `shuffled` |
 | `poisson` | every record on its own with probability q, in every step anew | `poisson` |
+| `cyclic_poisson` | in turn, one of p groups of records: each on its own with probability p q | `cyclic_poisson` |
 | `fixed_size` | a random subset of batch_size records, in every step anew | `fixed_size_without_replacement` |
 
 >>> schedule = shuffled_epochs(Streams.from_seed(1), 5, batch_size=2, local_epochs=1)
@@ -25,7 +26,7 @@ import numpy as np
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import Problem, in_range, raise_if, whole_number
 
-KINDS = ("shuffled_epochs", "shuffled_steps", "poisson", "fixed_size")
+KINDS = ("shuffled_epochs", "shuffled_steps", "poisson", "cyclic_poisson", "fixed_size")
 
 _CHUNK = 4_000_000  # random numbers that are held at a time (32 MB)
 _CAPACITY_STEP = 8
@@ -40,7 +41,7 @@ class BatchSchedule:
       mask: float32 of shape [steps, capacity]; 1 for a record, 0 for padding.
       records: number of the hospital's training records.
       expected_batch: mean number of records in a step: what a sum of per-record gradients is divided by under DP.
-      sampling: "shuffled", "poisson" or "fixed_size_without_replacement".
+      sampling: "shuffled", "poisson", "cyclic_poisson" or "fixed_size_without_replacement".
     """
 
     indices: np.ndarray
@@ -126,16 +127,53 @@ def poisson(
             None if capacity is None else whole_number("capacity", capacity, low=1, remedy="give 1 or more places"),
         ]
     )
+    return _sampled(streams, records, sampling_probability, local_steps, capacity)
+
+
+def cyclic_poisson(
+    streams: Streams, records: int, *, sampling_probability: float, groups: int, local_steps: int
+) -> BatchSchedule:
+    """Poisson sampling of one group of records after the other, so that a record can only come back in its own turn.
+
+    The record at position i belongs to group i mod `groups`, and step t is the turn of group t mod `groups`: each of
+    its records joins with probability groups * q, independently of all else. Steps hold as many records as with
+    `poisson`. A record keeps its group in all rounds, because its position among the hospital's records does not move.
+
+    Args:
+      streams: the hospital's stream for this round.
+      records: number of training records.
+      sampling_probability: q, of each record in a step on average; groups * q is at most 1.
+      groups: p, one or more.
+      local_steps: number of steps.
+
+    Source: Choquette-Choo et al. 2023, "(Amplified) banded matrix factorization", arXiv:2306.08153, section 5.
+    """
+    _check(records, local_steps=local_steps, groups=groups)
+    remedy = "take fewer groups: a group must hold all records of a step"
+    chance = groups * sampling_probability
+    raise_if([in_range("groups * sampling_probability", chance, low=0.0, low_open=True, high=1 + 1e-9, remedy=remedy)])
+    return _sampled(streams, records, min(1.0, chance), local_steps, None, groups)
+
+
+def _sampled(
+    streams: Streams, records: int, chance: float, local_steps: int, capacity: int | None, groups: int = 1
+) -> BatchSchedule:
+    """Poisson batches: each record of a step's group with probability `chance`."""
     generator = streams.generator()
     chunk = max(1, _CHUNK // records)
+    group = np.arange(records) % groups
     steps, chosen = [], []
     for start in range(0, local_steps, chunk):
-        hits = np.flatnonzero(generator.random((min(chunk, local_steps - start), records)) < sampling_probability)
+        rows = np.arange(start, min(start + chunk, local_steps))
+        joins = generator.random((len(rows), records)) < chance
+        if groups > 1:
+            joins &= group == rows[:, np.newaxis] % groups
+        hits = np.flatnonzero(joins)
         steps.append(hits // records + start)
         chosen.append(hits % records)
     step, record = np.concatenate(steps), np.concatenate(chosen)
     sizes = np.bincount(step, minlength=local_steps)
-    room = capacity or poisson_capacity(records, sampling_probability)
+    room = capacity or poisson_capacity(-(-records // groups), chance)
     while room < sizes.max():
         room *= 2
     place = np.arange(len(step)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -143,7 +181,8 @@ def poisson(
     mask = np.zeros((local_steps, room), np.float32)
     indices[step, place] = record
     mask[step, place] = 1.0
-    return BatchSchedule(indices, mask, records, records * sampling_probability, "poisson")
+    sampling = "poisson" if groups == 1 else "cyclic_poisson"
+    return BatchSchedule(indices, mask, records, records * chance / groups, sampling)
 
 
 def poisson_capacity(records: int, sampling_probability: float) -> int:

@@ -43,6 +43,7 @@ class NoisePlan:
       conversion: in which this unit's target, limit and epsilon are meant.
       second: the hospital-level mechanism around a record-level one, if any.
       records_per_patient: the most records of one patient, for the epsilon of a patient.
+      settings: of a record-level mechanism by hospital id, with what the plan leaves to the planner.
     """
 
     unit: str
@@ -53,6 +54,7 @@ class NoisePlan:
     second: NoisePlan | None = None
     conversion: str = "rdp"
     records_per_patient: int = 1
+    settings: Mapping[str, RecordSetting] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[NoisePlan, ...]:
@@ -149,15 +151,14 @@ def adjacency_of(privacy: PrivacyPlan) -> str:
 def _record_part(
     plan: Plan, dataset: HospitalDataset, delta: float, adjacency: str, second: NoisePlan | None
 ) -> NoisePlan:
-    mechanism, privacy = mechanisms.record_level(plan.privacy), plan.privacy
+    mechanism, privacy = mechanisms.record_level(plan.privacy), completed(plan, dataset)
     if mechanism is None:
         raise ValueError(f"{privacy.mechanism} is no record-level mechanism")
     released = preprocessing_events(dataset, "record")
     conversion = _conversion(privacy, released, adjacency)
-    multipliers, made = {}, {}
+    multipliers, made, settings = {}, {}, {}
     for hospital, records in dataset.records().items():
-        steps = steps_per_round(plan, records)
-        setting = RecordSetting(privacy, plan.rounds, steps, batches_per_epoch(plan, records))
+        setting = settings[hospital] = _record_setting(plan, dataset, privacy, records)
         multiplier = privacy.noise_multiplier
         if multiplier is None:
             spent = (*released.get(None, ()), *released.get(hospital, ()))
@@ -166,7 +167,26 @@ def _record_part(
         multipliers[hospital] = float(multiplier)
         made[hospital] = mechanism.release_at(setting)(float(multiplier))
     of_patient = privacy.records_per_patient or dataset.records_per_patient
-    return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion, of_patient)
+    return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion, of_patient, settings)
+
+
+def _record_setting(plan: Plan, dataset: HospitalDataset, privacy: PrivacyPlan, train_records: int) -> RecordSetting:
+    steps, longest = steps_per_round(plan, train_records), steps_per_round(plan, max(dataset.records().values()))
+    return RecordSetting(privacy, plan.rounds, steps, batches_per_epoch(plan, train_records), longest)
+
+
+def completed(plan: Plan, dataset: HospitalDataset) -> PrivacyPlan:
+    """A plan's privacy, with what a record-level mechanism leaves to the planner.
+
+    Raises:
+      validation.InvalidInput: when no noise reaches the target.
+    """
+    mechanism, privacy = mechanisms.record_level(plan.privacy), plan.privacy
+    if mechanism is None:
+        return privacy
+    sizes = sorted(set(dataset.records().values()))
+    settings = tuple(_record_setting(plan, dataset, privacy, records) for records in sizes)
+    return mechanism.completed(privacy, settings, delta_of(plan, dataset))
 
 
 def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent, conversion: str) -> Calibration:

@@ -32,6 +32,7 @@ STOPPING_METRICS = {
 """What may tell a plateau, and the tasks that have it."""
 WEIGHTINGS = ("records", "equal")
 CONVERSIONS = ("rdp", "pld", "gaussian_exact")
+RECORD_SAMPLINGS = ("cyclic_poisson", "same_order")
 
 _PRIVATE = Use("a private method such as dp_sgd", reads="noise_multiplier")
 _RECORD_LEVEL = Use("a record-level method such as dp_sgd", reads="outer")
@@ -244,10 +245,16 @@ class PrivacyPlan:
     )
     noise_bands: int | None = option(
         None,
-        "rounds that a round's noise reaches into, itself included; by default as many as lie between a hospital's "
-        "participations, 32 at most",
+        "rounds (or local steps, for dp_mf_local) that a noise reaches into, its own included; by default as many as "
+        "lie between a hospital's participations, 32 at most; for dp_mf_local the best number at the target, or 4",
         low=1,
-        unit="rounds",
+        unit="rounds or steps",
+        used=BY_MECHANISM,
+    )
+    record_sampling: str = option(
+        "cyclic_poisson",
+        "how dp_mf_local draws batches: groups of records in turn, sampled (amplified), or passes in one order",
+        choices=lambda: RECORD_SAMPLINGS,
         used=BY_MECHANISM,
     )
     noise_buffers: int = option(

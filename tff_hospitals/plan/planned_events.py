@@ -67,6 +67,45 @@ class EveryStep(Release):
 
 
 @dataclasses.dataclass(frozen=True)
+class EveryTurn(Release):
+    """Every local step is a release about one group of records, whose turn it is.
+
+    Attributes:
+      groups: of the records; the turns begin anew in every round.
+    """
+
+    groups: int = 1
+
+    def in_round(self, round_number: int, steps: int, cohort: int) -> tuple[MechanismEvent, int]:
+        """As many events as turns of the group that has the most of them."""
+        return self.event, -(-steps // self.groups)
+
+    def whole_run(self, rounds: int, steps: int) -> Events:
+        """The same in all rounds."""
+        return ((self.event, rounds * -(-steps // self.groups)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixOverSteps(Release):
+    """One matrix mechanism over the steps of each round.
+
+    Attributes:
+      sensitivity: of so many first steps, for a clip norm of 1.
+    """
+
+    sensitivity: Callable[[int], float] = float
+
+    def in_round(self, round_number: int, steps: int, cohort: int) -> tuple[MechanismEvent, int]:
+        """A mechanism of the round's steps; nothing without a step."""
+        taken = max(1, steps)
+        return dataclasses.replace(self.event, steps=taken, sensitivity=self.sensitivity(taken)), int(steps > 0)
+
+    def whole_run(self, rounds: int, steps: int) -> Events:
+        """One mechanism a round."""
+        return ((self.in_round(0, steps, 1)[0], rounds),)
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeOverSteps(Release):
     """One tree over the steps of each round."""
 

@@ -227,9 +227,10 @@ def compose(
     hospitals = len(dataset.hospitals)
     steps = max_local_steps(plan, dataset)
     specs = model.trainable_specs
-    client_work = LocalTraining(model, plan.client, plan.privacy, max_local_steps=steps, compile_steps=compile_steps)
+    completed = noise_plan.completed(plan, dataset)
+    client_work = LocalTraining(model, plan.client, completed, max_local_steps=steps, compile_steps=compile_steps)
     privacy = dataclasses.replace(
-        plan.privacy,
+        completed,
         noise_multiplier=None,
         target_epsilon=None,
         delta=None,

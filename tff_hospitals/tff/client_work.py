@@ -181,8 +181,9 @@ def _over_batches(work: LocalTraining) -> Callable:
 def _over_records(plan: Plan, work: LocalTraining, multipliers: Multipliers) -> Callable:
     """The plan's steps on batches that the client draws from all of its records."""
     client, mechanism = plan.client, mechanisms.record_level(plan.privacy)
-    batches = "" if mechanism is None else mechanism.batches
-    if batches not in ("poisson", "same_order"):
+    batches = "" if mechanism is None else mechanism.batches_of(plan.privacy)
+    groups = int(work.privacy.noise_bands or 1) if batches == "cyclic_poisson" else 1
+    if batches not in ("poisson", "cyclic_poisson", "same_order"):
         bound = "has no batches that a client of TFF can draw"
         raise InvalidInput([Problem("mechanism", plan.privacy.mechanism, bound, "add its batches to tff.sampling")])
 
@@ -199,7 +200,7 @@ def _over_records(plan: Plan, work: LocalTraining, multipliers: Multipliers) -> 
         if batches == "same_order":
             schedule = sampling.same_order(draw_key, records, client.batch_size, steps)
         else:
-            schedule = sampling.poisson(draw_key, records, chance, steps)
+            schedule = sampling.poisson(draw_key, records, tf.minimum(groups * chance, 1.0), steps, groups)
         element = collections.OrderedDict(
             features=features,
             labels=labels,

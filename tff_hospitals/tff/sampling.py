@@ -24,20 +24,26 @@ def batches_in_an_epoch(records: tf.Tensor, batch_size: int) -> tf.Tensor:
     return tf.maximum(1, -(-records // batch_size))
 
 
-def poisson(key: tf.Tensor, records: tf.Tensor, probability: tf.Tensor, steps: tf.Tensor) -> Schedule:
+def poisson(key: tf.Tensor, records: tf.Tensor, probability: tf.Tensor, steps: tf.Tensor, groups: int = 1) -> Schedule:
     """In every step every record takes part with one probability, independently of all else (Abadi et al. 2016).
+
+    Of several groups only the one whose turn it is takes part, as in `hospitals.batches.cyclic_poisson`.
 
     Args:
       key: int64 [2].
       records: int32, number of records.
       probability: float64, of each record in each step.
       steps: int32, number of steps.
+      groups: record i belongs to group i mod `groups`, whose turn step t mod `groups` is.
 
     Returns:
       `indices` int32 [steps, most], `mask` float32 of the same shape; no batch is cut to fit.
     """
     draws = tf.random.stateless_uniform(tf.stack([steps, records]), seed=key, dtype=tf.float64, alg="philox")
-    hits = tf.where(draws < probability)
+    joins = draws < probability
+    if groups > 1:
+        joins &= (tf.range(records) % groups)[tf.newaxis] == (tf.range(steps) % groups)[:, tf.newaxis]
+    hits = tf.where(joins)
     chosen = tf.RaggedTensor.from_value_rowids(hits[:, 1], hits[:, 0], nrows=tf.cast(steps, tf.int64))
     sizes = chosen.row_lengths()
     most = tf.reduce_max(tf.concat([sizes, [1]], axis=0))

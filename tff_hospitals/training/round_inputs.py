@@ -45,7 +45,7 @@ class RoundDrawer:
         self._plan = plan
         self._noise = noise
         mechanism = mechanisms.record_level(plan.privacy)
-        self._batches = "shuffled" if mechanism is None else mechanism.batches
+        self._batches = "shuffled" if mechanism is None else mechanism.batches_of(plan.privacy)
         streams = run_streams(plan, dataset) if streams is None else streams
         self._streams = RunStreams.from_root(streams) if isinstance(streams, Streams) else streams
         self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
@@ -77,6 +77,14 @@ class RoundDrawer:
         stream, size = self._streams.batches(name, round_number), plan.client.batch_size
         if self._batches == "same_order":
             schedule = _same_order(stream, records, size, steps)
+        elif self._batches == "cyclic_poisson":
+            chance, groups = (
+                noise_plan.sampling_probability(plan, records),
+                int(self._noise.settings[name].privacy.noise_bands or 1),
+            )
+            schedule = batches.cyclic_poisson(
+                stream, records, sampling_probability=chance, groups=groups, local_steps=steps
+            )
         elif self._batches == "poisson":
             chance = noise_plan.sampling_probability(plan, records)
             schedule = batches.poisson(stream, records, sampling_probability=chance, local_steps=steps)

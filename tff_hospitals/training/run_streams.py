@@ -139,7 +139,7 @@ def run_streams(
 def draws_poisson_batches(plan: Plan) -> bool:
     """Whether a hospital draws its batches by Poisson sampling, on which the epsilon of its records rests."""
     mechanism = mechanisms.record_level(plan.privacy)
-    return mechanism is not None and mechanism.batches == "poisson"
+    return mechanism is not None and mechanism.batches_of(plan.privacy) in ("poisson", "cyclic_poisson")
 
 
 def hides_cohorts(plan: Plan) -> bool:

@@ -99,7 +99,7 @@ class SignalToNoise:
         batch = self._records[hospital] * noise_plan.sampling_probability(plan, self._records[hospital])
         scale = self._noise.multipliers[hospital] * plan.privacy.clip_norm / batch
         mechanism = mechanisms.record_level(plan.privacy)
-        draws = mechanism.step_variance(steps) if mechanism is not None else 0.0
+        draws = mechanism.step_variance(steps, self._noise.settings[hospital]) if mechanism is not None else 0.0
         return float(learning_rate_at(plan.client, round_number)) * scale * math.sqrt(draws * self._parameters)
 
     def _enter(self, scope: str, value: float | None) -> None:

@@ -17,7 +17,7 @@ from tff_hospitals.accounting.strategies.banded import optimised_banded
 from tff_hospitals.accounting.strategies.buffered import optimised_buffers
 from tff_hospitals.accounting.strategies.building import STRATEGIES, build_strategy
 from tff_hospitals.accounting.strategies.closed_forms import identity, inverse_square_root, square_root
-from tff_hospitals.accounting.strategies.errors import ExpectedError, expected_error
+from tff_hospitals.accounting.strategies.errors import ExpectedError, expected_error, row_variances
 from tff_hospitals.accounting.strategies.sensitivity import Sensitivity, sensitivity_of
 from tff_hospitals.accounting.strategies.strategy import Strategy
 from tff_hospitals.accounting.strategies.workload import Workload
@@ -37,6 +37,7 @@ __all__ = [
     "inverse_square_root",
     "optimised_banded",
     "optimised_buffers",
+    "row_variances",
     "sensitivity_of",
     "square_root",
 ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tff_hospitals.plan.plan import Plan
 
 NOISE_BY = ("nobody", "hospital", "server", "shares")
-BATCHES = ("shuffled", "poisson", "same_order")
+BATCHES = ("shuffled", "poisson", "cyclic_poisson", "same_order")
 PRIVATE_OPTIONS = (
     "clip_norm",
     "noise_multiplier",
@@ -60,12 +60,14 @@ class RecordSetting:
       rounds: of the whole run.
       steps: of one round.
       steps_per_epoch: steps after which a record comes back.
+      longest: steps of the hospital that takes the most of them in a round.
     """
 
     privacy: PrivacyPlan
     rounds: int
     steps: int
     steps_per_epoch: int
+    longest: int = 0
 
     @property
     def sampling_probability(self) -> float:
@@ -189,8 +191,27 @@ class RecordLevel(Mechanism):
         """
 
     @abc.abstractmethod
-    def step_variance(self, steps: int) -> float:
-        """Variance of the noise in the sum of `steps` steps, over (noise_multiplier * clip_norm)**2."""
+    def step_variance(self, steps: int, setting: RecordSetting) -> float:
+        """Variance of the noise in the sum of `steps` steps, over (noise_multiplier * clip_norm)**2.
+
+        Args:
+          steps: that were taken in a round.
+          setting: the hospital's rounds.
+        """
+
+    def batches_of(self, privacy: PrivacyPlan) -> str:
+        """How batches are drawn with these settings, one of `BATCHES`."""
+        return self.batches
+
+    def completed(self, privacy: PrivacyPlan, settings: tuple[RecordSetting, ...], delta: float) -> PrivacyPlan:
+        """The settings with what they leave to the planner, the same for all hospitals.
+
+        Args:
+          privacy: as the plan gives them.
+          settings: every hospital's rounds.
+          delta: of every (epsilon, delta) in the run.
+        """
+        return privacy
 
     def calibrate(self, setting: RecordSetting, calibration: Calibration) -> float:
         """The least noise multiplier that keeps the target."""

@@ -57,7 +57,7 @@ class DpFtrlLocal(RecordLevel):
 
         return release
 
-    def step_variance(self, steps: int) -> float:
+    def step_variance(self, steps: int, setting: RecordSetting) -> float:
         """The noise of a prefix of the tree."""
         from tff_hospitals.accounting import tree_noise  # numpy is not needed to show --help
 

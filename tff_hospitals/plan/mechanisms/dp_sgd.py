@@ -51,7 +51,7 @@ class DpSgd(RecordLevel):
 
         return release
 
-    def step_variance(self, steps: int) -> float:
+    def step_variance(self, steps: int, setting: RecordSetting) -> float:
         """Every step has noise of its own."""
         return float(steps)
 
