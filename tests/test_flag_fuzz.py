@@ -128,9 +128,7 @@ def test_there_are_more_than_a_thousand_commands() -> None:
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("count", [SAMPLE, pytest.param(PER_COMMAND, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", front_door.COMMANDS)
-def test_no_flag_ends_in_a_traceback(
-    name: str, count: int, work: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_flag_ends_in_a_traceback(name: str, count: int, work: None, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(front_door.COMMANDS[name])
     names = [*own_flags(module), "extension", "verbosity"]
     codes: collections.Counter[int] = collections.Counter()

@@ -115,7 +115,7 @@ def test_every_problem_of_every_file_is_shown_at_once(folder):
         + "40,f,none,210,no,Ann\nforty,m,some,1,yes,Bo\n60,x,some,0,yes,Cy\n,m,none,180,,Di\n1,f\n33,f,some,1e3,no,E\n"
     )
     (folder / "south.csv").write_text("age,gender,pain,chol,ill\n")
-    (folder / "east.xlsx").write_text("")
+    (folder / "east.ods").write_text("")
     text = message(folder)
     for words in (
         "north.csv, line 3, column 'age'='forty': must be a number. Remedy:",
@@ -125,7 +125,7 @@ def test_every_problem_of_every_file_is_shown_at_once(folder):
         "north.csv, line 5, column 'ill'='': must not be missing",
         "north.csv, line 6='2 cells': must have 6 cells",
         "south.csv, column 'sex'='missing': must be in the header. Remedy: the file has: age, gender, pain, chol, ill",
-        "east.xlsx='.xlsx': must be one of .csv, .parquet",
+        "east.ods='.ods': must be one of .csv, .parquet, .xlsx",
     ):
         assert words in text
     assert len(text.splitlines()) == 8
@@ -196,7 +196,7 @@ def test_doubled_reserved_and_missing_hospitals(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "schema.yaml").write_text(SCHEMA)
-    assert "empty='no tables': must hold one .csv or .parquet file per hospital" in message(empty)
+    assert "empty='no tables': must hold one file per hospital (.csv, .parquet, .xlsx)" in message(empty)
     (empty / "all.csv").write_text(HEADER + ROWS)
     assert "hospital_column=None: must be given when one file holds all" in message(empty / "all.csv")
     (empty / "schema.yaml").write_text(SCHEMA + "hospital_column: name\n")

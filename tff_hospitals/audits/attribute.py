@@ -156,7 +156,7 @@ def _prepare(
     feature = schema.feature(attribute)
     kept = [(at, column) for at, column in enumerate(schema.columns) if column.source == attribute]
     columns = tuple(at for at, column in kept if column.kind != "missing")
-    if feature.kind == "numeric":
+    if feature.is_number:
         cells = others[:, columns[0]]
         cuts = np.unique(np.quantile(cells, np.linspace(0, 1, BANDS + 1)[1:-1]))
         band = np.searchsorted(cuts, cells, side="right")

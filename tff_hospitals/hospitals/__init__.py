@@ -12,10 +12,11 @@ from tff_hospitals.hospitals.catalogue import list_datasets, load_dataset
 from tff_hospitals.hospitals.cohorts import Cohorts
 from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.encoding import decode
+from tff_hospitals.hospitals.features import Feature, Target
 from tff_hospitals.hospitals.hospital import NO_PREPROCESSING, Hospital, Part, Preprocessing, Scaler
 from tff_hospitals.hospitals.own_data import own_data
 from tff_hospitals.hospitals.partitions import PARTITIONS, Partition, partition
-from tff_hospitals.hospitals.schema import Feature, Schema, Target
+from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.schema_files import read_schema
 from tff_hospitals.hospitals.secret import DataSecret
 from tff_hospitals.hospitals.tables import InvalidTable

@@ -38,7 +38,8 @@ from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.hospitals import checks
 from tff_hospitals.hospitals.division import Division
 from tff_hospitals.hospitals.hospital import Hospital, Part, Preprocessing
-from tff_hospitals.hospitals.in_memory import array_fields
+from tff_hospitals.hospitals.in_memory import array_fields, frame_fields
+from tff_hospitals.hospitals.preprocessing import Scaling
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.secret import DataSecret, passing_secret
 
@@ -126,6 +127,43 @@ class HospitalDataset:
             arrays, task=task, num_classes=num_classes, division=division or Division(), secret=secret
         )
         return cls(name=name, provenance="arrays in memory", licence="not stated", **fields)
+
+    @classmethod
+    def from_frames(
+        cls,
+        frames: Mapping[str, Any],
+        schema: Schema,
+        *,
+        division: Division | None = None,
+        scaling: Scaling | None = None,
+        secret: DataSecret | None = None,
+    ) -> HospitalDataset:
+        """Hospitals whose tables are in memory as data frames.
+
+        Args:
+          frames: by hospital id a `pandas.DataFrame`; columns that the schema does not name are not read.
+          schema: what the columns mean.
+          division, scaling: default: as the schema says.
+          secret: as in `from_arrays`.
+
+        Raises:
+          InvalidInput: the schema has problems.
+          InvalidTable: frames have problems; names hospital, row and column of each.
+
+        >>> import pandas as pd
+        >>> from tff_hospitals.hospitals import Feature, Target
+        >>> north = pd.DataFrame({"age": [40, 50, 60, 70], "ill": ["no", "yes", "no", "yes"]})
+        >>> schema = Schema((Feature("age", low=18, high=100),), Target("ill", positive=("yes",), negative=("no",)))
+        >>> HospitalDataset.from_frames({"north": north, "south": north}, schema).ids
+        ('north', 'south')
+        """
+        fields = frame_fields(frames, schema, division=division, scaling=scaling, secret=secret)
+        return cls(
+            name=schema.name or "frames",
+            provenance=schema.provenance or "data frames in memory",
+            licence=schema.licence or "not stated",
+            **fields,
+        )
 
     @functools.cached_property
     def _by_id(self) -> dict[str, Hospital]:

@@ -1,6 +1,6 @@
 """Cells to numbers as a schema says, and numbers back to cells.
 
->>> from tff_hospitals.hospitals.schema import Feature, Schema, Target
+>>> from tff_hospitals.hospitals import Feature, Schema, Target
 >>> schema = Schema((Feature("age", low=18, high=100), Feature("sex", "binary", categories=("f", "m"))), Target("ill"))
 >>> table = Table("north.csv", {"age": ["63", "41"], "sex": ["m", "f"], "ill": ["1", "0"]}, ["line 2", "line 3"])
 >>> problems = Problems()
@@ -13,13 +13,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.hospitals.dates import UNITS, days
+from tff_hospitals.hospitals.features import Feature, canonical, match_level
 from tff_hospitals.hospitals.file_formats import FileFormat, too_large
-from tff_hospitals.hospitals.schema import Feature, Schema, canonical, match_level
+from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.tables import Problems, Table
 
 if TYPE_CHECKING:
@@ -48,51 +50,35 @@ def encode(
 
 
 def _encode_feature(schema: Schema, feature: Feature, table: Table, problems: Problems) -> np.ndarray:
-    written = table.format
-    extra = {written.number(word) for word in feature.missing_values} - {None} if feature.kind == "numeric" else set()
-    own = {*feature.missing_values, *map(canonical, feature.missing_values)}
-    listed = (*feature.levels, *(word for words in feature.spellings.values() for word in words))
-    cells = table.columns[feature.name]
+    read = _reader(schema, feature, table)
+    cells = _cells(feature, table)
     values = np.zeros(len(cells))
     missing = np.zeros(len(cells))
-    known: dict[str, float | None] = {}  # a column repeats few different cells: read each once
-    for row, cell in enumerate(cells):
-        if cell not in known:
-            is_missing = canonical(cell) in own or cell in own or (bool(extra) and written.number(cell) in extra)
-            known[cell] = None if is_missing or schema.is_missing(cell, listed) else _value(feature, cell, written)
-        value = known[cell]
+    known: dict[tuple[str, ...], float | None] = {}  # a column repeats few different cells: read each once
+    for row, parts in enumerate(cells):
+        if parts not in known:
+            known[parts] = read(parts)
+        value, cell, place = known[parts], " since ".join(parts), table.places[row]
         if value is None:
             missing[row] = 1
             if feature.impute is None:
-                problems.add(
-                    table.file,
-                    cell,
-                    "is missing, and the schema has no rule for that",
-                    "fill it in, or give the column impute: VALUE in the schema",
-                    column=feature.name,
-                    place=table.places[row],
-                )
+                bound = "is missing, and the schema has no rule for that"
+                remedy = "fill it in, or give the column impute: VALUE in the schema"
+                problems.add(table.file, cell, bound, remedy, column=feature.name, place=place)
             values[row] = _fill(feature)
         elif np.isnan(value):
-            bound, remedy = _expected(feature, cell, written)
-            problems.add(table.file, cell, bound, remedy, column=feature.name, place=table.places[row])
+            bound, remedy = _expected(feature, parts, table.format)
+            problems.add(table.file, cell, bound, remedy, column=feature.name, place=place)
         elif feature.low is not None and not feature.low <= value <= float(feature.high or 0.0):
             if schema.outside_bounds == "refuse":
-                problems.add(
-                    table.file,
-                    cell,
-                    f"must be between {feature.low:g} and {feature.high:g}{' ' if feature.unit else ''}{feature.unit}",
-                    f"mend the cell, write missing_values: [{cell}] for the column if it means missing, widen the "
-                    "bounds, or write outside_bounds: clip in the schema",
-                    column=feature.name,
-                    place=table.places[row],
-                )
+                bound, remedy = _outside(feature, cell, value)
+                problems.add(table.file, cell, bound, remedy, column=feature.name, place=place)
             elif too_large(value):
-                problems.add(table.file, cell, *_TOO_LARGE, column=feature.name, place=table.places[row])
+                problems.add(table.file, cell, *_TOO_LARGE, column=feature.name, place=place)
             clipped = min(max(value, feature.low), float(feature.high or 0.0))
             values[row] = value if schema.outside_bounds == "keep" else clipped
         elif too_large(value):
-            problems.add(table.file, cell, *_TOO_LARGE, column=feature.name, place=table.places[row])
+            problems.add(table.file, cell, *_TOO_LARGE, column=feature.name, place=place)
         else:
             values[row] = value
     columns = []
@@ -104,6 +90,44 @@ def _encode_feature(schema: Schema, feature: Feature, table: Table, problems: Pr
         else:
             columns.append(values)
     return np.stack(columns, axis=1)
+
+
+def _cells(feature: Feature, table: Table) -> list[tuple[str, ...]]:
+    """What a feature is made of, per record: its cell; for a date that counts from another column, that one's too."""
+    columns = [feature.name, *([] if feature.since_column is None else [feature.since_column])]
+    return list(zip(*(table.columns[name] for name in columns)))
+
+
+def _reader(schema: Schema, feature: Feature, table: Table) -> Callable[[tuple[str, ...]], float | None]:
+    """Reads cells as a number (categories: their position): None when they are missing, NaN when they do not fit."""
+    written = table.format
+    extra = {written.number(word) for word in feature.missing_values} - {None} if feature.is_number else set()
+    own = {*feature.missing_values, *map(canonical, feature.missing_values)}
+    listed = (*feature.levels, *(word for words in feature.spellings.values() for word in words))
+    unit = table.units.get(feature.name, feature.unit)
+
+    def is_missing(cell: str) -> bool:
+        if canonical(cell) in own or cell in own or (bool(extra) and written.number(cell) in extra):
+            return True
+        return schema.is_missing(cell, listed)
+
+    def read(parts: tuple[str, ...]) -> float | None:
+        if any(map(is_missing, parts)):
+            return None
+        if feature.kind == "date":
+            return _time(feature, parts, written)
+        value = _value(feature, parts[0], written)
+        return feature.converted(value, unit) if feature.kind == "numeric" else value
+
+    return read
+
+
+def _time(feature: Feature, parts: tuple[str, ...], written: FileFormat) -> float:
+    ends = [written.day(part) for part in parts]
+    if feature.since_column is None:
+        ends.append(days(feature.since or "1970-01-01"))
+    end, start = ends
+    return np.nan if end is None or start is None else (end - start) / UNITS[feature.unit or "days"]
 
 
 def _value(feature: Feature, cell: str, written: FileFormat) -> float:
@@ -123,7 +147,9 @@ def _fill(feature: Feature) -> float:
     """What stands for a missing cell; NaN for a median that is taken later."""
     if feature.impute is None or feature.impute == "median":
         return np.nan if feature.impute == "median" else 0.0
-    if feature.kind == "numeric":
+    if feature.impute == "middle" and feature.is_number:
+        return (float(feature.low or 0.0) + float(feature.high or 0.0)) / 2
+    if feature.is_number:
         return float(feature.impute)
     return float(match_level(str(feature.impute), feature.levels) or 0)
 
@@ -131,10 +157,24 @@ def _fill(feature: Feature) -> float:
 _TOO_LARGE = ("is too large: must be at most 3.4e38", "mend the cell, or list it as missing_values of the column")
 
 
-def _expected(feature: Feature, cell: str, written: FileFormat) -> tuple[str, str]:
+def _outside(feature: Feature, cell: str, value: float) -> tuple[str, str]:
+    unit = f" {feature.unit}" if feature.unit else ""
+    bound = f"must be between {feature.low:g} and {feature.high:g}{unit}"
+    if feature.kind == "date" or feature.conversions:
+        bound += f", and is {value:g}"
+    return bound, (
+        f"mend the cell, write missing_values: [{cell}] for the column if it means missing, widen the "
+        "bounds, or write outside_bounds: clip in the schema"
+    )
+
+
+def _expected(feature: Feature, parts: tuple[str, ...], written: FileFormat) -> tuple[str, str]:
+    if feature.kind == "date":
+        return written.expected_day(next(part for part in parts if written.day(part) is None))
     if feature.kind == "numeric":
-        return written.expected(cell)
-    remedy = f"mend the cell, or list it for the value that it means: spellings: {{{feature.levels[-1]}: ['{cell}']}}"
+        return written.expected(parts[0])
+    remedy = "mend the cell, or list it for the value that it means: "
+    remedy += f"spellings: {{{feature.levels[-1]}: ['{parts[0]}']}}"
     if feature.kind == "categorical":
         remedy += ", or add it to the categories"
     return f"must be one of {', '.join(feature.levels)}", remedy
@@ -152,6 +192,8 @@ def _encode_target(schema: Schema, table: Table, problems: Problems, classes: Cl
             problems.add(table.file, cell, bound, remedy, column=target.name, place=place)
         elif numeric:
             number = table.format.number(cell)
+            if number is not None:
+                number = target.converted(number, table.units.get(target.name, target.unit))
             inside = number is not None and (target.low is None or target.low <= number <= float(target.high or 0.0))
             if number is not None and too_large(number):
                 problems.add(table.file, cell, *_TOO_LARGE[:1], "mend the cell", column=target.name, place=place)
@@ -210,7 +252,7 @@ def decode(schema: Schema, matrix: np.ndarray) -> dict[str, list[Any]]:
     for feature in schema.features:
         columns = [c for c in feature.columns() if c.kind != "missing"]
         block = matrix[:, [position[c.name] for c in columns]]
-        if feature.kind == "numeric":
+        if feature.is_number:
             decoded[feature.name] = block[:, 0].tolist()
         elif feature.kind == "binary":
             decoded[feature.name] = [feature.levels[int(value >= 0.5)] for value in block[:, 0]]

@@ -1,4 +1,4 @@
-"""How the cells of a file are written: separators, decimal mark, marks between thousands, encoding.
+"""How the cells of a file are written: separators, decimal mark, marks between thousands, encoding, dates.
 
 >>> FileFormat(decimal=",", thousands=".").number("1.234,5"), FileFormat().number("1,234")
 (1234.5, None)
@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import math
 import re
 
 from tff_hospitals.foundations.validation import Problem, one_of
+from tff_hospitals.hospitals.dates import ISO, days, is_format
 
 _LARGEST = 3.4e38  # float32 holds no larger number
 
@@ -23,33 +23,42 @@ class FileFormat:
     Attributes:
       delimiter: between the cells of a CSV file.
       decimal: the decimal mark, "." or ",".
-      thousands: the mark between groups of three digits: "", ",", ".", "'" or a space.
+      thousands: the mark between groups of three digits: "", ",", ".", "'" or a space (of any width).
       encoding: of a CSV file, such as utf-8, cp1252 or utf-16.
+      date: how dates are written, in the letters of `strptime`, such as %d.%m.%Y; ISO dates are always read.
+      sheet: of an Excel file with several.
     """
 
     delimiter: str = ","
     decimal: str = "."
     thousands: str = ""
     encoding: str = "utf-8"
+    date: str = ISO
+    sheet: str = ""
 
     def problems(self, where: str) -> list[Problem | None]:
         """What is wrong with it; `where` is put before the names of the settings."""
         found: list[Problem | None] = []
-        if len(self.delimiter) != 1:
+        if len(self.delimiter) != 1 or self.delimiter in '"\r\n\0':
             found.append(Problem(f"{where}delimiter", self.delimiter, "must be one character", "give , or ;"))
         found.append(one_of(f"{where}decimal", self.decimal, (".", ",")))
         if self.thousands not in ("", ",", ".", "'", " ") or self.thousands == self.decimal:
             bound = "must be one of , . ' or a space, and not the decimal mark"
             found.append(Problem(f"{where}thousands", self.thousands, bound, "give another mark, or drop it"))
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
+            "a".encode(self.encoding)  # knows text encodings only, unlike a look-up
+        except (LookupError, ValueError):
             remedy = "give utf-8, cp1252 (Windows, Western Europe), latin-1 or utf-16"
             found.append(Problem(f"{where}encoding", self.encoding, "must be a known encoding", remedy))
+        if not is_format(self.date):
+            bound = "must say day, month and year in the letters of strptime"
+            found.append(Problem(f"{where}date", self.date, bound, "give %d.%m.%Y, %m/%d/%Y or %Y-%m-%d"))
         return found
 
     def number(self, cell: str) -> float | None:
         """The finite number that a cell holds, or None: no "nan", no "1_000", no mark of another format."""
+        if self.thousands == " ":
+            cell = cell.replace("\u00a0", " ").replace("\u202f", " ")
         if self.thousands and self.thousands in cell:
             mark, point = re.escape(self.thousands), re.escape(self.decimal)
             if not re.fullmatch(rf"[+-]?\d{{1,3}}({mark}\d{{3}})+({point}\d*)?", cell):
@@ -64,6 +73,17 @@ class FileFormat:
         except ValueError:
             return None
         return number if math.isfinite(number) and "_" not in cell else None
+
+    def day(self, cell: str) -> float | None:
+        """Days from 1970-01-01 to the date in a cell, or None."""
+        return days(cell, self.date)
+
+    def expected_day(self, cell: str) -> tuple[str, str]:
+        """Why a cell is no date here, and what to do about it."""
+        others = [written for written in DATES if days(cell, written) is not None]
+        remedy = f"write {' or '.join(f'date: {chr(34)}{one}{chr(34)}' for one in others)} in the schema, "
+        remedy += "or under files: for this file alone"
+        return f"must be a date as {self.date}", remedy if others else "mend the cell, or list it as missing_values"
 
     def expected(self, cell: str) -> tuple[str, str]:
         """Why a cell is no number here, and what to do about it."""
@@ -84,6 +104,8 @@ class FileFormat:
             return f"{asks}: it is a limit of detection", "give the column censored: bound (the limit) or half of it"
         return asks, "mend the cell, or list the word under missing in the schema"
 
+
+DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y")
 
 # How a number may have been meant that is none in the format of its file.
 _OTHERS = (

@@ -24,9 +24,10 @@ from tff_hospitals.hospitals.assembly import table_fields
 from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.division import Division, Pool
 from tff_hospitals.hospitals.encoding import encode
+from tff_hospitals.hospitals.features import Feature, Target
 from tff_hospitals.hospitals.locations import data_folder, read_checked
 from tff_hospitals.hospitals.preprocessing import Scaling
-from tff_hospitals.hospitals.schema import Feature, Schema, Target
+from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.secret import public_secret
 from tff_hospitals.hospitals.tables import InvalidTable, Problems, Table
 

@@ -1,4 +1,4 @@
-"""Records that are in memory already: arrays or data sets of batches, one per hospital."""
+"""Records that are in memory already: arrays, data sets of batches or data frames, one per hospital."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import numpy as np
 
 from tff_hospitals.foundations.signature import TASKS, ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
-from tff_hospitals.hospitals.checks import one_class_warnings, part_problems, untested_warnings
+from tff_hospitals.hospitals.assembly import table_fields
+from tff_hospitals.hospitals.checks import id_problem, one_class_warnings, part_problems, untested_warnings
 from tff_hospitals.hospitals.division import Division, Pool, divide
 from tff_hospitals.hospitals.hospital import NO_PREPROCESSING, Hospital, Part
+from tff_hospitals.hospitals.pools import pools_of
+from tff_hospitals.hospitals.preprocessing import Scaling
+from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.secret import DataSecret, passing_secret
+from tff_hospitals.hospitals.table_files import table_of
+from tff_hospitals.hospitals.table_places import check_places, with_units
+from tff_hospitals.hospitals.tables import InvalidTable, Problems
+from tff_hospitals.hospitals.typed_files import frame_sheet
 
 
 def array_fields(
@@ -57,6 +65,47 @@ def array_fields(
     }
 
 
+def frame_fields(
+    frames: Mapping[str, Any],
+    schema: Schema,
+    *,
+    division: Division | None,
+    scaling: Scaling | None,
+    secret: DataSecret | None,
+) -> dict[str, Any]:
+    """Fields of a `HospitalDataset`; see `HospitalDataset.from_frames`."""
+    found = [*schema.problems()]
+    if schema.hospital_column is not None:
+        remedy = "drop it: the keys of the frames are the hospitals' ids; frame.groupby(column) makes them"
+        found.append(Problem("hospital_column", schema.hospital_column, "is for files", remedy))
+    if not frames:
+        found.append(Problem("frames", 0, "must be at least one hospital", "give {id: DataFrame}"))
+    found += [p for name in frames if (p := id_problem("frames", str(name))) is not None]
+    raise_if(found)
+    problems, tables = Problems(), {}
+    for hospital_id, frame in frames.items():
+        name = str(hospital_id)
+        written = schema.format_of(name)
+        sheet = frame_sheet(name, frame, written, problems)
+        if sheet is not None:
+            table = table_of(name, sheet, schema.columns_read, written, problems, schema.headers.get(name, {}))
+            tables[name] = [] if table is None else [table]
+    check_places(schema, list(map(str, frames)), (), problems)
+    tables = {name: with_units(schema, name, parts) for name, parts in tables.items() if parts}
+    pools = pools_of(tables, schema, problems)
+    if problems:
+        raise InvalidTable(problems.list())
+    return table_fields(
+        pools,
+        schema,
+        division or Division(seed=schema.seed),
+        scaling or Scaling(schema.scaling or "per_hospital", schema.scaling_noise_multiplier),
+        secret=secret or passing_secret(),
+        given=schema.given_split,
+        simulated=schema.simulated,
+    )
+
+
 def _classes_problem(task: str, num_classes: int | None) -> Problem | None:
     fixed = {"binary": 2, "regression": 1}.get(task)
     if fixed is None and (num_classes is None or num_classes < 2):
@@ -71,6 +120,9 @@ def _classes_problem(task: str, num_classes: int | None) -> Problem | None:
 def _part(hospital_id: str, given: Any, task: str) -> Part:
     """Features and labels of one hospital in the types that training takes; nothing is rounded in silence."""
     name = f"records of {hospital_id}"
+    if hasattr(given, "iloc"):
+        remedy = "use HospitalDataset.from_frames with a schema, or give (features, labels)"
+        raise InvalidInput([Problem(name, type(given).__name__, "must be a pair (features, labels)", remedy)])
     if hasattr(given, "as_numpy_iterator"):
         given = _gathered(name, given)
     if not isinstance(given, (tuple, list)) or len(given) != 2:
@@ -95,9 +147,20 @@ def _part(hospital_id: str, given: Any, task: str) -> Part:
     return Part(numbers, whole)
 
 
+_ENDLESS = -1  # tf.data.INFINITE_CARDINALITY
+
+
 def _gathered(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All elements of a `tf.data.Dataset` of (features, labels), single records or batches."""
-    pairs = [tuple(np.asarray(one) for one in element) for element in given.as_numpy_iterator()]
+    """All elements of a `tf.data.Dataset` of (features, labels), single records or batches; they are read once."""
+    if hasattr(given, "cardinality") and int(given.cardinality()) == _ENDLESS:
+        raise InvalidInput([Problem(name, "endless", "must come to an end", "drop repeat() from the data set")])
+    pairs = []
+    for element in given.as_numpy_iterator():
+        if not isinstance(element, (tuple, list)) or len(element) != 2:
+            words = sorted(element) if isinstance(element, dict) else type(element).__name__
+            remedy = "map the data set to (features, labels), one array each"
+            raise InvalidInput([Problem(name, words, "must hold pairs (features, labels)", remedy)])
+        pairs.append((np.asarray(element[0]), np.asarray(element[1])))
     if not pairs:
         raise InvalidInput([Problem(name, 0, "must hold at least one element", "leave the hospital out")])
     join = np.stack if pairs[0][1].ndim == 0 else np.concatenate

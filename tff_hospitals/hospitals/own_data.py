@@ -23,7 +23,9 @@ from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.schema_files import SUFFIXES as SCHEMA_SUFFIXES
 from tff_hospitals.hospitals.schema_files import read_schema
 from tff_hospitals.hospitals.secret import public_secret, secret_of
-from tff_hospitals.hospitals.tables import SUFFIXES, InvalidTable, Problems, Table, read_table
+from tff_hospitals.hospitals.table_files import SUFFIXES, read_table
+from tff_hospitals.hospitals.table_places import check_places, with_units
+from tff_hospitals.hospitals.tables import InvalidTable, Problems, Table
 
 _PASSED_OVER = ("readme", "licence", "license", "sha256sums", "notes")
 
@@ -38,7 +40,8 @@ def own_data(
     """Loads and checks a user's hospitals.
 
     Args:
-      path: a folder of CSV or Parquet files, one per hospital; or one such file with the schema's `hospital_column`.
+      path: a folder of CSV, Parquet or Excel files, one per hospital; or one such file with the schema's
+        `hospital_column`.
       schema: a schema or its file; default: `schema.yaml`, `.yml` or `.toml` in the folder (beside the file).
       division: partition, seed and test fraction; default: natural, as the schema says.
       scaling: default: as the schema says, else `per_hospital`.
@@ -67,7 +70,7 @@ def own_data(
         division or Division(seed=rules.seed),
         scaling or Scaling(rules.scaling or "per_hospital", rules.scaling_noise_multiplier),
         secret=public_secret("example_own_data") if _is_the_example(place) else secret_of(place),
-        given="" if rules.split_column is None else f"the column {rules.split_column!r} says train or test",
+        given=rules.given_split,
         simulated=rules.simulated,
     )
     return HospitalDataset(
@@ -113,17 +116,14 @@ def schema_of(place: pathlib.Path, schema: Schema | os.PathLike[str] | str | Non
     raise RecordError(f"{folder} holds no schema ({names}). Remedy: write one, or name it with option schema.")
 
 
-def _wanted(schema: Schema) -> list[str]:
-    return [*(feature.name for feature in schema.features), schema.target.name, *schema.roles.values()]
-
-
 def _tables(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, list[Table]]:
     """Each hospital's tables, sorted by id: by the hospital column where the schema names one, else by file."""
-    read = [
-        table
-        for path in (_folder_files(place, schema, problems) if place.is_dir() else [place])
-        if (table := read_table(path, _wanted(schema), schema.format_of(path.name), problems)) is not None
-    ]
+    paths = folder_files(place, schema, problems) if place.is_dir() else [place]
+    read = []
+    for path in paths:
+        headers = schema.headers.get(path.name)
+        table = read_table(path, schema.columns_read, schema.format_of(path.name), problems, headers)
+        read += [] if table is None else [table]
     found: dict[str, list[Table]] = {}
     if schema.hospital_column is None:
         found = {pathlib.Path(table.file).stem: [table] for table in read}
@@ -132,14 +132,21 @@ def _tables(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[str
         for table in read:
             for hospital_id, rows in _rows_by_hospital(table, schema, spelling, problems).items():
                 found.setdefault(hospital_id, []).append(table.take(rows))
-    return dict(sorted(found.items()))
+    if len(read) == len(paths):
+        files = [path.name for path in paths]
+        check_places(schema, files if place.is_dir() else [*files, *schema.files, *schema.headers], found, problems)
+    return {hospital_id: with_units(schema, hospital_id, tables) for hospital_id, tables in sorted(found.items())}
 
 
-def _folder_files(folder: pathlib.Path, schema: Schema, problems: Problems) -> list[pathlib.Path]:
+def folder_files(folder: pathlib.Path, schema: Schema, problems: Problems) -> list[pathlib.Path]:
     """The tables in a folder; without a hospital column their names are hospital ids."""
     owner: dict[str, str] = {}
     kept = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith(".")):
+        if not path.is_file():
+            bound = "must be a file: it is a link to nothing, or no file"
+            problems.add(path.name, "nothing to read", bound, "mend or remove it")
+            continue
         if path.suffix.lower() in SCHEMA_SUFFIXES or path.stem.lower() in _PASSED_OVER:
             continue
         key = path.stem.casefold() if schema.hospital_column is None else path.name
@@ -153,7 +160,9 @@ def _folder_files(folder: pathlib.Path, schema: Schema, problems: Problems) -> l
             problems.add(path.name, path.stem, bad.bound, bad.remedy)
         kept.append(path)
     if not owner:
-        problems.add(folder.name, "no tables", "must hold one .csv or .parquet file per hospital", "put them there")
+        problems.add(
+            folder.name, "no tables", f"must hold one file per hospital ({', '.join(SUFFIXES)})", "put them there"
+        )
     return kept
 
 

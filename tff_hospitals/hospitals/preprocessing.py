@@ -27,8 +27,9 @@ import numpy as np
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if
 from tff_hospitals.hospitals import dp_moments
+from tff_hospitals.hospitals.features import Column
 from tff_hospitals.hospitals.hospital import Preprocessing, Scaler
-from tff_hospitals.hospitals.schema import SCALINGS, Column, Schema
+from tff_hospitals.hospitals.schema import SCALINGS, Schema
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,227 +18,15 @@ records. That is what lets `fixed_bounds` scaling and constant imputation leave 
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tff_hospitals.foundations.validation import Problem, in_range, one_of, whole_number
+from tff_hospitals.hospitals.dates import ISO
+from tff_hospitals.hospitals.features import STATE_BOUNDS, Column, Feature, Target
 from tff_hospitals.hospitals.file_formats import FileFormat
 
-FEATURE_KINDS = ("numeric", "binary", "categorical")
-TARGET_KINDS = ("binary", "multiclass", "regression")
 SCALINGS = ("per_hospital", "pooled", "fixed_bounds", "dp_moments", "none")
-
-
 DEFAULT_MISSING = ("", "?", "NA", "NaN", "nan", "null")
-
-Spellings = Mapping[str, Sequence[str]]
-
-
-def canonical(cell: str) -> str:
-    """A cell as the schema compares it: a whole number keeps no ".0", which spreadsheets and Parquet files add.
-
-    >>> canonical("1.0"), canonical("01"), canonical("1e2")
-    ('1', '01', '1e2')
-    """
-    match = re.fullmatch(r"([+-]?(?:0|[1-9]\d*))\.0+", cell)
-    return match[1] if match else cell
-
-
-def match_level(cell: str, levels: Sequence[str], spellings: Spellings | None = None) -> int | None:
-    """The position of a cell among known values, or None.
-
-    >>> match_level("1.0", ("0", "1")), match_level("yes", ("0", "1")), match_level("yes", ("0", "1"), {"1": ["yes"]})
-    (1, None, 1)
-    """
-    if cell in levels:
-        return list(levels).index(cell)
-    known = {canonical(level): at for at, level in enumerate(levels)}
-    for level, words in (spellings or {}).items():
-        known.update({canonical(word): known[canonical(level)] for word in words if canonical(level) in known})
-    return known.get(canonical(cell))
-
-
-def _spelling_problems(name: str, levels: Sequence[str], spellings: Spellings) -> list[Problem | None]:
-    found: list[Problem | None] = []
-    taken = {canonical(level): level for level in levels}
-    if len(taken) < len(levels):
-        found.append(Problem(f"{name}.categories", tuple(levels), "must not repeat a value", "list each once"))
-    for level, words in spellings.items():
-        found.append(one_of(f"{name}.spellings", level, levels) if levels else None)
-        for word in words:
-            other = taken.setdefault(canonical(word), level)
-            if other != level:
-                bound = f"spells {other} and {level}"
-                found.append(Problem(f"{name}.spellings", word, bound, "list each spelling under one value"))
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """One column of the encoded table: where it comes from and between which public bounds it lies."""
-
-    name: str
-    source: str
-    kind: str  # "numeric", "binary", "level" (one category) or "missing" (1 where the cell was empty)
-    low: float | None
-    high: float | None
-    category: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """One input column.
-
-    Attributes:
-      name: header of the column.
-      kind: "numeric", "binary" (`categories` names the words for 0 and 1) or "categorical" (one column per category).
-      low, high: public bounds in original units (numeric).
-      categories: all values that may occur; for binary the two values, default "0" and "1".
-      spellings: further spellings of categories: {"yes": ("YES", "1")}.
-      missing_values: further cells that mean missing in this column, such as "0" for cholesterol.
-      censored: what stands for a limit of detection such as "<40" or ">200" (numeric): "bound" (the limit) or "half"
-        (of a lower limit; an upper one stays); None refuses it.
-      impute: None refuses empty cells; a number or category is filled in; "median" takes the median of the hospital's
-        training records, which is *not* private.
-      missing_indicator: whether a column says where cells were empty; default: where they may be.
-      drop_first: leave out the first category's column (it is the reference level).
-      unit, words: for people.
-    """
-
-    name: str
-    kind: str = "numeric"
-    low: float | None = None
-    high: float | None = None
-    categories: tuple[str, ...] = ()
-    spellings: Spellings = dataclasses.field(default_factory=dict)
-    missing_values: tuple[str, ...] = ()
-    censored: str | None = None
-    impute: float | str | None = None
-    missing_indicator: bool | None = None
-    drop_first: bool = False
-    unit: str = ""
-    words: str = ""
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """The categories; for a binary column the words for 0 and 1."""
-        return self.categories or (("0", "1") if self.kind == "binary" else ())
-
-    @property
-    def has_indicator(self) -> bool:
-        """Whether a column `<name>_missing` is made."""
-        return self.impute is not None if self.missing_indicator is None else self.missing_indicator
-
-    def columns(self) -> tuple[Column, ...]:
-        """The encoded columns that this feature becomes."""
-        if self.kind == "categorical":
-            kept = self.categories[1:] if self.drop_first else self.categories
-            made = [Column(f"{self.name}={c}", self.name, "level", 0.0, 1.0, c) for c in kept]
-        elif self.kind == "binary":
-            made = [Column(self.name, self.name, "binary", 0.0, 1.0)]
-        else:
-            made = [Column(self.name, self.name, "numeric", self.low, self.high)]
-        if self.has_indicator:
-            made.append(Column(f"{self.name}_missing", self.name, "missing", 0.0, 1.0))
-        return tuple(made)
-
-    def problems(self, name: str) -> list[Problem | None]:
-        """What is wrong with this description; `name` is where it stands in the schema."""
-        found: list[Problem | None] = [one_of(f"{name}.kind", self.kind, FEATURE_KINDS)]
-        if not self.name:
-            found.append(Problem(f"{name}.name", self.name, "must not be empty", "give the column's header"))
-        if self.censored is not None:
-            found.append(one_of(f"{name}.censored", self.censored, ("bound", "half")))
-        if self.kind == "numeric":
-            found.extend(_bounds_problems(name, self.low, self.high))
-            if self.impute not in (None, "median"):
-                found.append(
-                    in_range(
-                        f"{name}.impute", self.impute, low=self.low, high=self.high, remedy="give a number or median"
-                    )
-                )
-            return found
-        if self.kind == "binary" and len(self.levels) != 2:
-            found.append(
-                Problem(
-                    f"{name}.categories",
-                    self.categories,
-                    "must be the two values for 0 and 1",
-                    "list two, and other spellings of them under spellings: {VALUE: [SPELLING, ..]}",
-                )
-            )
-        if self.kind == "categorical" and len(self.categories) < 2:
-            found.append(
-                Problem(
-                    f"{name}.categories", self.categories, "must list two or more values", "list all that may occur"
-                )
-            )
-        found.extend(_spelling_problems(name, self.levels, self.spellings))
-        if self.low is not None or self.high is not None:
-            found.append(Problem(f"{name}.low, high", (self.low, self.high), "are for numeric columns", "drop them"))
-        if self.impute is not None and self.levels and match_level(str(self.impute), self.levels) is None:
-            found.append(one_of(f"{name}.impute", str(self.impute), self.levels))
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """The column to predict.
-
-    Attributes:
-      name: header of the column.
-      kind: "binary", "multiclass" (`classes`) or "regression" (optional `low`, `high`).
-      positive, negative: the values of class 1 and class 0 (binary; default "1" and "0"). With `positive` alone, the
-        one other value that occurs is class 0.
-      classes: the values of classes 0, 1, 2, .. in order.
-      spellings: further spellings of these values.
-    """
-
-    name: str
-    kind: str = "binary"
-    positive: tuple[str, ...] = ()
-    negative: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    spellings: Spellings = dataclasses.field(default_factory=dict)
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def listed(self) -> tuple[str, ...]:
-        """All values that the schema names."""
-        return (*self.classes, *self.positive, *self.negative)
-
-    @property
-    def num_classes(self) -> int:
-        """2 for binary, 1 for regression."""
-        return {"binary": 2, "regression": 1}.get(self.kind, len(self.classes))
-
-    def problems(self) -> list[Problem | None]:
-        """What is wrong with this description."""
-        found: list[Problem | None] = [one_of("target.kind", self.kind, TARGET_KINDS)]
-        if not self.name:
-            found.append(Problem("target.name", self.name, "must not be empty", "give the column's header"))
-        if self.kind == "multiclass" and len(set(self.classes)) < max(2, len(self.classes)):
-            found.append(
-                Problem(
-                    "target.classes", self.classes, "must list two or more different values", "list all that may occur"
-                )
-            )
-        if self.kind == "binary" and self.classes and (len(self.classes) != 2 or self.positive):
-            found.append(
-                Problem(
-                    "target.classes", self.classes, "must be two values, without positive", "list class 0, then class 1"
-                )
-            )
-        found.extend(_spelling_problems("target", self.classes, self.spellings) if self.classes else [])
-        both = set(map(canonical, self.positive)) & set(map(canonical, self.negative))
-        if both:
-            found.append(Problem("target.negative", sorted(both), "must not be positive too", "list each value once"))
-        if self.kind == "regression":
-            found.extend(_bounds_problems("target", self.low, self.high))
-        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,8 +50,11 @@ class Schema:
       seed: of the split into train and test part.
       outside_bounds: "refuse" or "clip" numbers outside `low` and `high`, or "keep" them (scaling that relies on the
         bounds clips them in any case).
-      delimiter, decimal, thousands, encoding: how cells are written; see `FileFormat`.
+      delimiter, decimal, thousands, encoding, date, sheet: how cells are written; see `FileFormat`.
       files: for single files what differs there: {"north.csv": {"decimal": ","}}.
+      headers: for single files the headers that differ: {"north.csv": {"age": "Alter"}}.
+      units: for single files or hospitals the units that differ from those of the columns, which the columns'
+        `conversions` turn into their own: {"north": {"chol": "mmol/l"}}.
       name, provenance, licence, simulated: for the run record.
     """
 
@@ -284,7 +75,11 @@ class Schema:
     decimal: str = "."
     thousands: str = ""
     encoding: str = "utf-8"
+    date: str = ISO
+    sheet: str = ""
     files: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    headers: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    units: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     name: str = ""
     provenance: str = ""
     licence: str = ""
@@ -305,6 +100,18 @@ class Schema:
         """Columns that are no features and not the target, by what they are for."""
         named = ("hospital_column", "patient_column", "id_column", "split_column")
         return {role: getattr(self, role) for role in named if getattr(self, role) is not None}
+
+    @property
+    def columns_read(self) -> list[str]:
+        """Columns of a file that are read, by the schema's names."""
+        others = [feature.since_column for feature in self.features if feature.since_column is not None]
+        names = [feature.name for feature in self.features]
+        return list(dict.fromkeys([*names, self.target.name, *self.roles.values(), *others]))
+
+    @property
+    def given_split(self) -> str:
+        """By what the split into train and test part is given, in words; empty: it is not."""
+        return "" if self.split_column is None else f"the column {self.split_column!r} says train or test"
 
     def format_of(self, file: str) -> FileFormat:
         """How the cells of a file are written."""
@@ -335,12 +142,9 @@ class Schema:
             if feature.name in (self.target.name, *self.roles.values()):
                 bound = f"must not be the target or {' or '.join(self.roles) or 'a hospital_column'} too"
                 found.append(Problem(where, feature.name, bound, "drop it from the features"))
-            if self.scaling in ("fixed_bounds", "dp_moments") and feature.kind == "numeric" and feature.low is None:
-                found.append(
-                    Problem(
-                        f"{where}.low, high", None, f"must be given for scaling={self.scaling}", "give public bounds"
-                    )
-                )
+            if self.scaling in ("fixed_bounds", "dp_moments") and feature.is_number and feature.low is None:
+                bound = f"must be given for scaling={self.scaling}"
+                found.append(Problem(f"{where}.low, high", None, bound, STATE_BOUNDS))
         found.extend(self.target.problems())
         if self.scaling is not None:
             found.append(one_of("scaling", self.scaling, SCALINGS))
@@ -358,6 +162,7 @@ class Schema:
         if not any(set(differing) - set(settings) for differing in self.files.values()):
             found.extend(self.format_of("").problems(""))
             found.extend(p for file in self.files for p in self.format_of(file).problems(f"files[{file}]."))
+        found.extend(self._place_problems())
         listed = {word for feature in self.features for word in feature.levels} | set(self.target.listed)
         both = sorted(listed & set(self.missing or ()))
         if both:
@@ -367,6 +172,25 @@ class Schema:
             doubled = sorted({c for c in self.column_names if self.column_names.count(c) > 1})
             found.append(Problem("features", doubled, "make two encoded columns of one name", "rename a column"))
         return [problem for problem in found if problem is not None]
+
+    def _place_problems(self) -> list[Problem | None]:
+        """Headers and units that single files or hospitals state of columns that are none."""
+        found: list[Problem | None] = []
+        for place, headers in self.headers.items():
+            found.extend(one_of(f"headers[{place}]", column, self.columns_read) for column in headers)
+        convertible: dict[str, Feature | Target] = {one.name: one for one in self.features if one.kind == "numeric"}
+        if self.target.kind == "regression":
+            convertible[self.target.name] = self.target
+        for place, units in self.units.items():
+            for column, unit in units.items():
+                where = f"units[{place}].{column}"
+                if column not in convertible:
+                    found.append(one_of(f"units[{place}]", column, tuple(convertible)))
+                elif unit != convertible[column].unit and unit not in convertible[column].conversions:
+                    own = convertible[column].unit or "the column's unit"
+                    remedy = f"give the column conversions: {{{unit}: FACTOR}}: what makes {own} of one {unit}"
+                    found.append(Problem(where, unit, f"must be {own} or among its conversions", remedy))
+        return found
 
     def _role_problems(self) -> list[Problem | None]:
         found: list[Problem | None] = []
@@ -382,17 +206,3 @@ class Schema:
             bound = "is only used with patient_column"
             found.append(Problem("records_per_patient", self.records_per_patient, bound, "drop it, or name the column"))
         return found
-
-
-def _bounds_problems(name: str, low: float | None, high: float | None) -> Sequence[Problem | None]:
-    if low is None and high is None:
-        return []
-    values: tuple[Any, Any] = (low, high)
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
-    if len(numbers) != 2 or numbers[0] >= numbers[1]:
-        return [
-            Problem(
-                f"{name}.low, high", values, "must be two finite numbers, low < high", "give both, in original units"
-            )
-        ]
-    return []

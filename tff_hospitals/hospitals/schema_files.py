@@ -23,14 +23,17 @@ import dataclasses
 import importlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
-from tff_hospitals.hospitals.schema import Feature, Schema, Target
+from tff_hospitals.hospitals.dates import UNITS, days
+from tff_hospitals.hospitals.features import Feature, Target
+from tff_hospitals.hospitals.schema import Schema
 
 SUFFIXES = (".yaml", ".yml", ".toml")
+OPEN = "open"  # of bounds that somebody still has to state
 
 
 def read_schema(path: os.PathLike[str] | str) -> Schema:
@@ -109,14 +112,18 @@ def _build(kind: Callable[..., Any], where: str, entry: Any, problems: list[Prob
         return None
     entry = dict(entry)
     bounds = entry.pop("bounds", None)
+    if bounds == OPEN:
+        bounds = None
     if isinstance(bounds, (list, tuple)) and len(bounds) == 2:
-        entry["low"], entry["high"] = bounds
+        entry["low"], entry["high"] = _days(bounds, entry) if entry.get("kind") == "date" else bounds
     elif bounds is not None:
         problems.append(Problem(f"{where}.bounds", bounds, "must be [low, high]", "give two numbers"))
     known = {field.name: field for field in dataclasses.fields(kind) if field.name not in given}  # type: ignore[arg-type]
     values: dict[str, Any] = dict(given)
     failed = False
     for key, value in entry.items():
+        if value == OPEN and key == "records_per_patient":
+            continue
         place = f"{where}.{key}" if where else str(key)
         if key not in known:
             problems.append(one_of(place, key, [*known, "bounds"]) or Problem(place, key, "is unknown", "drop it"))
@@ -141,6 +148,11 @@ def _convert(annotation: str, value: Any) -> Any:
         return {_text(key): {_text(k): _text(v) for k, v in _entries(one).items()} for key, one in value.items()}
     if annotation == "Spellings":
         return {_text(key): _convert("tuple", words) for key, words in _entries(value).items()}
+    if annotation == "Conversions":
+        rules = {_text(key): rule for key, rule in _entries(value).items()}
+        return {
+            key: tuple(map(_number, rule if isinstance(rule, (list, tuple)) else [rule])) for key, rule in rules.items()
+        }
     if annotation.startswith("tuple"):
         return tuple(_text(item) for item in (value if isinstance(value, (list, tuple)) else [value]))
     if isinstance(value, (list, tuple, Mapping)):
@@ -160,6 +172,13 @@ def _convert(annotation: str, value: Any) -> Any:
             raise ValueError("must be a whole number")
         return int(number)
     return _text(value)
+
+
+def _days(bounds: Sequence[Any], entry: Mapping[str, Any]) -> list[Any]:
+    """Bounds of a date column; dates among them as the time from its `since`."""
+    start = days(_text(entry.get("since", "1970-01-01"))) or 0.0
+    length = UNITS.get(_text(entry.get("unit", "days")), 1.0)
+    return [bound if (day := days(_text(bound))) is None else (day - start) / length for bound in bounds]
 
 
 def _entries(value: Any) -> Mapping[Any, Any]:

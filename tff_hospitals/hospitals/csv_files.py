@@ -1,0 +1,95 @@
+"""Reads CSV files: encoding, delimiter, quotes; whatever a spreadsheet or an export may have left in them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import pathlib
+
+from tff_hospitals.hospitals.file_formats import FileFormat
+from tff_hospitals.hospitals.tables import Problems, Sheet
+
+
+def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
+    """Header and cells of a CSV file; notes problems and returns None when it cannot be used."""
+    text = _decoded(path, written, problems)
+    if text is None:
+        return None
+    delimiter = written.delimiter
+    first = text.split("\n", 1)[0].strip().strip('"')
+    stated = first[4] if len(first) == 5 and first.lower().startswith("sep=") else None
+    if stated not in (None, delimiter):
+        remedy = f"write delimiter: {stated!r} in the schema (under files: {path.name} if it is this file alone)"
+        bound = f"names another delimiter than the schema's {delimiter!r}"
+        problems.add(path.name, first, bound, remedy, place="line 1")
+        return None
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    start = 1
+    largest = csv.field_size_limit(2**31 - 1)  # the library's own limit of 128 KiB stops at long notes
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        for row in reader:
+            spreadsheet = start == 1 and stated is not None  # Excel's first line says how to read, it is no header
+            if any(cell.strip() for cell in row) and not spreadsheet:  # blank lines say nothing
+                rows.append(row)
+                lines.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        problems.add(path.name, f"line {start}: {error}", "must be a readable CSV file", "check its quotes")
+        return None
+    finally:
+        csv.field_size_limit(largest)
+    if not rows:
+        problems.add(path.name, "no lines", "must have a header and at least one record", "remove the file or fill it")
+        return None
+    header = [cell.strip() for cell in rows[0]]
+    width = len(header)
+    kept = []
+    for number, (row, line) in enumerate(zip(rows[1:], lines[1:]), 1):
+        if len(row) == width:
+            kept.append(number)
+        else:
+            bound = f"must have {width} cells, as the header"
+            remedy = "check separators and quotes; numbers and text that hold the separator need quotes"
+            problems.add(path.name, f"{len(row)} cells", bound, remedy, place=f"line {line}")
+
+    def column(at: int) -> list[str]:
+        return [rows[number][at].strip() for number in kept]
+
+    return Sheet(header, column, [f"line {lines[number]}" for number in kept], "header only" if len(rows) == 1 else "")
+
+
+def _decoded(path: pathlib.Path, written: FileFormat, problems: Problems) -> str | None:
+    """The text of a file; bytes that its encoding does not know are named by their line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        problems.add(path.name, error.strerror, "must be a readable CSV file", "check its permissions")
+        return None
+    marked = content.startswith(codecs.BOM_UTF8)  # nothing else begins so
+    encoding = "utf-8-sig" if marked or codecs.lookup(written.encoding).name == "utf-8" else written.encoding
+    alone = f"in the schema (under files: {path.name} if it is this file alone)"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        line = content[: error.start].count(b"\n") + 1
+        likely = "utf-16" if wide else "cp1252"
+        bound = f"must be {written.encoding.upper()} text"
+        remedy = f"save the file in that encoding, or write encoding: {likely} {alone}"
+        problems.add(path.name, f"byte {error.start}", bound, remedy, place=f"line {line}")
+        return None
+    except UnicodeError as error:  # such as UTF-16 without its mark
+        remedy = f"save the file in that encoding, or write the encoding that it has {alone}"
+        problems.add(path.name, str(error), f"must be {written.encoding.upper()} text", remedy)
+        return None
+    at = text.find("\0")
+    if at >= 0:
+        doubled = {0: "utf-16-be", 1: "utf-16-le"}.get(at)  # two bytes for each letter, without a mark that says so
+        remedy = f"write encoding: {doubled} {alone}" if doubled else "save the table again as CSV"
+        bound = "holds a NUL byte, which text never does"
+        problems.add(path.name, f"character {at}", bound, remedy, place=f"line {text.count(chr(10), 0, at) + 1}")
+        return None
+    return text
