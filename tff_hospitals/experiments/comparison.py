@@ -155,6 +155,7 @@ def run(
         found += [problem for problem in review.problems(plan) if problem not in found]
     raise_if(found)
     dataset = baselines.load(plans[0][1].data)
+    models: dict[str, Any] = {}
     runners = [
         MethodRunner(
             method,
@@ -164,6 +165,7 @@ def run(
             folder / "runs",
             comparison.baseline_epochs,
             store_updates=comparison.store_updates,
+            models=models,
         )
         for method, plan in plans
     ]

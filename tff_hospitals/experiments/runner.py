@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments import baselines
 from tff_hospitals.experiments.methods import Method
+from tff_hospitals.foundations import files
 from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.convergence import NOT_CONVERGED, can_fit
@@ -50,6 +51,7 @@ class MethodRunner:
       baseline_epochs: of the pooled and local baselines; None trains them to their end where the model is small enough
         for that, and for `baselines.PUBLISHED_EPOCHS` else.
       store_updates: keep every hospital's update of every k-th round, for audits.
+      models: by name, filled on first use; methods that share it share compiled programs and first weights.
     """
 
     method: Method
@@ -59,7 +61,7 @@ class MethodRunner:
     folder: pathlib.Path
     baseline_epochs: int | None
     store_updates: int | None = None
-    _model: Any = None
+    models: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def name(self, seed: int, hospital: str | None = None) -> str:
         """The run directory of a seed: method, target and seed, so that nothing is trained twice."""
@@ -96,21 +98,20 @@ class MethodRunner:
         hospital: str | None = None,
         on_start: Callable[[int], None] | None = None,
     ) -> list[RunResult]:
-        if self._model is None:
-            self._model = build_model(plans[0], dataset)
+        model = self._model_of(plans[0], dataset)
         common: dict[str, Any] = {
             "run_dirs": [self.folder / self.name(plan.seed, hospital) for plan in plans],
             "runtime": self.runtime,
-            "model": self._model,
+            "model": model,
             "evaluate_on": evaluated,
             "on_start": None if on_start is None else lambda number: on_start(plans[number].seed),
         }
         records = sum(one.train.records for one in dataset.hospitals)
-        if self.method.kind != "federated" and self.baseline_epochs is None and can_fit(self._model, records):
+        if self.method.kind != "federated" and self.baseline_epochs is None and can_fit(model, records):
             runs = train_to_the_end(plans, dataset, **common)
         else:
             runs = train_seeds(plans, dataset, store_updates=self.store_updates, **common)
-        evaluator = Evaluator(self._model, dataset if evaluated is None else evaluated)
+        evaluator = Evaluator(model, dataset if evaluated is None else evaluated)
         shared = {"label": self.method.label, "kind": self.method.kind, **self._without_wire()}
         return [
             RunResult(
@@ -120,6 +121,13 @@ class MethodRunner:
             )
             for run in runs
         ]
+
+    def _model_of(self, plan: Plan, dataset: HospitalDataset) -> Any:
+        """The plan's model; what hospitals share (shapes, task) is the same in every baseline of a data set."""
+        name = files.fingerprint(dataclasses.asdict(plan.model))
+        if name not in self.models:
+            self.models[name] = build_model(plan, dataset)
+        return self.models[name]
 
     def _without_wire(self) -> dict[str, Any]:
         """Baselines send nothing from round to round: a federation of one has no wire."""

@@ -128,9 +128,13 @@ class _Objective:
     """Mean loss and gradient over records, as SciPy wants them: float64 vectors."""
 
     def __init__(self, model: FunctionalModel, frozen: tuple, features: np.ndarray, labels: np.ndarray):
-        self._model, self._frozen, self._features, self._labels = model, frozen, features, labels
+        import tensorflow as tf
+
+        self._frozen, self._records = frozen, len(labels)
         self._shapes = [tuple(spec.shape) for spec in model.trainable_specs]
-        self._functions = _functions_of(model)
+        self._total, self._each = _functions_of(model)
+        rows = [slice(start, start + _CHUNK) for start in range(0, len(labels), _CHUNK)]
+        self._chunks = [(tf.constant(features[one]), tf.constant(labels[one])) for one in rows]
         self._last: tuple[bytes, tuple[float, np.ndarray]] | None = None
 
     def flat(self, weights: tuple) -> np.ndarray:
@@ -143,44 +147,41 @@ class _Objective:
     def __call__(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         key = flat.tobytes()
         if self._last is None or self._last[0] != key:
-            weights, total, gradient = self.unflat(flat), 0.0, np.zeros(len(flat))
-            for start in range(0, len(self._labels), _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                loss, parts = self._functions[0](weights, self._frozen, self._features[rows], self._labels[rows])
+            total, gradient = 0.0, np.zeros(len(flat))
+            for features, labels in self._chunks:
+                loss, part = self._total(flat.astype(np.float32), self._frozen, features, labels)
                 total += float(loss)
-                gradient += self.flat(parts)
-            self._last = key, (total / len(self._labels), gradient / len(self._labels))
+                gradient += part.numpy()
+            self._last = key, (total / self._records, gradient / self._records)
         return self._last[1]
 
     def each(self, flat: np.ndarray) -> np.ndarray:
         """The loss of every record."""
-        weights = self.unflat(flat)
-        starts = range(0, len(self._labels), _CHUNK)
-        parts = [
-            self._functions[1](weights, self._frozen, self._features[s : s + _CHUNK], self._labels[s : s + _CHUNK])
-            for s in starts
-        ]
-        return np.concatenate([np.asarray(part, np.float64) for part in parts])
+        vector = flat.astype(np.float32)
+        parts = [self._each(vector, self._frozen, *chunk).numpy() for chunk in self._chunks]
+        return np.concatenate(parts).astype(np.float64)
 
 
 _KEPT: dict[int, tuple[Any, tuple[Any, Any]]] = {}
 
 
 def _functions_of(model: FunctionalModel) -> tuple[Any, Any]:
-    """Loss with gradient, and the loss of every record: traced once for each model."""
+    """Loss with gradient, and the loss of every record, of all weights as one vector: traced once for each model."""
     import tensorflow as tf
 
     if id(model) not in _KEPT:
+        shapes = [tuple(spec.shape) for spec in model.trainable_specs]
+        sizes = [int(np.prod(shape)) for shape in shapes]
 
-        def each(weights: tuple, frozen: tuple, features: Any, labels: Any) -> Any:
+        def each(flat: Any, frozen: tuple, features: Any, labels: Any) -> Any:
+            weights = tuple(tf.reshape(part, shape) for part, shape in zip(tf.split(flat, sizes), shapes))
             return model.per_record_loss(model.predict(weights, frozen, features, training=False), labels)
 
-        def total(weights: tuple, frozen: tuple, features: Any, labels: Any) -> Any:
-            tensors = [tf.convert_to_tensor(weight) for weight in weights]
+        def total(flat: Any, frozen: tuple, features: Any, labels: Any) -> Any:
             with tf.GradientTape() as tape:
-                tape.watch(tensors)
-                loss = tf.reduce_sum(tf.cast(each(tuple(tensors), frozen, features, labels), tf.float64))
-            return loss, tape.gradient(loss, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+                tape.watch(flat)
+                loss = tf.reduce_sum(tf.cast(each(flat, frozen, features, labels), tf.float64))
+            return loss, tape.gradient(loss, flat, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
         if len(_KEPT) >= 8:
             _KEPT.clear()

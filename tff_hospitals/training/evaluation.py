@@ -6,7 +6,7 @@ Metrics are computed in float64 from the model's outputs, so they do not depend 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Evaluator:
             parts.append((SERVER, server_held))
             self.spans[SERVER] = slice(position, position + server_held.records)
         # Lazy test parts pass through one batch after the other; only labels and one row of results stay.
-        self._parts = [part for _, part in parts] if dataset.recipe else [_together(parts)]
+        self._batches = (lambda: _batches([part for _, part in parts])) if dataset.recipe else _kept([_together(parts)])
         self._task = model.task
         self._predict = _predictor(model)
 
@@ -66,9 +66,9 @@ class Evaluator:
     def predictions(self, weights: tuple, frozen: tuple) -> Predictions:
         """What the model says about every test record, hospitals in order (`spans` says whose are whose)."""
         found = []
-        for batch in _batches(self._parts):
+        for batch in self._batches():
             outcome = self._predict(weights, frozen, batch.features, batch.labels)
-            found.append([batch.labels, *(value.numpy() for value in outcome)])
+            found.append([np.asarray(batch.labels), *(value.numpy() for value in outcome)])
         columns = [np.concatenate(column) for column in zip(*found)] if found else [np.zeros([0])] * 4
         return Predictions(self._task, *columns)
 
@@ -76,6 +76,14 @@ class Evaluator:
 def _together(parts: Sequence[tuple[str, Part]]) -> Part:
     features = np.concatenate([np.asarray(part.features, np.float32) for _, part in parts])
     return Part(features, np.concatenate([part.labels for _, part in parts]))
+
+
+def _kept(parts: Sequence[Part]) -> Callable[[], Iterable[Part]]:
+    """The batches of parts in memory as tensors: a model is evaluated after every round."""
+    import tensorflow as tf
+
+    found = [Part(tf.constant(one.features), tf.constant(one.labels)) for one in _batches(parts)]
+    return lambda: found
 
 
 def _batches(parts: Sequence[Part]) -> Iterator[Part]:

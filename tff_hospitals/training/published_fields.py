@@ -13,15 +13,16 @@ and nothing is set apart; publishing it still leaves out what a hospital-level g
 
 >>> from tff_hospitals.plan.plan import Plan
 >>> private = Plan().replace(privacy={"mechanism": "fixed_clip", "noise_multiplier": 1.0}, weighting="equal")
->>> leaves("metrics.csv", "train_loss", private), leaves("metrics.csv", "train_loss", Plan())
+>>> leaves(private)("metrics.csv", "train_loss"), leaves(Plan())("metrics.csv", "train_loss")
 (False, True)
->>> leaves("metrics.csv", "epsilon_rdp", private)
+>>> leaves(private)("metrics.csv", "epsilon_rdp")
 True
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -232,6 +233,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
 """Kinds by file and field; dots lead into JSON, `*` stands for any one key, and alone for all that is not named."""
 
 
+@functools.lru_cache(maxsize=8192)  # every run of a comparison asks for the same fields again
 def kind_of(file: str, field: str) -> Kind | None:
     """The kind of a field: of the longest entry of the table that leads to it; None when there is none.
 
@@ -251,19 +253,23 @@ def kind_of(file: str, field: str) -> Kind | None:
     return None if found is None else KINDS[found[1]]
 
 
-def leaves(file: str, field: str, plan: Plan) -> bool:
-    """Whether a field may stand outside of `inside/` under a plan; one that the table does not know may not."""
-    kind = kind_of(file, field)
+def leaves(plan: Plan) -> Callable[[str, str], bool]:
+    """Says whether a field of a file may stand outside of `inside/` under a plan; one that the table does not know may
+    not.
+    """
     if not is_private(plan):
-        return True
-    return kind is not None and kind.leaves(plan)
+        return lambda file, field: True
+    allowed = {kind for kind in KINDS.values() if kind.leaves(plan)}
+    return lambda file, field: kind_of(file, field) in allowed
 
 
-def may_be_published(file: str, field: str, plan: Plan) -> bool:
-    """Whether a field may leave the house; without a mechanism only what a guarantee for hospitals would let out."""
-    kind = kind_of(file, field)
+def may_be_published(plan: Plan) -> Callable[[str, str], bool]:
+    """Says whether a field of a file may leave the house; without a mechanism only what a guarantee for hospitals would
+    let out.
+    """
     strict = plan if is_private(plan) else plan.replace(privacy={"mechanism": "fixed_clip"})
-    return kind is not None and kind.published and kind.leaves(strict)
+    allowed = {kind for kind in KINDS.values() if kind.published and kind.leaves(strict)}
+    return lambda file, field: kind_of(file, field) in allowed
 
 
 def part_of(file: str, value: Any, allowed: Callable[[str, str], bool], path: str = "") -> Any:
@@ -292,12 +298,12 @@ def described(plan: Plan) -> dict[str, Any]:
     """
     named: dict[str, dict[str, str]] = {}
     apart: dict[str, list[str]] = {}
-    for file, fields in FIELDS.items():
-        for field, name in fields.items():
-            if leaves(file, field, plan):
-                named.setdefault(file, {})[field] = name
-            else:
-                apart.setdefault(file, []).append(field)
+    allowed = leaves(plan)
+    for file, field, name in _entries():
+        if allowed(file, field):
+            named.setdefault(file, {})[field] = name
+        else:
+            apart.setdefault(file, []).append(field)
     kinds = {name for fields in named.values() for name in fields.values()}
     nothing = "nothing: this run has no mechanism, and no guarantee"
     private = is_private(plan)
@@ -318,11 +324,11 @@ _EXAMPLES: Mapping[str, Mapping[str, Any]] = {
 
 def markdown() -> str:
     """docs/published_fields.md."""
-    plans = {unit: Plan().replace(**changes) for unit, changes in _EXAMPLES.items()}
-    head = ["file or message", "field", "kind", *plans, "published"]
+    units = {unit: leaves(Plan().replace(**changes)) for unit, changes in _EXAMPLES.items()}
+    head = ["file or message", "field", "kind", *units, "published"]
     lines = [_DOCUMENT, f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for file, field, name in _entries():
-        marks = ["yes" if leaves(file, field, plan) else f"`{INSIDE}/`" for plan in plans.values()]
+        marks = ["yes" if allowed(file, field) else f"`{INSIDE}/`" for allowed in units.values()]
         out = "yes" if KINDS[name].published else "never"
         lines.append(f"| {file} | {field.replace('*', chr(92) + '*')} | {name} | {' | '.join(marks)} | {out} |")
     lines += ["", "| kind | says | covered by |", "|---|---|---|"]

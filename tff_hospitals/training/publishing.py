@@ -51,10 +51,7 @@ def publish(run_dir: pathlib.Path, out: pathlib.Path, *, research: bool = False)
         )
     record, plan = read_record(run_dir), Plan.from_json(files.read_json(run_dir / "plan.json"))
     raise_if([*_folder_problems(run_dir, out), *_noise_problems(run_dir, plan, record, research)])
-
-    def allowed(file: str, field: str) -> bool:
-        return may_be_published(file, field, plan)
-
+    allowed = may_be_published(plan)
     written = [out / PAGE]
     summary = files.read_json(run_dir / "summary.json")
     page = _RESEARCH if research and is_private(plan) and not plan.privacy.secure_noise else ""

@@ -65,6 +65,7 @@ class RunDirectory:
     ):
         self.path = None if path is None else pathlib.Path(path)
         self._identity, self._runtime, self._extension = identity, runtime, extension
+        self._may_stand_open = leaves(identity.plan)
         self._record: Mapping[str, Any] | None = None
         self._flushed = time.monotonic()
         if self.path is not None:
@@ -173,9 +174,6 @@ class RunDirectory:
             return
         save_keras(run.keras_model(), self.path / "model.keras")
         self._write_json("summary.json", summary)
-
-    def _may_stand_open(self, file: str, field: str) -> bool:
-        return leaves(file, field, self._identity.plan)
 
     def _place(self, name: str, *, inside: bool = False) -> pathlib.Path:
         folder = self.path or pathlib.Path()
