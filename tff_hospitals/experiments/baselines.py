@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 POOLED_HOSPITAL = "all_records"
 PUBLISHED_EPOCHS = 50
 """Epochs of Adam 1e-3 in FLamby's baselines, whatever the data (Ogier du Terrail et al. 2022)."""
+_LOOKS = 10  # at a baseline on the way, where nothing else says whether it has come to its end
 
 
 def load(data: DataPlan) -> HospitalDataset:
@@ -58,3 +59,8 @@ def baseline_plan(plan: Plan, epochs: int | None) -> Plan:
         },
         stopping={"patience": None, "max_epsilon": None, "outer_max_epsilon": None},
     )
+
+
+def in_sight(plan: Plan) -> Plan:
+    """A baseline's plan with the same epochs in several rounds, so that its last ones say how it ended."""
+    return plan.replace(rounds=_LOOKS, client={"local_epochs": PUBLISHED_EPOCHS // _LOOKS})

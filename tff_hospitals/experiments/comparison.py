@@ -199,7 +199,8 @@ def run(
                 columns = audit_rows.audit_columns(runner, comparison.seeds[0])
                 texts = [*rows[0].get("warnings", ()), *columns.pop("audit_warnings")]
                 rows[0] = {**rows[0], **columns, "warnings": texts}
-            outcome.enter(seed_statistics.aggregate_runs(rows).to_json(), results)
+            federated = runner.plan if runner.method.kind == "federated" else None
+            outcome.enter(seed_statistics.aggregate_runs(rows).to_json(), results, federated)
         summary.update(outcome.fields())
         files.write_json(folder / "summary.json", summary)
     runs.close()

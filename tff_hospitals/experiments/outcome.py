@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals.accounting import UNITS, Ledger, joint_ledger
+from tff_hospitals.experiments import last_rounds
 from tff_hospitals.experiments.intervals import METRICS, Resamples, differences, headline_of, interval
 from tff_hospitals.experiments.runner import RunResult
 from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training.convergence import NOT_CONVERGED
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -35,8 +38,13 @@ class Outcome:
         self._without_guarantee = 0
         self._headline: tuple[str, str] | None = None
 
-    def enter(self, row: dict[str, Any], results: Sequence[RunResult] = ()) -> None:
+    def enter(self, row: dict[str, Any], results: Sequence[RunResult] = (), plan: Plan | None = None) -> None:
         """Adds a row with what its runs predicted and released; without runs it was refused.
+
+        Args:
+          row: as tables show it.
+          results: of its runs.
+          plan: of a method whose last rounds say whether it had come to its end.
 
         Raises:
           validation.InvalidInput: the headline asked for does not exist for this task.
@@ -51,11 +59,23 @@ class Outcome:
                     drawn = self._resamples.scores(METRICS[name], runs)
                     scores = drawn if name == self._headline[0] else scores
                     row.update(zip((f"{name}_low", f"{name}_high"), interval(drawn) or (None, None)))
+            if plan is not None:
+                self._judge_the_end(row, [result.row["curve"] for result in results], plan)
             private = [result.ledger for result in results if result.ledger.units()]
             self._ledgers += private
             self._without_guarantee += len(results) - len(private)
         self._rows.append(row)
         self._scores.append(scores)
+
+    def _judge_the_end(self, row: dict[str, Any], curves: Sequence[last_rounds.Curve], plan: Plan) -> None:
+        """Says of a row whether it had come to its end; one that had not is not ranked."""
+        if self._headline is None or not last_rounds.known(curves):
+            return
+        rises = last_rounds.still_rising(curves, self._headline[0])
+        row["converged"] = rises is None and row.get("converged") is not False
+        if rises is not None:
+            remedy = last_rounds.remedy(plan, row["stop_reason"])
+            row["warnings"] = [*row["warnings"], f"{NOT_CONVERGED}, so it is not ranked: {rises}. Remedy: {remedy}."]
 
     def _choose(self, result: RunResult) -> tuple[str, str]:
         if self._asked is None:

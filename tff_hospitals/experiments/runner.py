@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import Ledger
-from tff_hospitals.experiments import baselines
+from tff_hospitals.experiments import baselines, last_rounds
 from tff_hospitals.experiments.methods import Method
 from tff_hospitals.foundations import files
 from tff_hospitals.plan import review
@@ -107,15 +107,19 @@ class MethodRunner:
             "on_start": None if on_start is None else lambda number: on_start(plans[number].seed),
         }
         records = sum(one.train.records for one in dataset.hospitals)
-        if self.method.kind != "federated" and self.baseline_epochs is None and can_fit(model, records):
-            runs = train_to_the_end(plans, dataset, **common)
+        to_its_end = self.method.kind != "federated" and self.baseline_epochs is None
+        if to_its_end and can_fit(model, records):
+            runs, rises = train_to_the_end(plans, dataset, **common), None
         else:
+            plans = [baselines.in_sight(plan) for plan in plans] if to_its_end else plans
             runs = train_seeds(plans, dataset, store_updates=self.store_updates, **common)
+            curves = [run.summary["curve"] for run in runs]
+            rises = last_rounds.still_rising(curves, "loss") if to_its_end else None
         evaluator = Evaluator(model, dataset if evaluated is None else evaluated)
         shared = {"label": self.method.label, "kind": self.method.kind, **self._without_wire()}
         return [
             RunResult(
-                {**run.summary, **shared, **_converged(run.summary)},
+                {**run.summary, **shared, **_how_it_ended(run.summary, to_its_end, rises)},
                 evaluator.predictions(run.weights, run.frozen),
                 run.ledger,
             )
@@ -154,9 +158,15 @@ class MethodRunner:
                 *review.warnings(self.plan, self.dataset),
                 *(text for row in rows for text in _unfinished(row)),
             ],
-            "converged": not any(map(_unfinished, rows)),
+            "converged": _all_converged(rows),
         }
         return RunResult(row, together, next(iter(runs.values())).ledger)
+
+
+def _all_converged(rows: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether every hospital's run came to its end; None where one does not say."""
+    found = [row.get("converged") for row in rows]
+    return False if False in found else None if None in found else True
 
 
 def _unfinished(row: Mapping[str, Any]) -> list[str]:
@@ -164,5 +174,12 @@ def _unfinished(row: Mapping[str, Any]) -> list[str]:
     return [text for text in row.get("warnings", ()) if NOT_CONVERGED in text or text.startswith(DIVERGED)]
 
 
-def _converged(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"converged": False} if _unfinished(row) else {}
+def _how_it_ended(row: Mapping[str, Any], to_its_end: bool, rises: str | None) -> dict[str, Any]:
+    """Whether a run came to its end, where that is known, with a warning of one that did not."""
+    if rises is not None:
+        remedy = f"--baseline_epochs, more than {baselines.PUBLISHED_EPOCHS}"
+        words = f"{NOT_CONVERGED}, so it is not ranked: {rises}. Remedy: {remedy}."
+        return {"converged": False, "warnings": [*row["warnings"], words]}
+    if _unfinished(row):
+        return {"converged": False}
+    return {"converged": True} if to_its_end else {}
