@@ -44,7 +44,9 @@ def settings(sites: int | None, rounds: int) -> tuple[Any, Any]:
     from tff_hospitals.plan.plan import Plan
 
     if sites is None:
-        plan = presets.preset("heart_disease").replace(privacy={"delta": DELTA["heart_disease"]}, evaluate_every=15)
+        plan = presets.preset("heart_disease").replace(
+            client={"learning_rate": 0.01}, privacy={"delta": DELTA["heart_disease"]}, evaluate_every=15
+        )
     else:
         plan = Plan().replace(
             data={"name": "digits", "partition": "iid", "sites": sites},

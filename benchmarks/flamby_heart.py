@@ -72,7 +72,7 @@ def measure(dp_seeds: int) -> dict[str, Any]:
 
     dataset = load_dataset("heart_disease")
     base = presets.preset("heart_disease").replace(
-        data={"options": {"scaling": "per_hospital"}}, model={"options": FLAMBY_INIT}
+        data={"options": {"scaling": "per_hospital"}}, model={"options": FLAMBY_INIT}, client={"learning_rate": 1e-2}
     )
     model = build_model(base, dataset)
     seeds = range(42, 47)

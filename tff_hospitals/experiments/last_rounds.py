@@ -34,7 +34,7 @@ _SEEDS_THAT_TELL = 3  # from so many on the spread between seeds is the uncertai
 WORTH = 0.005
 """A gain that counts: half a point of a share."""
 RELATIVE_WORTH = 0.01
-"""The same of a figure without an upper bound, relative to it."""
+"""The same of a figure without an upper bound, relative to it; twice that of a loss that only stands in for another."""
 
 
 def known(curves: Sequence[Curve]) -> bool:
@@ -62,7 +62,8 @@ def still_rising(curves: Sequence[Curve], headline: str) -> str | None:
         if found is None:
             continue
         centre, interval, rounds, level = found
-        worth = WORTH if metric.high is not None else RELATIVE_WORTH * abs(level)
+        relative = RELATIVE_WORTH if name == headline else 2 * RELATIVE_WORTH
+        worth = WORTH if metric.high is not None else relative * abs(level)
         if interval.low > 0 and centre > worth:
             verb = "rises" if metric.higher_is_better else "falls"
             return f"{metric.label} still {verb} by {_words(metric, centre, interval)} in {rounds} rounds"
