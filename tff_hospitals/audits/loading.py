@@ -93,6 +93,11 @@ def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
             dataset, hospitals=tuple(dataclasses.replace(h, test=everyone) for h in dataset.hospitals)
         )
     model = build_model(plan, dataset)
+    if record["model"] not in ("", model.identity):
+        raise files.RecordError(
+            f"{folder} was trained with another model than {plan.model.name} is now: its code, configuration or "
+            "starting weights were changed. Remedy: restore what it was trained with."
+        )
     initial, frozen = model.initial_weights(Streams.from_seed(plan.seed).child("model").key())
     return LoadedRun(
         folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.foundations import files
 from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.models import building, group_norm, inspection, layer_tree, losses, saving
+from tff_hospitals.models import building, group_norm, identity, inspection, layer_tree, losses, saving
 from tff_hospitals.models.logits import as_logits
 from tff_hospitals.models.randomness import MissingKey, Rows
 from tff_hospitals.models.swapping import Override, Slots
@@ -216,6 +218,31 @@ class FunctionalModel:
                 with building.outside_graphs():
                     self._findings = inspection.inspect_model(self)
             return self._findings
+
+    @functools.cached_property
+    def program(self) -> str:
+        """A digest of what the model computes: its code and configuration, whatever its weights."""
+        return self._program[0]
+
+    @functools.cached_property
+    def _program(self) -> tuple[str, bool]:
+        return identity.program(self, self._builder)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A digest of the model: of `program`, and of the weights that it starts from whatever the key."""
+        with building.outside_graphs():
+            return files.fingerprint([self.program, identity.digest_of_weights(self._weights_of_its_own())])
+
+    def _weights_of_its_own(self) -> list[np.ndarray]:
+        if self._given is not None:
+            return [value for part in self._given for value in part]
+        if not self._program[1]:
+            return []  # the zoo's models have none
+        one, other = (self._values(self._build(key)) for key in (building.FIXED_KEY, building.FIXED_KEY + 1))
+        # What a user's function reads from a file, or adapts to data, is the same under every key.
+        pairs = zip((*one[0], *one[1]), (*other[0], *other[1]))
+        return [value for value, again in pairs if np.array_equal(value, again, equal_nan=True)]
 
     @property
     def mixes_records(self) -> bool:

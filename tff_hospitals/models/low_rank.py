@@ -75,10 +75,10 @@ class LowRankModel(FunctionalModel):
         pretrained: Any = None,
         keep_initial: bool = False,
     ):
-        self._plain_builder, self._rank, self._whole = builder, rank, trainable or ()
+        self._plain_builder, whole = builder, trainable or ()
 
         def adapted() -> tf.keras.Model:
-            return adapt(building.built(builder, signature, name), rank, self._whole, name)
+            return adapt(building.built(builder, signature, name), rank, whole, name)
 
         super().__init__(adapted, signature, name=name, pretrained=pretrained, keep_initial=keep_initial)
 

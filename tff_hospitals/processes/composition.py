@@ -190,8 +190,8 @@ def architecture(model: FunctionalModel, planned: str) -> str:
     """A name of what a model computes: equal names, equal graphs.
 
     A graph of Keras' own layers is described by its configuration. Anything else, such as a layer of the user's own,
-    may compute different things under one configuration: it is known by the plan's name where it was built from that,
-    and is a model of its own otherwise.
+    may compute different things under one configuration: it is known by its code where it was built from the plan's
+    name, and is a model of its own otherwise.
 
     Args:
       model: any model, also one that the plan does not name.
@@ -201,14 +201,19 @@ def architecture(model: FunctionalModel, planned: str) -> str:
     if (
         keras is not None
         and getattr(keras, "_is_graph_network", False)
-        and all(type(layer).__module__.partition(".")[0] == "keras" for layer in keras._flatten_layers())
+        and all(_of_keras(layer) for layer in keras._flatten_layers())
     ):
         return files.fingerprint([type(model).__name__, json.loads(keras.to_json())["config"]])
     if getattr(model, "name", None) == planned:
-        return planned
+        return f"{planned} {getattr(model, 'program', '')}"
     if model not in _token_of:
         _token_of[model] = f"object {next(_tokens)}"
     return _token_of[model]
+
+
+def _of_keras(layer: Any) -> bool:
+    """Whether a layer's configuration says all that it computes; that of a Lambda does not say what its code reads."""
+    return type(layer).__module__.partition(".")[0] == "keras" and not isinstance(layer, tf.keras.layers.Lambda)
 
 
 def compose(
