@@ -159,10 +159,9 @@ def digest_of_weights(values: Sequence[np.ndarray]) -> str:
 
 
 def _of_array(value: Any) -> Any:
-    try:
-        array = np.asarray(value)
-    except (NotImplementedError, ValueError, TypeError):  # symbolic: it has no value
+    if not isinstance(value, (np.ndarray, np.generic)) and not hasattr(value, "numpy"):  # symbolic: it has no value
         return [_name(type(value)), str(getattr(value, "shape", ""))]
+    array = np.asarray(value)
     content = array.tobytes() if array.dtype != object else repr(array.tolist()).encode()
     return [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
 
