@@ -320,7 +320,6 @@ def test_frozen_batch_normalization_uses_its_saved_averages():
     model = functional(builder)
     assert model.problems(under_dp=True) == []
     assert len(model.frozen_names) == 4
-    assert not model.mixes_records
 
 
 def test_keep_initial_ignores_the_key():

@@ -119,8 +119,11 @@ class Listed(layers.Layer):
 class Branch(layers.Layer):
     """Python control flow over a tensor, which Keras lets autograph convert."""
 
+    def build(self, _):
+        self.gate = self.add_weight("gate", (), trainable=False)
+
     def call(self, inputs):
-        if tf.reduce_sum(inputs) > 1e9:
+        if self.gate > 1e9:
             inputs = inputs * 0.0
         return inputs
 
@@ -176,7 +179,7 @@ def test_batch_normalization_without_privacy_is_refused_for_another_reason():
 
 def test_mixing_records_is_allowed_without_privacy():
     model = functional(lambda: one(Shift()))
-    assert model.mixes_records
+    assert model.problems(under_dp=True)
     assert model.problems(under_dp=False) == []
 
 

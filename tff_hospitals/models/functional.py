@@ -84,6 +84,7 @@ class FunctionalModel:
             if pretrained is not None or keep_initial:
                 self._given = self._values(self.keras)
         self._findings: inspection.Findings | None = None
+        self.mixing: dict[str, str | None] = {}  # what `mixing.mixing` saw, by the records that it was shown
         # How clipped gradients are computed, decided on first use by `ghost.ghost_plan` and `per_record.method_for`.
         self.ghost: Any = None
         self.clipping_method: tuple[str, str] | None = None
@@ -206,9 +207,14 @@ class FunctionalModel:
                 variable.assign(value)
         return model
 
-    def problems(self, under_dp: bool) -> list[Problem]:
-        """All reasons why this model cannot be trained here (`under_dp`: with record-level privacy); empty when fit."""
-        return inspection.problems(self, under_dp=under_dp)
+    def problems(self, under_dp: bool, records: np.ndarray | None = None) -> list[Problem]:
+        """All reasons why this model cannot be trained here; empty when fit.
+
+        Args:
+          under_dp: with a privacy mechanism.
+          records: some of the features that it will see, for the probe that looks for mixed records.
+        """
+        return inspection.problems(self, under_dp=under_dp, records=records)
 
     @property
     def findings(self) -> inspection.Findings:
@@ -243,11 +249,6 @@ class FunctionalModel:
         # What a user's function reads from a file, or adapts to data, is the same under every key.
         pairs = zip((*one[0], *one[1]), (*other[0], *other[1]))
         return [value for value, again in pairs if np.array_equal(value, again, equal_nan=True)]
-
-    @property
-    def mixes_records(self) -> bool:
-        """Whether a record's output depends on the other records of its batch."""
-        return self.findings.mixes_records
 
     @property
     def output_activation(self) -> str:

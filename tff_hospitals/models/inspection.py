@@ -13,9 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.foundations.validation import Problem
-from tff_hospitals.models import layer_tree
+from tff_hospitals.models import layer_tree, mixing
 from tff_hospitals.models.logits import source_operation
-from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import converted, plain_python
 
 _BATCH = 4
@@ -45,11 +44,10 @@ class Findings:
 
     problems: tuple[Problem, ...]
     batch_statistics: tuple[str, ...]  # layers that keep moving averages of batch statistics
-    mixes_records: bool
     output_activation: str
 
 
-def problems(model: Any, *, under_dp: bool) -> list[Problem]:
+def problems(model: Any, *, under_dp: bool, records: np.ndarray | None = None) -> list[Problem]:
     """All reasons against training `model`; see `FunctionalModel.problems`."""
     findings: Findings = model.findings
     found = list(findings.problems)
@@ -66,9 +64,11 @@ def problems(model: Any, *, under_dp: bool) -> list[Problem]:
             )
         remedy = "use GroupNormalization or LayerNormalization, or freeze the layer (then it uses its saved averages)"
         found.append(Problem(f"layer {name}", "BatchNormalization", bound, remedy))
-    if under_dp and findings.mixes_records and not findings.batch_statistics:
-        bound = "the output of one record depends on other records of its batch, so clipping per record bounds nothing"
-        found.append(Problem("model", model.name, bound, "compute every record by itself"))
+    if under_dp and not found:
+        words = mixing.mixing(model, records)
+        if words is not None:
+            bound = f"{words}: it depends on other records of its batch, so clipping per record bounds nothing"
+            found.append(Problem("model", model.name, bound, "compute every record by itself"))
     return found
 
 
@@ -76,7 +76,7 @@ def inspect_model(model: Any) -> Findings:
     """Traces a model and reports; never raises for what a user's model does."""
     found = _static_problems(model)
     statistics = _batch_statistics(model.keras)
-    activation, mixes = "linear", bool(statistics)
+    activation = "linear"
     if not statistics:
         before = _public_state(model.keras)
         try:
@@ -85,7 +85,7 @@ def inspect_model(model: Any) -> Findings:
             text = " ".join(str(error).split())[:400]
             bound = f"cannot be traced as a function of its weights: {type(error).__name__}: {text}"
             found.append(Problem("model", model.name, bound, "keep layers free of state, Python effects and branches"))
-            return Findings(tuple(found), statistics, mixes, activation)
+            return Findings(tuple(found), statistics, activation)
         found += (
             _effects(model, before, _public_state(model.keras)) + _captures(model, graph) + _operations(model, graph)
         )
@@ -93,9 +93,8 @@ def inspect_model(model: Any) -> Findings:
         fit = _output_problems(model, outputs, activation)
         found += fit
         if not found:
-            probed, mixes = _probe(model)
-            found += probed
-    return Findings(tuple(found), statistics, mixes, activation)
+            found += _probe(model)
+    return Findings(tuple(found), statistics, activation)
 
 
 def _static_problems(model: Any) -> list[Problem]:
@@ -248,8 +247,8 @@ def _output_problems(model: Any, outputs: tf.Tensor, activation: str) -> list[Pr
     return []
 
 
-def _probe(model: Any) -> tuple[list[Problem], bool]:
-    """Runs the model on random records, together and one by one."""
+def _probe(model: Any) -> list[Problem]:
+    """Runs the model on random records, twice."""
     generator = np.random.default_rng(0)
     trainable, frozen = model.initial_weights(np.array([1, 2], np.int64))
     # Off the initial weights, which may be all zero and hide what a layer does.
@@ -257,12 +256,10 @@ def _probe(model: Any) -> tuple[list[Problem], bool]:
     features = generator.uniform(0.0, 1.0, (_BATCH, *model.feature_shape)).astype(np.float32)
     key = np.array([3, 4], np.int64)
 
-    def outputs(training: bool, first: int, last: int) -> np.ndarray:
-        rows = Rows(tf.range(first, last), _BATCH)
-        part = features[first:last]
-        return np.asarray(model.predict(moved, frozen, part, training=training, key=key, rows=rows))
+    def outputs(training: bool) -> np.ndarray:
+        return np.asarray(model.predict(moved, frozen, features, training=training, key=key))
 
-    together = outputs(False, 0, _BATCH)
+    together = outputs(False)
     found = []
     if not np.all(np.isfinite(together)):
         bound = "puts out NaN or infinity for features between 0 and 1"
@@ -270,10 +267,8 @@ def _probe(model: Any) -> tuple[list[Problem], bool]:
     elif model.task != "regression" and _looks_like_probabilities(together):
         bound = "puts out probabilities in a way that hides the logits they come from"
         found.append(Problem("model", model.name, bound, "return logits: drop the last sigmoid or softmax"))
-    mixes = False
     for training in (False, True):
-        whole = outputs(training, 0, _BATCH)
-        if not np.allclose(whole, outputs(training, 0, _BATCH), rtol=1e-3, atol=1e-4, equal_nan=True):
+        if not np.allclose(outputs(training), outputs(training), rtol=1e-3, atol=1e-4, equal_nan=True):
             bound = (
                 "puts out something else when it is called again: Python's or numpy's random numbers, or a count that "
                 "is kept outside of the model, would be frozen when training is compiled"
@@ -281,9 +276,7 @@ def _probe(model: Any) -> tuple[list[Problem], bool]:
             remedy = "use Keras' own layers for randomness (their noise is keyed here), and keep no state"
             found.append(Problem("model", model.name, bound, remedy))
             break
-        alone = np.concatenate([outputs(training, first, first + 1) for first in range(_BATCH)])
-        mixes = mixes or not np.allclose(whole, alone, rtol=1e-3, atol=1e-4, equal_nan=True)
-    return found, mixes
+    return found
 
 
 def _looks_like_probabilities(outputs: np.ndarray) -> bool:

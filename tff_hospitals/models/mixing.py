@@ -1,0 +1,197 @@
+"""Whether a record's part of a batch's result depends on the other records of the batch.
+
+Clipping each record's gradient bounds what one record does only where no layer mixes records. Models that consist of
+Keras' own layers of a few kinds are known not to. No look at a few batches proves it of others; this one is made so
+that a layer has to try hard to pass: batches of several scales, real ones among them, in which one record after the
+other is replaced by outliers of 1 to 1e4 of either sign, by the end of float32, by zeros, by infinity and by NaN. In
+training and in inference no result of another record, and no gradient that reaches its features (a layer may mix in its
+gradient alone), may move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_hospitals.models import building
+from tff_hospitals.models.randomness import Rows
+from tff_hospitals.models.tracing import plain_python
+
+_BATCH = 4
+# The change of another record's result, relative to its size, that rounding explains: the same kernels see the same
+# shapes. Another number of records may take other kernels.
+_ROUNDING, _OTHER_KERNELS = 1e-5, 1e-3
+_SIZES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e30)
+_KEY = np.array([3, 4], np.int64)
+
+layers = tf.keras.layers
+_CONTAINERS = ("Functional", "Sequential")
+_ALONE = (
+    layers.InputLayer,
+    layers.Dense,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.LSTM,
+    layers.GRU,
+    layers.Embedding,
+    layers.Flatten,
+    layers.Reshape,
+    layers.Dropout,
+    layers.ReLU,
+    layers.Activation,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+    layers.GlobalAveragePooling2D,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+)
+_ELEMENTWISE = ("linear", "relu", "elu", "selu", "gelu", "tanh", "sigmoid", "softplus", "swish")
+
+
+def mixing(model: Any, records: np.ndarray | None = None) -> str | None:
+    """How a model was seen to mix records, in words; None where it was not.
+
+    >>> from tff_hospitals.models import ModelSignature, build_model
+    >>> mixing(build_model("mlp", ModelSignature((3,), 2, "binary"))) is None
+    True
+
+    Args:
+      model: a `FunctionalModel` without other problems.
+      records: real ones, float32 [records, *feature_shape], that a batch is taken from.
+    """
+    if known_to_keep_records_apart(model.keras):
+        return None
+    shown = "" if records is None else hashlib.sha256(np.ascontiguousarray(records).tobytes()).hexdigest()
+    with model.lock, building.outside_graphs():
+        if shown not in model.mixing:
+            model.mixing[shown] = _probe(model, records)
+        return model.mixing[shown]
+
+
+def _probe(model: Any, records: np.ndarray | None) -> str | None:
+    generator = np.random.default_rng(0)
+    trainable, frozen = model.initial_weights(np.array([1, 2], np.int64))
+    # Off the initial weights, which may be all zero and hide what a layer does.
+    moved = [np.asarray(value + 0.05 * generator.standard_normal(value.shape), np.float32) for value in trainable]
+    batches = _batches(model.feature_shape, records, generator)
+    for training in (False, True):
+        words = _by_number(model, moved, frozen, batches[0], training)
+        words = words or _by_content(_whole(model, moved, frozen, training), batches)
+        if words is not None:
+            return f"{words} (in {'training' if training else 'inference'})"
+    return None
+
+
+def known_to_keep_records_apart(model: Any) -> bool:
+    """Whether a Keras model consists of layers that are known to compute each record by itself.
+
+    >>> known_to_keep_records_apart(tf.keras.Sequential([layers.Input((3,)), layers.Dense(2, activation="relu")]))
+    True
+    >>> known_to_keep_records_apart(tf.keras.Sequential([layers.Input((3,)), layers.Lambda(lambda x: x)]))
+    False
+    """
+    elementwise = {id(getattr(tf.keras.activations, name)) for name in _ELEMENTWISE}
+    for layer in (model, *model._flatten_layers(include_self=False)):
+        kind = type(layer)
+        container = kind.__module__.startswith("keras.") and kind.__name__ in _CONTAINERS and layer._is_graph_network
+        if "call" in vars(layer) or not (container or kind in _ALONE):
+            return False
+        if getattr(layer, "time_major", False) or getattr(layer, "stateful", False):
+            return False
+        used = (getattr(layer, name, None) for name in ("activation", "recurrent_activation"))
+        if any(one is not None and id(one) not in elementwise for one in used):
+            return False
+        if isinstance(layer, (layers.GroupNormalization, layers.LayerNormalization)) and not _of_last_axis(layer):
+            return False
+    return True
+
+
+def _of_last_axis(layer: Any) -> bool:
+    axis = layer.axis if isinstance(layer.axis, int) else list(layer.axis)
+    return axis in (-1, [-1]) or (isinstance(axis, list) and 0 not in axis and min(axis) > 0)
+
+
+def _batches(shape: tuple[int, ...], records: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:
+    """What a batch may look like: features between 0 and 1, standardised ones, large ones, real ones."""
+    made = [
+        generator.uniform(0.0, 1.0, (_BATCH, *shape)),
+        generator.standard_normal((_BATCH, *shape)),
+        300.0 * generator.standard_normal((_BATCH, *shape)),
+    ]
+    if records is not None and len(records) > 0:
+        made.append(records[generator.choice(len(records), _BATCH, replace=len(records) < _BATCH)])
+    return [np.asarray(batch, np.float32) for batch in made]
+
+
+def _outliers(record: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """What a record is replaced by: everything extreme at once, and one feature alone."""
+    for size, sign in itertools.product(_SIZES, (1.0, -1.0)):
+        yield f"{sign * size:g}", np.full_like(record, sign * size)
+    for value in (0.0, np.inf, np.nan):
+        yield f"{value:g}", np.full_like(record, value)
+    for size in _SIZES[1:-1:2]:
+        one = record.copy()
+        one.flat[-1] = size
+        yield f"{size:g} in one feature", one
+
+
+def _by_number(model: Any, trainable: Any, frozen: Any, batch: np.ndarray, training: bool) -> str | None:
+    """Compares the records of a batch with each of them alone."""
+
+    def outputs(first: int, last: int) -> np.ndarray:
+        rows, part = Rows(tf.range(first, last), _BATCH), batch[first:last]
+        return np.asarray(model.predict(trainable, frozen, part, training=training, key=_KEY, rows=rows))
+
+    alone = np.concatenate([outputs(row, row + 1) for row in range(_BATCH)])
+    if np.allclose(outputs(0, _BATCH), alone, rtol=_OTHER_KERNELS, atol=1e-4, equal_nan=True):
+        return None
+    return "a record alone gives another output than in a batch"
+
+
+def _whole(model: Any, trainable: Any, frozen: Any, training: bool) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """The model on a batch: outputs of the records, and the gradients that reach their features."""
+
+    @plain_python
+    def compute(features: tf.Tensor) -> Any:
+        outputs = model.predict(trainable, frozen, features, training=training, key=_KEY)
+        total = tf.reduce_sum(outputs + 0.5 * tf.square(outputs))  # its gradient depends on the outputs
+        # No tape: outside of graphs, where this runs, tapes do not record.
+        (gradient,) = tf.gradients(total, features, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return outputs, gradient
+
+    shape = tf.TensorSpec([_BATCH, *model.feature_shape], tf.float32)
+    compiled = tf.function(compute, input_signature=[shape], autograph=False)
+    return lambda features: [np.reshape(one, (_BATCH, -1)) for one in compiled(features)]
+
+
+def _by_content(call: Callable[[np.ndarray], list[np.ndarray]], batches: list[np.ndarray]) -> str | None:
+    """Replaces one record and compares what the others give."""
+    for batch in batches:
+        try:
+            before = call(batch)
+        except tf.errors.OpError:  # numbers that the model cannot take at all, such as words that are not in its table
+            continue
+        for number, (words, outlier) in enumerate(_outliers(batch[0])):
+            changed, row = batch.copy(), number % _BATCH
+            changed[row] = outlier
+            try:
+                after = call(changed)
+            except tf.errors.OpError:
+                continue
+            others = np.arange(_BATCH) != row
+            for what, old, new in zip(("output", "gradient"), before, after):
+                if _moved(old[others], new[others]):
+                    return f"a record of {words} moves the {what} of other records of its batch"
+    return None
+
+
+def _moved(old: np.ndarray, new: np.ndarray) -> bool:
+    size = np.max(np.abs(old), axis=1, keepdims=True, initial=0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        near = np.abs(new - old) <= _ROUNDING * (size + 1e-6)
+    return not bool(np.all(near | (old == new) | (np.isnan(old) & np.isnan(new))))
