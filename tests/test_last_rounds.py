@@ -101,7 +101,7 @@ def test_the_row_says_so_and_the_headline_does_not_rank_it():
     records = sum(data.records(train=False).values())
     labels = np.arange(records) % 2
     found = Predictions("binary", labels, np.zeros(records), np.ones(records), 0.8 * labels)
-    outcome = Outcome(data, seeds=3)
+    outcome = Outcome([data], seeds=3)
     for name, course in (("rises", 0.6 + 0.01 * ROUNDS), ("ended", np.full(15, 0.7))):
         runs = [RunResult({"curve": curve}, found, Ledger(1e-3)) for curve in curves(course, seeds=3)]
         row = {"method": name, "unit": "none", "accuracy_mean": 0.7, "warnings": [], "stop_reason": "round limit"}

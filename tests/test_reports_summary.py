@@ -19,6 +19,8 @@ from tff_hospitals.reports.spread import sample_sd, t_interval
 from tff_hospitals.training.signal_to_noise import SWAMPS, swamped_words
 
 TOP_FIELDS = {
+    "splits",
+    "test_records_by_class",
     *("schema_version", "title", "command", "created", "versions", "machine", "dataset", "seeds", "rounds"),
     *("target_epsilons", "delta", "adjacency", "conversion", "headline", "headline_reason"),
     *("differences", "joint_epsilon", "rows"),

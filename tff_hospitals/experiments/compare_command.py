@@ -22,6 +22,9 @@ def define_flags() -> None:
     flags.DEFINE_list("aggregators", None, "methods to compare; default: " + ",".join(_default_names()))
     flags.DEFINE_list("target_epsilon", ["1", "5"], "privacy targets; every private method is run at each")
     flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "seeds; results are means and intervals over them")
+    flags.DEFINE_integer(
+        "splits", 1, "divide the records this many times into training and testing; every method runs on each split"
+    )
     flags.DEFINE_integer("baseline_epochs", None, "epochs of the pooled and local baselines; default: to their end")
     flags.DEFINE_bool("audit", False, "attack each method's run of the first seed; adds columns and a figure")
     flags.DEFINE_string(
@@ -61,6 +64,7 @@ def run() -> None:
         audit=FLAGS.audit,
         store_updates=FLAGS.store_updates,
         headline=FLAGS.headline,
+        splits=FLAGS.splits,
     )
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.job_progress(shown=FLAGS.progress) as display:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import pathlib
 import platform
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.experiments import audit_rows, baselines, presets, sweep
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.outcome import Outcome
-from tff_hospitals.experiments.runner import MethodRunner
+from tff_hospitals.experiments.runner import MethodRunner, RunResult
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
 from tff_hospitals.plan import mechanisms, options, review
@@ -29,6 +30,9 @@ from tff_hospitals.training.run_directory import versions
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
+
+
+MOST_SPLITS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Comparison:
       audit: attack each method's run of the first seed, and put the outcome into its row.
       store_updates: keep every hospital's update of every k-th round.
       headline: the metric that methods are ranked by; None: accuracy, or another one where it misleads.
+      splits: how many times the records are divided anew into training and testing; every method runs on each.
     """
 
     methods: tuple[str, ...]
@@ -63,6 +68,7 @@ class Comparison:
     audit: bool = False
     store_updates: int | None = None
     headline: str | None = None
+    splits: int = 1
 
     def problems(self) -> list[Problem]:
         """What is wrong before any data is read."""
@@ -76,6 +82,7 @@ class Comparison:
             *(whole_number("seeds", seed, low=0, remedy="give whole numbers of 0 or more") for seed in self.seeds),
             one_of("runtime", self.runtime, RUNTIMES),
             None if self.headline is None else one_of("headline", self.headline, METRICS),
+            whole_number("--splits", self.splits, low=1, high=MOST_SPLITS, remedy="give 1 or more, such as 5"),
             None
             if self.baseline_epochs is None
             else whole_number("baseline_epochs", self.baseline_epochs, low=1, remedy="give 1 or more epochs"),
@@ -84,6 +91,9 @@ class Comparison:
             found.append(Problem("seeds", self.seeds, "must be one or more different numbers", "name each seed once"))
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             found.append(Problem("aggregators", self.methods, "must be one or more names", "name each method once"))
+        if self.splits > 1 and "split" in self.data_options:
+            bound, remedy = "chooses one split, and --splits takes several", "drop one of the two"
+            found.append(Problem("data_option split", self.data_options["split"], bound, remedy))
         private = any(method.private for method in find_methods(self.methods))
         if private and not self.target_epsilons and "noise_multiplier" not in self.given:
             found.append(
@@ -154,67 +164,104 @@ def run(
     for _, plan in plans:
         found += [problem for problem in review.problems(plan) if problem not in found]
     raise_if(found)
-    dataset = baselines.load(plans[0][1].data)
+    datasets = _splits(comparison, plans[0][1])
     models: dict[str, Any] = {}
-    runners = [
-        MethodRunner(
-            method,
-            plan,
-            dataset,
-            comparison.runtime,
-            folder / "runs",
-            comparison.baseline_epochs,
-            store_updates=comparison.store_updates,
-            models=models,
-        )
+    rows = [
+        [
+            MethodRunner(
+                method,
+                _on_split(plan, number),
+                dataset,
+                comparison.runtime,
+                folder / "runs",
+                comparison.baseline_epochs,
+                store_updates=comparison.store_updates,
+                models=models,
+            )
+            for number, dataset in enumerate(datasets)
+        ]
         for method, plan in plans
     ]
-    refused = {index: tuple(runner.problems()) for index, runner in enumerate(runners)}
-    _refuse_bad_plans(runners, refused)
-    claim(folder, comparison, dataset)
-    summary = _header(comparison, dataset, plans[0][1])
-    total = sum(len(comparison.seeds) for index in refused if not refused[index])
-    jobs = [(runner, seed) for i, runner in enumerate(runners) if not refused[i] for seed in comparison.seeds]
+    refused = [_first_problems(runners) for runners in rows]
+    _refuse_bad_plans(rows, refused)
+    claim(folder, comparison, datasets[0])
+    summary = _header(comparison, datasets[0], plans[0][1])
+    going = [runners for runners, problems in zip(rows, refused) if not problems]
+    jobs = [(runner, seed) for runners in going for runner in runners for seed in comparison.seeds]
     runs = sweep.start(comparison.runtime, jobs, runtime_options)
     numbers = itertools.count(1)
-    outcome = Outcome(dataset, len(comparison.seeds), comparison.headline)
-    for index, runner in enumerate(runners):
-        if refused[index]:
-            outcome.enter(refused_row(runner, refused[index], noise_plan.delta_of(runner.plan, dataset)))
+    outcome = Outcome(datasets, len(comparison.seeds), comparison.headline)
+    for runners, problems in zip(rows, refused):
+        first = runners[0]
+        delta = noise_plan.delta_of(first.plan, datasets[0])
+        if problems:
+            outcome.enter(refused_row(first, problems, delta))
         else:
 
-            def started(seed: int, runner: MethodRunner = runner) -> None:
+            def started(seed: int, runner: MethodRunner) -> None:
                 if on_run is not None:
-                    on_run(runner.name(seed), next(numbers), total)
+                    on_run(runner.name(seed), next(numbers), len(jobs))
 
             try:
-                results = runs.rows(runner, comparison.seeds, started)
+                results = [
+                    result
+                    for runner in runners
+                    for result in runs.rows(runner, comparison.seeds, functools.partial(started, runner=runner))
+                ]
             except TrainingError as error:  # the other methods go on; the row and the exit code say it
-                outcome.enter(failed_row(runner, str(error), noise_plan.delta_of(runner.plan, dataset)))
-                summary.update(outcome.fields())
-                files.write_json(folder / "summary.json", summary)
-                continue
-            rows = [dict(result.row) for result in results]
-            if comparison.audit:
-                columns = audit_rows.audit_columns(runner, comparison.seeds[0])
-                texts = [*rows[0].get("warnings", ()), *columns.pop("audit_warnings")]
-                rows[0] = {**rows[0], **columns, "warnings": texts}
-            federated = runner.plan if runner.method.kind == "federated" else None
-            outcome.enter(seed_statistics.aggregate_runs(rows).to_json(), results, federated)
+                outcome.enter(failed_row(first, str(error), delta))
+            else:
+                federated = first.plan if first.method.kind == "federated" else None
+                outcome.enter(_row(comparison, first, results), results, federated)
         summary.update(outcome.fields())
         files.write_json(folder / "summary.json", summary)
     runs.close()
     return summary
 
 
-def _refuse_bad_plans(runners: Sequence[MethodRunner], refused: Mapping[int, tuple[Problem, ...]]) -> None:
+def _row(comparison: Comparison, runner: MethodRunner, results: Sequence[RunResult]) -> dict[str, Any]:
+    """The runs of a method as one row, with what an audit of the first one found."""
+    rows = [dict(result.row) for result in results]
+    if comparison.audit:
+        columns = audit_rows.audit_columns(runner, comparison.seeds[0])
+        texts = [*rows[0].get("warnings", ()), *columns.pop("audit_warnings")]
+        rows[0] = {**rows[0], **columns, "warnings": texts}
+    return seed_statistics.aggregate_runs(rows).to_json()
+
+
+def _on_split(plan: Plan, number: int) -> Plan:
+    """The plan on one of several splits of its records; the first one is that of the plan."""
+    return plan if number == 0 else plan.replace(data={"options": {**plan.data.options, "split": number}})
+
+
+def _splits(comparison: Comparison, plan: Plan) -> list[HospitalDataset]:
+    """The data set with each of its splits.
+
+    Raises:
+      validation.InvalidInput: several splits of records whose split is given.
+    """
+    datasets = [baselines.load(plan.data)]
+    rule = datasets[0].split_rule
+    if comparison.splits > 1 and rule.startswith("given"):
+        bound = f"needs a split that can be drawn again, and this one is {rule}"
+        raise_if([Problem("--splits", comparison.splits, bound, "leave it out, or bring the records without a split")])
+    return datasets + [baselines.load(_on_split(plan, number).data) for number in range(1, comparison.splits)]
+
+
+def _first_problems(runners: Sequence[MethodRunner]) -> tuple[Problem, ...]:
+    """What keeps a method from running, on the first split where something does."""
+    found = (tuple(runner.problems()) for runner in runners)
+    return next((problems for problems in found if problems), ())
+
+
+def _refuse_bad_plans(rows: Sequence[Sequence[MethodRunner]], refused: Sequence[tuple[Problem, ...]]) -> None:
     """Raises when a problem is the user's to mend; a target out of reach for these hospitals is a result, not a
     mistake.
     """
     found: list[Problem] = []
-    for index, runner in enumerate(runners):
-        if refused[index] and not _vacuous(runner):
-            found.extend(problem for problem in refused[index] if problem not in found)
+    for runners, problems in zip(rows, refused):
+        if problems and not _vacuous(runners[0]):
+            found.extend(problem for problem in problems if problem not in found)
     if found:
         raise InvalidInput(found)
 
@@ -271,10 +318,12 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
     asked = files.plain({**dataclasses.asdict(comparison), "command": "", "data": dataset.fingerprint()})
     for name in ("audit", "store_updates", "headline"):  # none changes what is trained: they may be asked for later
         del asked[name]
+    if comparison.splits == 1:  # as folders of earlier versions have it
+        del asked["splits"]
     path = folder / "comparison.json"
     if path.exists():
         there = files.read_json(path)
-        differing = [name for name in asked if there.get(name) != asked[name]]
+        differing = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
         if differing:
             raise files.RecordError(
                 f"{folder} holds another comparison: it differs in {', '.join(differing)}. Nothing was changed. "
@@ -296,6 +345,7 @@ def _header(comparison: Comparison, dataset: HospitalDataset, plan: Plan) -> dic
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "dataset": dataset.describe(),
         "seeds": list(comparison.seeds),
+        "splits": comparison.splits,
         "rounds": comparison.given.get("rounds", plan.rounds),
         "target_epsilons": list(comparison.target_epsilons),
         "delta": noise_plan.delta_of(plan, dataset),

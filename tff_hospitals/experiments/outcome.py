@@ -10,11 +10,12 @@ import numpy as np
 
 from tff_hospitals.accounting import UNITS, Ledger, joint_ledger
 from tff_hospitals.experiments import last_rounds
-from tff_hospitals.experiments.intervals import METRICS, Resamples, differences, headline_of, interval
+from tff_hospitals.experiments.intervals import METRICS, Drawn, Resamples, differences, headline_of, interval
 from tff_hospitals.experiments.runner import RunResult
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.convergence import NOT_CONVERGED
+from tff_hospitals.training.metrics import Predictions
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -24,14 +25,17 @@ class Outcome:
     """Grows by one row after the other.
 
     Args:
-      dataset: the hospitals.
-      seeds: how many runs each method has.
+      datasets: the hospitals, once for each split of their records.
+      seeds: how many runs each method has on each split.
       headline: the metric asked for; None: the one that fits.
     """
 
-    def __init__(self, dataset: HospitalDataset, seeds: int, headline: str | None = None):
+    def __init__(self, datasets: Sequence[HospitalDataset], seeds: int, headline: str | None = None):
         self._asked = headline
-        self._resamples = Resamples(dataset.records(train=False), seeds)
+        tested, trained = (sum(datasets[0].records(train=train).values()) for train in (False, True))
+        self._resamples = Resamples([_patients(one) for one in datasets], seeds, tested / max(1, trained))
+        self._datasets = datasets
+        self._class_counts: dict[str, dict[str, int]] = {}
         self._rows: list[dict[str, Any]] = []
         self._scores: list[np.ndarray | None] = []
         self._ledgers: list[Ledger] = []
@@ -43,7 +47,7 @@ class Outcome:
 
         Args:
           row: as tables show it.
-          results: of its runs.
+          results: of its runs, split by split, each with all seeds.
           plan: of a method whose last rounds say whether it had come to its end.
 
         Raises:
@@ -54,11 +58,12 @@ class Outcome:
             runs = [result.predictions for result in results]
             if self._headline is None:
                 self._headline = self._choose(results[0])
+                self._count_classes(runs)
             for name in dict.fromkeys((self._headline[0], "accuracy")):
                 if runs[0].task in METRICS[name].tasks:
-                    drawn = self._resamples.scores(METRICS[name], runs)
-                    scores = drawn if name == self._headline[0] else scores
-                    row.update(zip((f"{name}_low", f"{name}_high"), interval(drawn) or (None, None)))
+                    drawn = self._resamples.draw(METRICS[name], runs)
+                    scores = drawn.scores if name == self._headline[0] else scores
+                    row.update(_intervals(name, drawn))
             if plan is not None:
                 self._judge_the_end(row, [result.row["curve"] for result in results], plan)
             private = [result.ledger for result in results if result.ledger.units()]
@@ -66,6 +71,19 @@ class Outcome:
             self._without_guarantee += len(results) - len(private)
         self._rows.append(row)
         self._scores.append(scores)
+
+    def _count_classes(self, runs: Sequence[Predictions]) -> None:
+        """Test records of each class by hospital, all splits together; a regression has none."""
+        if runs[0].task == "regression":
+            return
+        seeds = max(1, len(runs) // len(self._datasets))
+        for number, dataset in enumerate(self._datasets):
+            labels, start = runs[min(number * seeds, len(runs) - 1)].labels, 0
+            for one, records in dataset.records(train=False).items():
+                counts = np.bincount(labels[start : start + records].astype(int), minlength=dataset.num_classes)
+                known = self._class_counts.setdefault(one, {})
+                known.update({str(k): known.get(str(k), 0) + int(count) for k, count in enumerate(counts)})
+                start += records
 
     def _judge_the_end(self, row: dict[str, Any], curves: Sequence[last_rounds.Curve], plan: Plan) -> None:
         """Says of a row whether it had come to its end; one that had not is not ranked."""
@@ -95,6 +113,7 @@ class Outcome:
             "headline": name,
             "headline_reason": why,
             "differences": differences(name, self._scores),
+            "test_records_by_class": self._class_counts,
             "joint_epsilon": self._joint(),
         }
 
@@ -119,3 +138,21 @@ class Outcome:
                     "conversion": "rdp",
                 }
         return found
+
+
+def _patients(dataset: HospitalDataset) -> dict[str, Sequence[int]]:
+    """A number for the patient of every test record, by hospital."""
+    return {
+        one.hospital_id: range(one.test.records) if one.test_patients is None else one.test_patients.tolist()
+        for one in dataset.hospitals
+    }
+
+
+def _intervals(name: str, drawn: Drawn) -> dict[str, Any]:
+    """The 95 % intervals of a metric, of the mean and at each hospital; None where it is not defined."""
+    low, high = interval(drawn.scores) or (None, None)
+    found: dict[str, Any] = {f"{name}_low": low, f"{name}_high": high}
+    ends = {one: interval(drawn.of_hospital(one)) or (None, None) for one in drawn.ids}
+    for place, side in enumerate(("low", "high")):
+        found[f"{name}_{side}_per_hospital"] = {one: both[place] for one, both in ends.items()}
+    return found

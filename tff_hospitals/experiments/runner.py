@@ -65,8 +65,9 @@ class MethodRunner:
 
     def name(self, seed: int, hospital: str | None = None) -> str:
         """The run directory of a seed: method, target and seed, so that nothing is trained twice."""
-        target = self.plan.privacy.target_epsilon
+        target, split = self.plan.privacy.target_epsilon, self.plan.data.options.get("split")
         parts = [self.method.name, hospital, None if target is None else f"eps{target:g}", f"seed{seed}"]
+        parts += [f"split{split}"] if split else []
         return "-".join(part for part in parts if part)
 
     def problems(self) -> list[Any]:

@@ -41,6 +41,8 @@ def table_fields(
     fraction = {} if schema.test_fraction is None else {"test_fraction": schema.test_fraction}
     divided = divide(pools, division, secret, has_hospitals=True, given=given, **fraction)
     streams = Streams(secret.child("preprocessing").key).child(division.seed)
+    if division.split:  # other training records: noise that two splits shared could be taken away
+        streams = streams.child("split", division.split)
     features, scalers, preprocessing = prepare(divided.sites, schema, scaling, streams)
     hospitals = tuple(_hospital(site, block, scaler) for site, block, scaler in zip(divided.sites, features, scalers))
     return {
@@ -97,4 +99,5 @@ def image_fields(
 
 def _hospital(site: Site, features: np.ndarray, scaler: Scaler) -> Hospital:
     train = Part(features[site.trained], site.labels[site.trained])
-    return Hospital(site.hospital_id, train, Part(features[site.tested], site.labels[site.tested]), scaler)
+    patients = None if site.patients is None else site.patients[site.tested]
+    return Hospital(site.hospital_id, train, Part(features[site.tested], site.labels[site.tested]), scaler, patients)

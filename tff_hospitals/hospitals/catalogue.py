@@ -36,7 +36,7 @@ class Entry:
 
 
 _SCALING_OPTIONS = ("scaling", "scaling_noise_multiplier", "scaling_streams")
-_DIVISION_OPTIONS = ("test_fraction", "min_records")
+_DIVISION_OPTIONS = ("test_fraction", "min_records", "split")
 
 _ENTRIES = {
     "heart_disease": Entry(
@@ -104,8 +104,8 @@ def load_dataset(
       seed: of partition, split and preprocessing noise; 0 leaves own data with the seed of its schema.
       schema: own data only: the schema or its file.
       **options: of the partition (`alpha`, `missing_per_site`, `missing_labels`), of the split (`test_fraction`,
-        `min_records`), of the scaling (`scaling`, `scaling_noise_multiplier`, `scaling_streams`) and of the data set
-        (see each one's own function).
+        `split`, `min_records`), of the scaling (`scaling`, `scaling_noise_multiplier`, `scaling_streams`) and of the
+        data set (see each one's own function).
 
     Raises:
       InvalidInput: unknown names (offers the nearest), options that nothing uses, values out of range.
@@ -175,6 +175,7 @@ def _division(partition: str, sites: int | None, seed: int, options: dict[str, A
         test_fraction=options.pop("test_fraction", None),
         min_records=options.pop("min_records", 1),
         options={key: options.pop(key) for key in _partition_options(partition) if key in options},
+        split=options.pop("split", 0),
     )
 
 

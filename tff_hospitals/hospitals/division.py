@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tff_hospitals.foundations.random_streams import Streams
-from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if
+from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if, whole_number
 from tff_hospitals.hospitals.checks import no_training_problem
 from tff_hospitals.hospitals.partitions import PARTITIONS, Partition, partition
 from tff_hospitals.hospitals.preprocessing import Site
@@ -63,6 +63,7 @@ class Division:
       test_fraction: chance of each record to be kept for testing; None leaves it to the data set.
       min_records: a partition that leaves a site with fewer training records is refused.
       options: of the partition, such as {"alpha": 0.3}.
+      split: number of the split where it is repeated; each has test records of its own.
     """
 
     partition: str = "natural"
@@ -71,6 +72,7 @@ class Division:
     test_fraction: float | None = None
     min_records: int = 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    split: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,31 +118,37 @@ def divide(
     found = [
         one_of("partition", division.partition, ["natural", *PARTITIONS]),
         in_range("test_fraction", fraction, low=0.0, high=0.5, low_open=True, remedy="give 0.2 or 0.34"),
+        whole_number("split", division.split, low=0, remedy="give 0, 1, 2, ..."),
     ]
-    if given and division.test_fraction is not None:
-        found.append(Problem("test_fraction", division.test_fraction, f"has no meaning here: {given}", "drop it"))
+    for name, value in (("test_fraction", division.test_fraction), ("split", division.split or None)):
+        if given and value is not None:
+            found.append(Problem(name, value, f"has no meaning here: {given}", "drop it"))
     natural = division.partition == "natural" and has_hospitals
     raise_if([*found, *(_natural_problems(pools, division) if natural else [])])
     ids = [pool.row_ids() for pool in pools]
-    sides = [_tested(pool, names, fraction, division.seed, secret) for pool, names in zip(pools, ids)]
+    sides = [_tested(pool, names, fraction, division, secret) for pool, names in zip(pools, ids)]
     if natural:
-        sites = [_site(pool.hospital_id, pool.values, pool.labels, side) for pool, side in zip(pools, sides)]
+        sites = [
+            _site(pool.hospital_id, pool.values, pool.labels, side, _patients([pool], [names]))
+            for pool, names, side in zip(pools, ids, sides)
+        ]
         words = f"natural: {len(pools)} hospitals, each with its own records"
     else:
         names = [name for one in ids for name in one]
-        sites, words = _simulated(pools, np.concatenate(sides), names, division, secret, has_hospitals)
+        patients = _patients(pools, ids)
+        sites, words = _simulated(pools, np.concatenate(sides), names, patients, division, secret, has_hospitals)
     raise_if([no_training_problem(site.hospital_id) for site in sites if not len(site.trained)])
-    rule = f"given: {given}" if given else _words(pools[0], fraction, division.seed)
+    rule = f"given: {given}" if given else _words(pools[0], fraction, division)
     return Divided(sites, words, rule, not natural)
 
 
-def _words(pool: Pool, test_fraction: float, seed: int) -> str:
+def _words(pool: Pool, test_fraction: float, division: Division) -> str:
     """Every pool of a data set has the same kind of ids."""
     own = "the record's own cells, so that equal records lie on one side"
     what = "the patient, so that all records of one lie on one side" if pool.patients else "the record's id"
     return (
         f"by record: a keyed hash of {own if pool.ids is None else what}, compared with the test fraction "
-        f"{test_fraction:g}; seed {seed}"
+        f"{test_fraction:g}; seed {division.seed}" + (f", split {division.split}" if division.split else "")
     )
 
 
@@ -160,22 +168,32 @@ def _natural_problems(pools: Sequence[Pool], division: Division) -> list[Problem
     return found
 
 
-def _tested(pool: Pool, ids: Sequence[bytes], fraction: float, seed: int, secret: DataSecret) -> np.ndarray:
+def _tested(pool: Pool, ids: Sequence[bytes], fraction: float, division: Division, secret: DataSecret) -> np.ndarray:
     if pool.tested is None:
-        return by_record(secret, ids, test_fraction=fraction, seed=seed)
+        return by_record(secret, ids, test_fraction=fraction, seed=division.seed, number=division.split)
     side = np.zeros(len(pool.labels), bool)
     side[pool.tested] = True
     return side
 
 
-def _site(hospital_id: str, values: np.ndarray, labels: np.ndarray, tested: np.ndarray) -> Site:
-    return Site(hospital_id, values, labels, np.flatnonzero(tested), np.flatnonzero(~tested))
+def _site(hospital_id: str, values: np.ndarray, labels: np.ndarray, tested: np.ndarray, patients: np.ndarray) -> Site:
+    return Site(hospital_id, values, labels, np.flatnonzero(tested), np.flatnonzero(~tested), patients)
+
+
+def _patients(pools: Sequence[Pool], ids: Sequence[Sequence[bytes]]) -> np.ndarray:
+    """A number for the patient of every record of all pools, whatever the split."""
+    if not pools[0].patients:
+        return np.arange(sum(map(len, ids)))
+    numbers: dict[tuple[int, bytes], int] = {}
+    every = [(place, one) for place, of_pool in enumerate(ids) for one in of_pool]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in every])
 
 
 def _simulated(
     pools: Sequence[Pool],
     tested: np.ndarray,
     ids: Sequence[bytes],
+    patients: np.ndarray,
     division: Division,
     secret: DataSecret,
     has_hospitals: bool,
@@ -200,7 +218,7 @@ def _simulated(
     sites = []
     for site, share, others in zip(made.ids, shares, followers):
         rows = np.sort(np.concatenate([share, others]))
-        sites.append(_site(site, values[rows], labels[rows], tested[rows]))
+        sites.append(_site(site, values[rows], labels[rows], tested[rows], patients[rows]))
     return sites, _simulated_words(made, pools, int(tested.sum()), has_hospitals)
 
 

@@ -55,12 +55,21 @@ class Scaler:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hospital:
-    """One federated client. Its id travels through metrics, ledger and reports; `scaler` restores original units."""
+    """One federated client.
+
+    Attributes:
+      hospital_id: travels through metrics, ledger and reports.
+      train, test: its records.
+      scaler: restores original units.
+      test_patients: int [test records], a number for the patient of each, the same in every split of the data: what
+        intervals over patients draw. It stays in memory. None: every test record is a patient of its own.
+    """
 
     hospital_id: str
     train: Part
     test: Part
     scaler: Scaler | None = None
+    test_patients: np.ndarray | None = None
 
     def restore(self, features: np.ndarray) -> np.ndarray:
         """Features in original units (float64); returned as they are when nothing was scaled."""

@@ -47,6 +47,7 @@ def array_fields(
             site.hospital_id,
             Part(site.values[site.trained], site.labels[site.trained]),
             Part(site.values[site.tested], site.labels[site.tested]),
+            test_patients=None if site.patients is None else site.patients[site.tested],
         )
         for site in divided.sites
     )

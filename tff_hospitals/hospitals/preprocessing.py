@@ -77,6 +77,7 @@ class Site:
       labels: of shape [records].
       tested: sorted row numbers of the test records.
       trained: sorted row numbers of the training records.
+      patients: of shape [records], a number for each patient, the same in every split; None: not known.
     """
 
     hospital_id: str
@@ -84,6 +85,7 @@ class Site:
     labels: np.ndarray
     tested: np.ndarray
     trained: np.ndarray
+    patients: np.ndarray | None = None
 
 
 def prepare(

@@ -55,7 +55,9 @@ def draws(secret: DataSecret, purpose: str, ids: Sequence[bytes], seed: int) -> 
     return np.array([known[one] for one in ids], np.float64)
 
 
-def by_record(secret: DataSecret, ids: Sequence[bytes], *, test_fraction: float, seed: int) -> np.ndarray:
+def by_record(
+    secret: DataSecret, ids: Sequence[bytes], *, test_fraction: float, seed: int, number: int = 0
+) -> np.ndarray:
     """True for the records that are for testing, bool of shape [records].
 
     Args:
@@ -63,5 +65,6 @@ def by_record(secret: DataSecret, ids: Sequence[bytes], *, test_fraction: float,
       ids: one per record; records of one id lie on one side.
       test_fraction: chance of each id to be for testing, 0 < . <= 0.5.
       seed: another seed gives another split.
+      number: of repeated splits with one seed; public, each is independent of the others.
     """
-    return draws(secret, "split", ids, seed) < test_fraction
+    return draws(secret, f"split {number}" if number else "split", ids, seed) < test_fraction

@@ -222,7 +222,7 @@ def metric_columns(metric: Metric) -> tuple[Column, ...]:
                 "shown": _recall_shown,
                 "before_hospitals": True,
             }
-        absent = not always and (optional or suffix in ("low", "high", "worst", "worst_hospital"))
+        absent = not always and (optional or suffix.startswith(("low", "high", "worst")))
         source = of and f"{name}_{of}"
         return Column(f"{name}_{suffix}", read, join, of=source, optional=absent, csv=csv, **show)
 
@@ -237,6 +237,8 @@ def metric_columns(metric: Metric) -> tuple[Column, ...]:
         column("worst_hospital", _name, _at_worst(metric.higher_is_better, 1), "per_hospital", csv=True),
         column("per_hospital", _by_id, by_hospital(mean), "", csv=name),
         column("sd_per_hospital", _by_id, by_hospital(sample_sd), "per_hospital", csv=f"{name}_sd"),
+        column("low_per_hospital", _by_id, first_known, "", csv=f"{name}_low"),
+        column("high_per_hospital", _by_id, first_known, "", csv=f"{name}_high"),
         column("per_seed", _numbers, tuple, "mean"),
     )
 

@@ -57,7 +57,8 @@ class CurvePoint:
 class Figures:
     """What one metric came to: mean over the hospitals, all test records pooled, each hospital and the worst of them.
 
-    Means and standard deviations are over seeds; `low` and `high` are the 95 % interval over patients and seeds.
+    Means and standard deviations are over seeds; `low` and `high` are the 95 % interval over patients and seeds, for
+    the mean and for each hospital.
     """
 
     mean: float | None = None
@@ -70,6 +71,8 @@ class Figures:
     worst_hospital: str | None = None
     per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     sd_per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    low_per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    high_per_hospital: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     per_seed: tuple[float | None, ...] = ()
 
     @property
@@ -85,7 +88,10 @@ class Figures:
         return t_interval(self.mean, self.sd, self.seeds)
 
     def interval_of(self, hospital_id: str) -> Interval | None:
-        """The 95 % interval over seeds of one hospital's figure."""
+        """The 95 % interval of one hospital's figure; where it was not recorded, over seeds."""
+        low, high = self.low_per_hospital.get(hospital_id), self.high_per_hospital.get(hospital_id)
+        if low is not None and high is not None:
+            return Interval(low, high)
         return t_interval(self.per_hospital.get(hospital_id), self.sd_per_hospital.get(hospital_id), self.seeds)
 
 

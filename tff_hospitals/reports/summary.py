@@ -28,6 +28,7 @@ SUMMARY_FIELDS = (
     "machine",
     "dataset",
     "seeds",
+    "splits",
     "rounds",
     "target_epsilons",
     "delta",
@@ -36,6 +37,7 @@ SUMMARY_FIELDS = (
     "headline",
     "headline_reason",
     "differences",
+    "test_records_by_class",
     "joint_epsilon",
     "rows",
 )
@@ -89,6 +91,7 @@ class Summary:
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = ()
+    splits: int = 1
     rounds: int | None = None
     target_epsilons: tuple[float, ...] = ()
     delta: float | None = None
@@ -97,6 +100,7 @@ class Summary:
     headline: str = ""
     headline_reason: str = ""
     differences: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    test_records_by_class: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     joint_epsilon: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -147,6 +151,7 @@ def summary_from_json(source: Any, where: str = "summary.json") -> Summary:
         versions=fields.mapping("versions"),
         machine=fields.mapping("machine"),
         seeds=tuple(int(seed) for seed in fields.numbers("seeds") if seed is not None),
+        splits=fields.whole("splits") or 1,
         rounds=fields.whole("rounds"),
         target_epsilons=tuple(value for value in fields.numbers("target_epsilons") if value is not None),
         delta=fields.number("delta", low=0.0, high=1.0),
@@ -155,6 +160,7 @@ def summary_from_json(source: Any, where: str = "summary.json") -> Summary:
         headline=headline,
         headline_reason=fields.text("headline_reason"),
         differences=fields.mapping("differences"),
+        test_records_by_class=fields.mapping("test_records_by_class"),
         joint_epsilon=fields.mapping("joint_epsilon"),
         extra=fields.rest(),
     )
