@@ -15,6 +15,7 @@ from tff_hospitals import reports
 from tff_hospitals.foundations import files
 from tff_hospitals.reports import html as comparison_html
 from tff_hospitals.reports import html_run, pages, rerender, run_files
+from tff_hospitals.reports.metric_tables import metric_tables
 from tff_hospitals.reports.plot_style import Picture
 from tff_hospitals.reports.summary import summary_from_json
 
@@ -187,7 +188,8 @@ def test_the_table_is_accessible_and_sortable():
 def test_many_hospitals_collapse_to_a_range_with_the_details_below():
     page = page_of(report_samples.sample_summary(hospitals=report_samples.many_hospitals(25)))
     assert "lowest" in page.text
-    assert "Accuracy of all hospitals" in page.text
+    assert all(name in page.text for name, *_ in report_samples.many_hospitals(25))
+    assert "Every metric at every hospital" in page.text
     assert "Records of all 25 hospitals" in page.text
 
 
@@ -291,3 +293,29 @@ def test_the_script_answers_without_loading_what_it_does_not_need(checkout, tmp_
     assert refused.stderr.startswith("error: ")
     assert "is not a folder" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_every_metric_stands_with_its_counts_and_intervals_and_a_dash_where_it_is_not_defined():
+    source = report_samples.sample_summary(methods=report_samples.METHODS[:2], seeds=(1, 2))
+    source["headline"] = "auc"
+    source["test_records_by_class"] = {"cleveland": {"0": 60, "1": 44}, "switzerland": {"0": 0, "1": 16}}
+    low, high = {"cleveland": 0.8, "switzerland": None}, {"cleveland": 0.9, "switzerland": None}
+    source["rows"][0].update(
+        auc_per_hospital={"cleveland": 0.85, "switzerland": None},
+        auc_low_per_hospital=low,
+        auc_high_per_hospital=high,
+        auc_pooled_mean=0.83,
+        auc_worst=0.85,
+        auc_worst_hospital="cleveland",
+    )
+    summary = summary_from_json(source)
+    tables = metric_tables(summary, summary.rows)
+    assert [one["title"] for one in tables] == ["AUC", "Loss", "Accuracy"]  # the headline first
+    lines = {line[0]: line[1:] for line in tables[0]["rows"]}
+    assert lines["cleveland"] == ["104 (44 positive)", "0.850 (0.80–0.90)", "-"]
+    assert lines["switzerland"] == ["16 (16 positive)", "-", "-"]
+    assert lines["hungary"][0] == "89"  # counted, but not by class
+    assert lines["all test records together"][:2] == ["120 (60 positive)", "0.830"]
+    assert lines["worst hospital"][1] == "0.850 at cleveland"
+    page = page_of(source, pictures=())
+    assert "104 (44 positive)" in page.text

@@ -24,11 +24,13 @@ class Shown:
       rows: of the table.
       html: whether it is that of a page; else it is printed.
       delta: of the comparison, where no row has one.
+      splits: of the records; every row has so many runs of each seed.
     """
 
     rows: Sequence[Row]
     html: bool = False
     delta: float | None = None
+    splits: int = 1
 
     @functools.cached_property
     def deltas(self) -> list[float | None]:
@@ -59,12 +61,13 @@ class Shown:
     @property
     def score_sentence(self) -> str:
         """What the headline figures are, and what surrounds them."""
-        seeds = max((row.score.seeds for row in self.rows), default=0)
+        seeds = max((row.score.seeds for row in self.rows), default=0) // self.splits
         label = wording.metric_title(self.metric)
         if self.has_intervals:
             over = f"over {seeds} seeds" if seeds > 1 else "one seed"
+            over += f" on each of {self.splits} splits" if self.splits > 1 else ""
             where = "" if self.html else ", in brackets"
-            over += f"{where} with the 95 % interval over test patients" + (" and seeds" if seeds > 1 else "")
+            over += f"{where} with the 95 % interval over {wording.interval_words(self.splits, seeds)}"
         else:
             over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread is known"
         return f"{label}: mean over the hospitals' own test sets, {over}."

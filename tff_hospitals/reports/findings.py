@@ -105,7 +105,8 @@ def _difference_words(found: tuple[float, Interval | None], other: Row) -> str:
 
 
 def _cheapest(rows: Sequence[Row]) -> str:
-    sent = [row for row in rows if row.private and row.bytes_total is not None and row.merit is not None]
+    measured = [row for row in rows if row.private and row.ranked and row.merit is not None]
+    sent = [row for row in measured if row.bytes_total is not None]
     amounts = [row.bytes_total or 0.0 for row in sent]
     if len(sent) < 2 or max(amounts) <= 1.1 * min(amounts):  # nothing to choose by bytes
         return ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from tff_hospitals.reports.columns import COLUMNS, Column, Shown
 from tff_hospitals.reports.findings import findings
+from tff_hospitals.reports.metric_tables import metric_tables
 from tff_hospitals.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.reports.plot_style import Picture
 from tff_hospitals.reports.rows import GROUP_TITLES, Row, common_warnings, ordered
@@ -21,14 +22,15 @@ from tff_hospitals.reports.wording import (
     adjacency_sentence,
     delta_sentence,
     delta_text,
+    interval_words,
     joint_sentences,
-    metric_head,
     percent,
     privacy_statement,
     promise_figures,
     row_title,
     score_text,
     significant,
+    unranked_sentences,
 )
 
 PROMISE_TITLES = {"record": "Record level", "hospital": "Hospital level", "none": "No guarantee"}
@@ -57,24 +59,25 @@ def comparison_page(
     facts = [
         f"{len(ids)} hospitals",
         f"{seeds} seed{'s' * (seeds != 1)}" if seeds else "",
+        f"{summary.splits} splits" if summary.splits > 1 else "",
         readable_time(summary.created),
     ]
     return render(
         "comparison.html",
         title=summary.title or f"Ways of training together on {summary.dataset.name}",
         badges=badges(summary.dataset, facts),
-        findings=findings(summary),
+        findings=[*findings(summary), *unranked_sentences(rows)],
         missing=list(missing),
-        table=_table(Shown(rows, html=True, delta=summary.delta), ids, warnings),
+        table=_table(Shown(rows, html=True, delta=summary.delta, splits=summary.splits), ids, warnings),
         warnings=warnings,
         common=list(common),
         pictures=figures(pictures, files=True),
         promises=_promises(rows),
         accounting=accounting_words(summary.conversion, rows),
-        accounting_facts=[*joint_sentences(summary.joint_epsilon), *accounting_facts(rows)],
-        over_patients=any(row.score.low is not None for row in rows),
+        accounting_facts=[*joint_sentences(summary.joint_epsilon, summary.splits), *accounting_facts(rows)],
+        interval_words=interval_words(summary.splits) if any(row.score.low is not None for row in rows) else "",
         privacy_table=_privacy_table(rows, ids),
-        hospital_table=_hospital_table(rows, ids) if len(ids) > _MOST_HOSPITAL_COLUMNS else None,
+        metric_tables=metric_tables(summary, rows),
         data=data_section(summary.dataset),
         command=summary.command,
         run_facts=_run_facts(summary),
@@ -194,16 +197,14 @@ def _privacy_table(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, Any] | 
     return {"caption": caption, "columns": ["method", *keys], "rows": lines}
 
 
-def _hospital_table(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, Any]:
-    lines = [[key, *(score_text(row.metric, row.score.per_hospital.get(key)) for row in rows)] for key in ids]
-    caption = f"{metric_head(rows[0].metric)} (mean over seeds)"
-    return {"caption": caption, "columns": ["hospital", *map(row_title, rows)], "rows": lines}
-
-
 def _run_facts(summary: Summary) -> list[tuple[str, str]]:
     rounds = sorted({row.rounds for row in summary.rows if row.rounds})
     reasons = dict.fromkeys(row.stop_reason for row in summary.rows if row.stop_reason)
-    facts = [("Seeds", ", ".join(map(str, summary.seeds))), ("Rounds asked for", str(summary.rounds or ""))]
+    facts = [
+        ("Seeds", ", ".join(map(str, summary.seeds))),
+        ("Splits", str(summary.splits)),
+        ("Rounds asked for", str(summary.rounds or "")),
+    ]
     facts.append(("Rounds run", f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else "".join(map(str, rounds))))
     facts.append(("Stopped because of", "; ".join(reasons)))
     facts.append(("Runtime", ", ".join(dict.fromkeys(row.runtime for row in summary.rows if row.runtime))))

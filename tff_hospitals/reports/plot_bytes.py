@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tff_hospitals.reports.plot_labels import SideLabel, column_labels, place_labels, side_labels
-from tff_hospitals.reports.plot_privacy import better, dodge, footer_text, interval_words, score_limits
+from tff_hospitals.reports.plot_privacy import better, dodge, footer_text, intervals_over, score_limits
 from tff_hospitals.reports.plot_style import (
     DASHES,
     MARGIN,
@@ -51,7 +51,7 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
         "What the bytes buy",
         f"{metric_title(summary.metric)} (mean of the hospitals) against {size} sent in both directions by all "
         "hospitals, whole run."
-        + (" Named: not beaten in both by another of the same promise." if len(rows) > _MOST_LABELS else "")
+        + (" Named: figures that no other of the same promise beats in both." if len(rows) > _MOST_LABELS else "")
         + (" All send about the same." if _alike(rows) else ""),
         footer_text(summary) + " · marks at the same bytes are drawn side by side",
         max(4.6, 0.175 * min(len(rows), _MOST_LABELS) + 0.9),
@@ -101,9 +101,9 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
         "Accuracy against bytes",
         f"Further left is cheaper, {better(summary.metric)} is better. The darker the mark, the stronger the "
         "promise; grey marks promise nothing. Compare only methods of the same promise: giving up privacy also saves "
-        "noise. Steps join the methods of one promise that "
-        "no other beats in both."
-        + (f" Vertical bars are 95 % intervals over {interval_words(summary)}." if len(rows) <= _MOST_LABELS else ""),
+        "noise. Steps join the methods of one promise whose figures no other's beat in both; where intervals overlap "
+        "that may be chance."
+        + (f" Vertical bars are 95 % intervals over {intervals_over(summary)}." if len(rows) <= _MOST_LABELS else ""),
         f"{metric_title(summary.metric)} against bytes. {words}.",
     )
 

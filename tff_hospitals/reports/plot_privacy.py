@@ -32,6 +32,7 @@ from tff_hospitals.reports.wording import (
     conversions_text,
     delta_sentence,
     epsilon_text,
+    interval_words,
     metric_head,
     metric_title,
     score_words,
@@ -75,9 +76,10 @@ def accuracy_against_epsilon(summary: Summary) -> Picture | None:
         "accuracy_against_epsilon",
         "Accuracy against epsilon",
         f"Further left is a stronger promise, {better(summary.metric)} is better. Each mark is a method after its "
-        f"last round, with the 95 % interval over {interval_words(summary)} (bars that reach the frame go on beyond "
+        f"last round, with the 95 % interval over {intervals_over(summary)} (bars that reach the frame go on beyond "
         "it); the faint line is the way there, round by round: where the run would stand had it stopped earlier. Grey "
-        "lines stand at the level of methods without any guarantee, the grey band is the interval of the best of them. "
+        "lines stand at the level of methods without any guarantee, the grey band is the interval of "
+        f"the {'highest' if summary.metric.higher_is_better else 'lowest'} of them. "
         "A record-level and a hospital-level epsilon promise different things: compare within a panel.",
         f"{summary.metric.label} against epsilon. {lines}.",
     )
@@ -93,6 +95,7 @@ def footer_text(summary: Summary) -> str:
         if 1 < seeds <= 8
         else f"{seeds} seed{'s' * (seeds != 1)}"
     )
+    parts += [f"{summary.splits} splits"] if summary.splits > 1 else []
     if any(row.private for row in summary.rows):
         parts.append(f"delta {delta_sentence(summary.rows)}")
         adjacency = adjacency_sentence(summary.rows)
@@ -107,9 +110,10 @@ def better(metric: Metric) -> str:
     return "higher" if metric.higher_is_better else "lower"
 
 
-def interval_words(summary: Summary) -> str:
+def intervals_over(summary: Summary) -> str:
     """What the intervals of a comparison are over."""
-    return "test patients and seeds" if any(row.score.low is not None for row in summary.rows) else "seeds"
+    patients = any(row.score.low is not None for row in summary.rows)
+    return interval_words(summary.splits) if patients else "seeds"
 
 
 def score_limits(metric: Metric, centres: Sequence[float], intervals: Sequence[Any]) -> tuple[float, float]:
@@ -165,7 +169,7 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
     numbered, stacked = most > _MOST_LABELS, len(units) > 1 and (own_scales or most > _MOST_BESIDE)
     plain_names = shorten_all([row.name for row in plain], 28)
     bars = (
-        f"Bars: 95 % intervals over {interval_words(summary)}."
+        f"Bars: 95 % intervals over {intervals_over(summary)}."
         if any(intervals.values())
         else "No intervals: they need two seeds or more."
     )
@@ -184,7 +188,7 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
     names = [next(row.name for row in private if (row.method, row.unit) == key) for key in methods]
     letters = 36 if numbered else min(int((0.58 * width - 0.4) / 0.077), 44)
     short = dict(zip(methods, shorten_all(names, letters)))
-    best_plain = max(plain, key=lambda row: row.merit or 0.0, default=None)
+    first_plain = max((row for row in plain if row.ranked), key=lambda row: row.merit or 0.0, default=None)
     for place, unit in enumerate(units):
         start = left + (0 if stacked else place * (width + gap))
         top = sheet.height - 0.3 - (place * (panel_height + 0.3) if stacked else 0.0)
@@ -198,7 +202,7 @@ def _draw(summary: Summary, private: Sequence[Row]) -> Sheet:
         else:
             axes.tick_params(labelleft=False)
         for index, row in enumerate(plain):
-            _level(axes, row, intervals[id(row)] if row is best_plain else None, index)
+            _level(axes, row, intervals[id(row)] if row is first_plain else None, index)
         rows = [row for row in private if row.unit == unit]
         reserved = 0.0
         if not numbered:

@@ -22,6 +22,7 @@ from tff_hospitals.reports.wording import (
     conversions_text,
     delta_text,
     joint_sentences,
+    unranked_sentences,
     worst_hospital,
 )
 
@@ -39,7 +40,7 @@ def terminal_table(summary: Summary, *, width: int = 120, colours: bool = False)
     rows = ordered(summary.rows)
     notes = _Notes(rows)
     marks = [notes.mark(row) for row in rows]
-    shown = Shown(rows, delta=summary.delta)
+    shown = Shown(rows, delta=summary.delta, splits=summary.splits)
     left, right = printed_columns(shown, before_hospitals=True), printed_columns(shown, before_hospitals=False)
     dropped: list[str] = []
     while True:
@@ -133,6 +134,7 @@ def _footer(summary: Summary, shown: Shown, collapsed: bool) -> list[str]:
     lines = [f"{shown.score_sentence} Bytes: whole run, all hospitals."]
     if summary.headline_reason and shown.metric.name != "accuracy":
         lines.append(f"Ranked by {shown.metric.label}: {summary.headline_reason}.")
+    lines += unranked_sentences(rows)
     private = [row for row in rows if row.private]
     if private:
         worst = list(dict.fromkeys(worst for row in private if (worst := worst_hospital(row))))
@@ -144,7 +146,7 @@ def _footer(summary: Summary, shown: Shown, collapsed: bool) -> list[str]:
         )
         where = f"at delta {delta_text(shown.deltas[0])}" if len(shown.deltas) == 1 else "with its delta in brackets"
         lines.append(f"Epsilon: of the worst hospital{named}, {where}{'; ' + how if how else ''}. none = no guarantee.")
-    lines += [" ".join(joint)] if (joint := joint_sentences(summary.joint_epsilon)) else []
+    lines += [" ".join(joint)] if (joint := joint_sentences(summary.joint_epsilon, summary.splits)) else []
     if not all(row.measured for row in rows):
         lines.append("An epsilon in brackets is a target that was out of reach: the method was not run.")
     if collapsed:

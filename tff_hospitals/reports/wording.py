@@ -321,7 +321,25 @@ def accounting_words(conversion: str, rows: Iterable[Row] = ()) -> str:
     return f"{words[:-1]}; {'; '.join(others)}." if others else words
 
 
-def joint_sentences(joint: Mapping[str, Any]) -> list[str]:
+def interval_words(splits: int = 1, seeds: int = 2) -> str:
+    """What intervals over patients are over.
+
+    >>> interval_words(), interval_words(splits=3), interval_words(seeds=1)
+    ('test patients and seeds', 'test patients, seeds and splits', 'test patients')
+    """
+    over = ["test patients", *(["seeds"] if seeds > 1 else []), *(["splits"] if splits > 1 else [])]
+    return " and ".join([", ".join(over[:-1]), over[-1]] if len(over) > 1 else over)
+
+
+def unranked_sentences(rows: Iterable[Row]) -> list[str]:
+    """Which rows are called neither better nor worse than others; empty where all are ranked."""
+    names = list(dict.fromkeys(row_title(row) for row in rows if row.measured and not row.ranked))
+    if not names:
+        return []
+    return [f"Not ranked, since training had not come to its end (see the warnings): {', '.join(names)}."]
+
+
+def joint_sentences(joint: Mapping[str, Any], splits: int = 1) -> list[str]:
     """What everything that a comparison released costs together; empty where nothing was private.
 
     >>> both = {"runs": 10, "record": {"epsilon": 9.87, "worst_hospital": "va", "delta": 1e-3, "conversion": "rdp"}}
@@ -341,7 +359,8 @@ def joint_sentences(joint: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     runs = joint.get("runs")
-    sentences = [f"Joint epsilon of all {runs} private runs (every method, target and seed): {'; '.join(found)}."]
+    every = "every method, target, seed and split" if splits > 1 else "every method, target and seed"
+    sentences = [f"Joint epsilon of all {runs} private runs ({every}): {'; '.join(found)}."]
     if joint.get("runs_without_guarantee"):
         sentences.append(
             f"{joint['runs_without_guarantee']} runs without a mechanism are in no epsilon: publish none of their "
