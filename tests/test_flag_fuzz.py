@@ -69,6 +69,7 @@ SOUND = {
     "pretrain": ("--output=out.keras",),
     "audit": ("--run_dir=run",),
     "report": ("--run_dir=run",),
+    "inspect": ("--folder=.",),
     "options": (),
     "doctor": (),
 }

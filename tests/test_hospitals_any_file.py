@@ -248,7 +248,7 @@ def test_an_excel_file_is_as_good_as_csv(folder):
     workbook(folder / "a.xlsx", rows, ("codes", [["1", "one"]]))
     text = refused(folder)
     assert "a.xlsx='2 sheets': must name one of its sheets: Sheet, codes" in text
-    assert "write files: {a.xlsx: {sheet: Sheet}} in the schema" in text
+    assert "keep one sheet, or write files: {a.xlsx: {sheet: Sheet}} in the schema" in text
     add(folder, "files: {a.xlsx: {sheet: Sheet}}\n")
     assert load_dataset(folder, scaling="none").fingerprint() == dataset.fingerprint()
     rows[5][0] = "=20+20"  # no spreadsheet has computed it

@@ -15,6 +15,7 @@ import tff_hospitals
 from tff_hospitals.foundations.validation import InvalidInput, one_of
 
 COMMANDS = {
+    "inspect": "tff_hospitals.experiments.inspect_command",
     "compare": "tff_hospitals.experiments.compare_command",
     "train": "tff_hospitals.experiments.train_command",
     "audit": "tff_hospitals.experiments.audit_command",

@@ -48,8 +48,8 @@ def without_waiting() -> Iterator[None]:
         _waits.reset(before)
 
 
-def write_bytes(path: os.PathLike[str] | str, content: bytes) -> None:
-    """Writes `content` to `path` atomically and durably, making parent folders as needed.
+def write_bytes(path: os.PathLike[str] | str, content: bytes, mode: int = 0o644) -> None:
+    """Writes `content` to `path` atomically and durably, making parent folders as needed; `mode` says who may read.
 
     Raises:
       RecordError: when the disk refuses (full, read-only, no permission). What stood at `path` before is untouched.
@@ -64,7 +64,7 @@ def write_bytes(path: os.PathLike[str] | str, content: bytes) -> None:
             if _waits.get():
                 file.flush()
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, target)
         temporary = None
         if _waits.get():

@@ -17,12 +17,11 @@ def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> She
     if text is None:
         return None
     delimiter = written.delimiter
-    first = text.split("\n", 1)[0].strip().strip('"')
-    stated = first[4] if len(first) == 5 and first.lower().startswith("sep=") else None
+    stated = stated_delimiter(text)
     if stated not in (None, delimiter):
         remedy = f"write delimiter: {stated!r} in the schema (under files: {path.name} if it is this file alone)"
         bound = f"names another delimiter than the schema's {delimiter!r}"
-        problems.add(path.name, first, bound, remedy, place="line 1")
+        problems.add(path.name, f"sep={stated}", bound, remedy, place="line 1")
         return None
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -59,6 +58,16 @@ def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> She
         return [rows[number][at].strip() for number in kept]
 
     return Sheet(header, column, [f"line {lines[number]}" for number in kept], "header only" if len(rows) == 1 else "")
+
+
+def stated_delimiter(text: str) -> str | None:
+    """What Excel's first line "sep=;" names, where there is one.
+
+    >>> stated_delimiter("sep=;\\r\\nage;ill"), stated_delimiter("age;ill")
+    (';', None)
+    """
+    first = text.split("\n", 1)[0].rstrip("\r").strip('"')
+    return first[4] if len(first) == 5 and first.lower().startswith("sep=") else None
 
 
 def _decoded(path: pathlib.Path, written: FileFormat, problems: Problems) -> str | None:

@@ -61,7 +61,7 @@ def own_data(
     if found:
         raise InvalidInput(found)
     problems = Problems()
-    pools = pools_of(_tables(place, rules, problems), rules, problems)
+    pools = pools_of(tables_of(place, rules, problems), rules, problems)
     if problems:
         raise InvalidTable(problems.list())
     fields = table_fields(
@@ -107,18 +107,26 @@ def schema_of(place: pathlib.Path, schema: Schema | os.PathLike[str] | str | Non
         return schema
     if schema is not None:
         return read_schema(schema)
+    found = schema_file(place)
+    if found is not None:
+        return read_schema(found)
+    names = ", ".join(f"schema{suffix}" for suffix in SCHEMA_SUFFIXES)
+    raise RecordError(
+        f"{place if place.is_dir() else place.parent} holds no schema ({names}). Remedy: draft one with tff-hospitals "
+        f"inspect {place}, or name it with option schema."
+    )
+
+
+def schema_file(place: pathlib.Path) -> pathlib.Path | None:
+    """The schema file in a folder (beside a file) of own data, if there is one."""
     folder = place if place.is_dir() else place.parent
-    candidates = [folder / f"schema{suffix}" for suffix in SCHEMA_SUFFIXES]
-    for candidate in candidates:
-        if candidate.is_file():
-            return read_schema(candidate)
-    names = ", ".join(candidate.name for candidate in candidates)
-    raise RecordError(f"{folder} holds no schema ({names}). Remedy: write one, or name it with option schema.")
+    candidates = (folder / f"schema{suffix}" for suffix in SCHEMA_SUFFIXES)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _tables(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, list[Table]]:
+def tables_of(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, list[Table]]:
     """Each hospital's tables, sorted by id: by the hospital column where the schema names one, else by file."""
-    paths = folder_files(place, schema, problems) if place.is_dir() else [place]
+    paths = _folder_files(place, schema, problems) if place.is_dir() else [place]
     read = []
     for path in paths:
         headers = schema.headers.get(path.name)
@@ -138,16 +146,26 @@ def _tables(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[str
     return {hospital_id: with_units(schema, hospital_id, tables) for hospital_id, tables in sorted(found.items())}
 
 
-def folder_files(folder: pathlib.Path, schema: Schema, problems: Problems) -> list[pathlib.Path]:
+def table_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What lies in a folder and is taken for a table: neither a folder, nor hidden, nor a schema or a page about it."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.is_dir()
+        and not path.name.startswith(".")
+        and path.suffix.lower() not in SCHEMA_SUFFIXES
+        and path.stem.lower() not in _PASSED_OVER
+    ]
+
+
+def _folder_files(folder: pathlib.Path, schema: Schema, problems: Problems) -> list[pathlib.Path]:
     """The tables in a folder; without a hospital column their names are hospital ids."""
     owner: dict[str, str] = {}
     kept = []
-    for path in sorted(path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith(".")):
+    for path in table_paths(folder):
         if not path.is_file():
             bound = "must be a file: it is a link to nothing, or no file"
             problems.add(path.name, "nothing to read", bound, "mend or remove it")
-            continue
-        if path.suffix.lower() in SCHEMA_SUFFIXES or path.stem.lower() in _PASSED_OVER:
             continue
         key = path.stem.casefold() if schema.hospital_column is None else path.name
         if path.suffix.lower() in SUFFIXES and key in owner:

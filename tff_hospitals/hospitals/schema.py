@@ -142,7 +142,8 @@ class Schema:
             if feature.name in (self.target.name, *self.roles.values()):
                 bound = f"must not be the target or {' or '.join(self.roles) or 'a hospital_column'} too"
                 found.append(Problem(where, feature.name, bound, "drop it from the features"))
-            if self.scaling in ("fixed_bounds", "dp_moments") and feature.is_number and feature.low is None:
+            needed = self.scaling in ("fixed_bounds", "dp_moments") and feature.impute != "middle"  # which asks itself
+            if needed and feature.is_number and feature.low is None:
                 bound = f"must be given for scaling={self.scaling}"
                 found.append(Problem(f"{where}.low, high", None, bound, STATE_BOUNDS))
         found.extend(self.target.problems())

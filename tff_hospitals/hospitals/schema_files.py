@@ -36,8 +36,12 @@ SUFFIXES = (".yaml", ".yml", ".toml")
 OPEN = "open"  # of bounds that somebody still has to state
 
 
-def read_schema(path: os.PathLike[str] | str) -> Schema:
+def read_schema(path: os.PathLike[str] | str, *, whole: bool = True) -> Schema:
     """The schema in a YAML or TOML file.
+
+    Args:
+      path: the file.
+      whole: whether the schema must be sound; without it, bounds may still be open.
 
     Raises:
       RecordError: when the file cannot be read as YAML or TOML.
@@ -61,7 +65,7 @@ def read_schema(path: os.PathLike[str] | str) -> Schema:
         raise RecordError(f"schema {target} is not valid {kind}: {cause}. Remedy: mend it.") from error
     if not isinstance(content, Mapping):
         raise RecordError(f"schema {target} holds no entries. Remedy: it needs at least features and target.")
-    return schema_from_mapping(content)
+    return schema_from_mapping(content, whole=whole)
 
 
 def _parse_yaml(text: str) -> Any:
@@ -77,8 +81,8 @@ def _parse_toml(text: str) -> Any:
     return toml.loads(text)
 
 
-def schema_from_mapping(content: Mapping[str, Any]) -> Schema:
-    """The schema that nested plain values describe (text, numbers, lists, mappings).
+def schema_from_mapping(content: Mapping[str, Any], *, whole: bool = True) -> Schema:
+    """The schema that nested plain values describe (text, numbers, lists, mappings); `whole` as in `read_schema`.
 
     Raises:
       InvalidInput: with all problems at once.
@@ -101,7 +105,7 @@ def schema_from_mapping(content: Mapping[str, Any]) -> Schema:
     schema = _build(Schema, "", rest, problems, features=tuple(f for f in features if f), target=target or Target(""))
     if problems or schema is None:
         raise InvalidInput(problems)
-    raise_if(schema.problems())
+    raise_if(schema.problems() if whole else [])
     return schema
 
 

@@ -90,7 +90,7 @@ def read_excel(path: pathlib.Path, written: FileFormat, problems: Problems) -> S
             problems.add(path.name, "no cells", "must have a header and at least one record", "remove the file")
         else:
             bound = f"must name one of its sheets: {', '.join(filled)}"
-            remedy = f"write files: {{{path.name}: {{sheet: {filled[0]}}}}} in the schema"
+            remedy = f"keep one sheet, or write files: {{{path.name}: {{sheet: {filled[0]}}}}} in the schema"
             problems.add(path.name, title or f"{len(filled)} sheets", bound, remedy)
         return None
     for number, (row, written_row) in enumerate(zip(values[title], formulas[title]), 1):

@@ -1,0 +1,275 @@
+"""A draft knows what can be seen and leaves open what only people know; its page stays inside."""
+
+from __future__ import annotations
+
+import re
+import stat
+
+import odd_hospitals
+import pytest
+from odd_hospitals import code_of, state_bounds
+from own_tables import keep_key
+
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.hospitals import load_dataset, read_schema
+from tff_hospitals.hospitals.file_formats import FileFormat
+from tff_hospitals.hospitals.inspection.draft import draft
+from tff_hospitals.hospitals.inspection.formats import guess_cells, guess_text
+from tff_hospitals.hospitals.inspection.kinds import guess_kind
+from tff_hospitals.hospitals.inspection.readiness import readiness
+from tff_hospitals.hospitals.inspection.roles import Roles
+from tff_hospitals.hospitals.schema_files import schema_from_mapping
+
+FACTS = {
+    "features": [
+        {"name": "age", "bounds": ["18", "100"], "impute": "50"},
+        {"name": "device", "kind": "categorical", "categories": ["A", "B", "C"], "spellings": {"C": ["c"]}},
+        {"name": "flag", "kind": "binary"},
+    ],
+    "target": {"name": "ill", "positive": "yes", "negative": "no"},
+}
+
+
+@pytest.fixture
+def stays(tmp_path):
+    odd_hospitals.write_stays(tmp_path)
+    keep_key(tmp_path)
+    return tmp_path
+
+
+def test_seventeen_hospitals_are_drafted_from_files_alone(stays, capsys):
+    assert code_of("inspect", str(stays)) == 0
+    shown = capsys.readouterr().out
+    text = (stays / "schema.yaml").read_text()
+    assert text.count("numeric, bounds: open") == 4
+    rules = read_schema(stays / "schema.yaml", whole=False)
+    assert [(one.name.casefold(), one.kind) for one in rules.features] == [
+        ("age", "numeric"),
+        ("sex", "binary"),
+        ("crp", "numeric"),
+        ("sodium", "numeric"),
+        ("sbp", "numeric"),
+        ("ward", "categorical"),
+        ("smoker", "binary"),
+    ]
+    assert (rules.target.name.casefold(), rules.target.classes, rules.id_column) == (
+        "died",
+        ("no", "yes"),
+        "Patient-ID",
+    )
+    assert rules.feature("CRP").censored == "bound"
+    assert rules.target.spellings["yes"] == ("1", "True", "Y", "ja")
+    assert {rules.format_of(f"St. Anna {n:02d}.csv").encoding for n in (0, 1, 7)} == {"utf-8", "cp1252", "utf-16"}
+    assert rules.format_of("St. Müller 03.csv").delimiter == ";"
+    assert rules.format_of("St. Anna 01.csv").decimal == ","
+    assert "Klinik: one value in each file" in text
+    assert "Bemerkung: free text" in text
+    with pytest.raises(InvalidInput, match="needs public bounds"):
+        load_dataset(stays)
+    state_bounds(stays / "schema.yaml", odd_hospitals.STAY_BOUNDS)
+    assert code_of("inspect", str(stays)) == 0
+    assert "ready: tff-hospitals compare" in capsys.readouterr().out
+    dataset = load_dataset(stays)
+    assert len(dataset) == 17
+    assert sum(dataset.records(True).values()) + sum(dataset.records(False).values()) == sum(
+        60 + 15 * (n % 6) for n in range(17)
+    )
+    assert dataset.preprocessing.private
+    # Nothing exact is said where somebody else may read it.
+    assert not re.search(r"\b(records|St\. Anna \d+: \d)", shown.replace("the records", "").replace("records'", ""))
+
+
+def test_what_is_drafted_holds_no_extreme_of_the_records(tmp_path):
+    for name, first in (("a", 41.5), ("b", 47.25)):
+        rows = "".join(f"{first + at / 8},{'yes' if at % 3 else 'no'}\n" for at in range(40))
+        (tmp_path / f"{name}.csv").write_text("weight,died\n" + rows)
+    text = draft(tmp_path, Roles()).text
+    for extreme in ("41.5", "46.375", "47.25", "52.125"):
+        assert extreme not in text
+    assert "{name: weight, kind: numeric, bounds: open}" in text
+
+
+def test_dialysis_centres_in_one_file(tmp_path):
+    odd_hospitals.write_dialysis(tmp_path)
+    keep_key(tmp_path)
+    assert code_of("inspect", str(tmp_path)) == 0
+    rules = read_schema(tmp_path / "schema.yaml", whole=False)
+    assert (rules.hospital_column, rules.patient_column, rules.records_per_patient) == ("centre", "pid", None)
+    assert rules.feature("ktv").missing_values == ("-9",)
+    with pytest.raises(InvalidInput, match="records_per_patient=None"):
+        load_dataset(tmp_path)
+    state_bounds(tmp_path / "schema.yaml", odd_hospitals.DIALYSIS_BOUNDS, records_per_patient=12)
+    dataset = load_dataset(tmp_path)
+    assert (len(dataset), dataset.records_per_patient) == (67, 12)
+    facts = readiness(tmp_path, rules)
+    assert max(one.largest_patient for one in facts.hospitals) <= 11
+
+
+def test_the_page_is_for_people_inside_and_nobody_else(stays, capsys):
+    assert code_of("inspect", str(stays)) == 0
+    inside = stays / "inside"
+    assert stat.S_IMODE(inside.stat().st_mode) == 0o700
+    for name in ("readiness.html", "readiness.txt"):
+        assert stat.S_IMODE((inside / name).stat().st_mode) == 0o600
+        text = (inside / name).read_text()
+        assert "For people at the hospitals" in text
+        assert "never published" in text
+        for words in ("To settle before training", "Class balance of died", "Missing cells by column", "St. Müller 03"):
+            assert words in text
+    assert stat.S_IMODE((stays / "schema.yaml").stat().st_mode) == 0o600
+    assert "they stay inside" in capsys.readouterr().out
+    assert "http" not in (inside / "readiness.html").read_text().replace("http-equiv", "")
+
+
+def test_a_schema_that_is_there_is_kept(stays, capsys):
+    assert code_of("inspect", str(stays)) == 0
+    state_bounds(stays / "schema.yaml", odd_hospitals.STAY_BOUNDS)
+    before = (stays / "schema.yaml").read_bytes()
+    assert code_of("inspect", str(stays), "--target=died") == 2
+    assert "is for a draft, and a schema is there. Remedy: add --redraft" in capsys.readouterr().err
+    assert code_of("inspect", str(stays), "--target=smoker", "--drop=ward", "--redraft") == 0
+    assert (stays / "schema.yaml").read_bytes() == before
+    text = (stays / "schema.draft.yaml").read_text()
+    assert "target: {name: smoker" in text
+    assert "ward: you said so" in text
+
+
+def write(folder, **tables):
+    for name, rows in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join(["age,device,flag,ill", *rows, ""]))
+    return {one.hospital_id: one for one in readiness(folder, schema_from_mapping(FACTS)).hospitals}
+
+
+def test_the_facts_of_each_hospital(tmp_path):
+    north = [f"{20 + at},{'AB'[at % 2]},{int(at == 3)},{'yes' if at < 5 else 'no'}" for at in range(100)]
+    south = [f"{30 + at % 20},c,1,{'yes' if at % 2 else ''}" for at in range(30)]
+    west = [f"{30 + at if at % 3 else ''},{'AB'[at % 2]},{at % 2},no" for at in range(30)]
+    facts = write(tmp_path, north=[*north[:80], *north[10:12]], south=south, west=west)
+    assert facts["north"].rows == 82
+    assert facts["north"].duplicates == 2
+    assert facts["north"].classes == {"no": 77, "yes": 5}
+    assert facts["north"].nearly_constant == ()
+    assert facts["south"].constant == ("device", "flag")
+    assert facts["south"].own_levels == {"device": ("C",)}
+    assert facts["south"].gives_away == {"device": 1.0}
+    assert facts["south"].missing == {"ill": 15}
+    assert facts["west"].missing == {"age": 10}
+    assert facts["west"].classes == {"no": 30, "yes": 0}
+    (tmp_path / "south.csv").unlink()
+    facts = write(tmp_path, north=[line.replace(",1,", ",0,") for line in north[:99]] + [north[3]], west=west)
+    assert facts["north"].nearly_constant == ("flag",)
+    assert facts["west"].gives_away == {}
+
+
+def test_another_unit_gives_a_hospital_away(tmp_path):
+    tables = {n: [f"{30 + (at * 7 + len(n)) % 60},A,{at % 2},no" for at in range(60)] for n in ("a", "bb", "ccc")}
+    tables["months"] = [f"{12 * (30 + at)},A,{at % 2},yes" for at in range(60)]
+    facts = write(tmp_path, **tables)
+    assert facts["months"].gives_away == {"age": 1.0}
+    assert facts["a"].gives_away == {}
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "levels"),
+    [
+        (["1", "0", "1", "0"], "binary", ["0", "1"]),
+        (["1.0", "0.0", "1", "0"], "binary", ["0", "1"]),
+        (["TRUE", "false", "True", "n/a"], "binary", ["false", "True"]),
+        (["m", "w", "M", "F"], "binary", ["w", "m"]),
+        (["none", "some"] * 5, "binary", ["none", "some"]),
+        (["a", "b", "c"] * 10, "categorical", ["a", "b", "c"]),
+        (["1", "2", "3", "4"] * 10, "categorical", ["1", "2", "3", "4"]),
+        ([str(at) for at in range(40)], "numeric", []),
+        ([f"<{at}.5" for at in range(10)] + [f"{at}.25" for at in range(20)], "numeric", []),
+        ([f"text {at}" for at in range(40)], "text", []),
+        (["2024-01-01", "2024-02-03"], "date", []),
+        (["x"] * 5, "constant", []),
+        (["7"] * 5, "constant", []),
+        (["", "NA"], "empty", []),
+    ],
+)
+def test_kinds(cells, kind, levels):
+    guess = guess_kind({"a": cells}, {"a": FileFormat()})
+    assert (guess.kind, [one.casefold() for one in guess.levels]) == (kind, [one.casefold() for one in levels])
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ([*range(18, 80), -9], ["-9"]),
+        ([*range(-20, 20), -9], []),  # a base excess
+        ([*range(18, 80), 999], ["999"]),
+        ([*range(700, 1100, 3), 999], []),
+        ([*range(18, 80), "hemolysed"], ["hemolysed"]),
+    ],
+)
+def test_numbers_and_words_that_stand_for_missing(values, missing):
+    guess = guess_kind({"a": [str(value) for value in values]}, {"a": FileFormat()})
+    assert (guess.kind, guess.missing_values) == ("numeric", missing)
+    assert bool(guess.notes) is bool(missing)
+
+
+@pytest.mark.parametrize(
+    ("columns", "decimal", "thousands", "undecided"),
+    [
+        ([["1.5", "2"]], ".", "", False),
+        ([["1,5", "2"]], ",", "", False),
+        ([["1.234,5", "2,5"]], ",", ".", False),
+        ([["1,234.5", "2.5"]], ".", ",", False),
+        ([["1,234", "2,345"]], ".", "", True),
+        ([["1'234", "2"]], ".", "'", False),
+        ([["1 234,5", "2,25"]], ",", " ", False),
+    ],
+)
+def test_marks_in_numbers(columns, decimal, thousands, undecided):
+    written, notes = guess_cells(columns, FileFormat(delimiter=";"))
+    assert (written.decimal, written.thousands, bool(notes)) == (decimal, thousands, undecided)
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter", "encoding"),
+    [
+        (b"a,b\n1,2\n", ",", "utf-8"),
+        ("a;b\nä;1,5\n".encode("cp1252"), ";", "cp1252"),
+        ("a\tb\n1\t2\n".encode("utf-16"), "\t", "utf-16"),
+        ("a|b\n1|2\n".encode("utf-16-le"), "|", "utf-16-le"),
+        (b"sep=;\na;b\n", ";", "utf-8"),
+        (b"a\n1\n", ",", "utf-8"),
+        (b"", ",", "utf-8"),
+    ],
+)
+def test_encoding_and_delimiter(tmp_path, content, delimiter, encoding):
+    (tmp_path / "a.csv").write_bytes(content)
+    found = guess_text(tmp_path / "a.csv")
+    assert (found.delimiter, found.encoding) == (delimiter, encoding)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "--folder=None: must name your tables"),
+        (("nowhere",), "does not exist"),
+        (("{folder}", "--target=agee"), "did you mean 'age'?"),
+        (("{folder}", "--drop=agee"), "did you mean 'age'?"),
+        (("{folder}",), "--target=None: cannot be guessed"),
+        (("{folder}", "--target=extra"), "must be in every file, and is not in a.csv"),
+    ],
+)
+def test_what_cannot_be_drafted_says_why(tmp_path, flags, words, capsys):
+    (tmp_path / "a.csv").write_text("age,x\n1,2\n")
+    (tmp_path / "b.csv").write_text("age,x,extra\n1,2,3\n")
+    assert code_of("inspect", *(flag.format(folder=tmp_path) for flag in flags)) in (1, 2)
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Remedy:" in error
+
+
+def test_headers_that_say_different_units_are_different_columns(tmp_path):
+    rows = "".join(f"{36 + at / 10},{'yes' if at % 2 else 'no'}\n" for at in range(30))
+    (tmp_path / "a.csv").write_text("temp (C),died\n" + rows)
+    (tmp_path / "b.csv").write_text("Temp [F],died\n" + rows)
+    (tmp_path / "c.csv").write_text("age,died\n" + rows)
+    text = draft(tmp_path, Roles()).text
+    assert "features:\ntarget" in text
+    for words in ("temp (C): not in b.csv, c.csv", "Temp [F]: not in a.csv, c.csv", "age: not in a.csv, b.csv"):
+        assert words in text

@@ -1,0 +1,103 @@
+"""All columns of all files under one name each: what a draft is made from."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+
+from tff_hospitals.hospitals.file_formats import FileFormat
+from tff_hospitals.hospitals.inspection.formats import guess_cells, guess_text
+from tff_hospitals.hospitals.inspection.words import plain
+from tff_hospitals.hospitals.table_files import read_sheet
+from tff_hospitals.hospitals.tables import Problems
+
+_BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """Files as they were found.
+
+    Attributes:
+      formats: how each file seems to be written.
+      columns: for each column its cells by file.
+      headers: for each file the headers that differ from the columns' names.
+      notes: what could not be decided, by file.
+    """
+
+    formats: dict[str, FileFormat]
+    columns: dict[str, dict[str, list[str]]]
+    headers: dict[str, dict[str, str]]
+    notes: list[str]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files."""
+        return tuple(self.formats)
+
+    def everywhere(self, column: str) -> bool:
+        """Whether every file has the column."""
+        return set(self.columns[column]) == set(self.formats)
+
+
+def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
+    """Reads all columns of files; what cannot be read is noted in `problems`."""
+    formats: dict[str, FileFormat] = {}
+    cells: dict[str, dict[str, list[str]]] = {}
+    notes: list[str] = []
+    for path in paths:
+        try:
+            written = guess_text(path)
+        except OSError as error:
+            problems.add(path.name, error.strerror, "must be a readable file", "check its permissions")
+            continue
+        sheet = read_sheet(path, written, problems)
+        if sheet is None or sheet.empty:
+            if sheet is not None:
+                problems.add(path.name, sheet.empty, "must have at least one record", "remove the file or fill it")
+            continue
+        counts = collections.Counter(sheet.header)
+        doubled = sorted(name for name, count in counts.items() if count > 1 and name)
+        notes += [f"{path.name}: several columns are called {name!r}: none of them is read" for name in doubled]
+        kept = {name: sheet.column(at) for at, name in enumerate(sheet.header) if name and counts[name] == 1}
+        formats[path.name], undecided = guess_cells(list(kept.values()), written)
+        notes += [f"{path.name}: {note}" for note in undecided]
+        cells[path.name] = kept
+    names = _common_names({file: list(columns) for file, columns in cells.items()})
+    gathered: dict[str, dict[str, list[str]]] = {}
+    for file, columns in cells.items():
+        for header, column in columns.items():
+            gathered.setdefault(names[file, header], {})[file] = column
+    headers = {
+        file: {names[file, header]: header for header in columns if names[file, header] != header}
+        for file, columns in cells.items()
+    }
+    return Gathered(formats, gathered, {file: changed for file, changed in headers.items() if changed}, notes)
+
+
+def _common_names(headers: dict[str, list[str]]) -> dict[tuple[str, str], str]:
+    """For each file and header the column's name: the spelling that most files use.
+
+    Headers are the same column if they differ in case, marks and spaces, or if one leaves out what stands in brackets.
+    """
+    brackets: dict[str, set[str]] = collections.defaultdict(set)
+    for names in headers.values():
+        for header in names:
+            brackets[plain(_BRACKETS.sub("", header))].update(map(plain, _BRACKETS.findall(header)))
+
+    def key(header: str) -> str:
+        bare = plain(_BRACKETS.sub("", header))
+        return bare if bare and len(brackets[bare]) < 2 else plain(header) or header
+
+    known: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    keys: dict[tuple[str, str], str] = {}
+    for file, names in headers.items():
+        counts = collections.Counter(map(key, names))
+        for header in names:
+            found = key(header)
+            keys[file, header] = found if counts[found] == 1 else header  # two of one file are two columns
+            known[keys[file, header]][header] += 1
+    return {place: min(known[k], key=lambda name: (-known[k][name], name)) for place, k in keys.items()}

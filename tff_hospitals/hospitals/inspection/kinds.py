@@ -1,0 +1,157 @@
+"""What a column of cells seems to be: a number, yes or no, categories, a date, free text."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tff_hospitals.hospitals.features import canonical
+from tff_hospitals.hospitals.file_formats import FileFormat
+from tff_hospitals.hospitals.inspection.formats import is_number
+from tff_hospitals.hospitals.inspection.words import MISSING, SENTINELS, pair_of
+
+_CODES = 6  # whole numbers with at most so many different values are taken for codes
+_LEVELS = 20
+_MOSTLY = 0.9
+
+
+@dataclasses.dataclass
+class Guess:
+    """Of one column.
+
+    Attributes:
+      kind: "numeric", "binary", "categorical", "date", "text" (free text), "constant" or "empty".
+      levels: of a binary or categorical column, in order.
+      spellings: further spellings of levels, as they stand in the files.
+      missing_words: cells that mean missing in every column.
+      missing_values: cells that seem to mean missing in this one.
+      censored: whether there are limits of detection.
+      has_missing: whether cells are missing.
+      notes: what somebody should look at.
+    """
+
+    kind: str
+    levels: list[str] = dataclasses.field(default_factory=list)
+    spellings: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    missing_words: set[str] = dataclasses.field(default_factory=set)
+    missing_values: list[str] = dataclasses.field(default_factory=list)
+    censored: bool = False
+    has_missing: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def guess_kind(cells: Mapping[str, Sequence[str]], formats: Mapping[str, FileFormat]) -> Guess:
+    """What the cells of a column (by file) seem to be.
+
+    >>> guess = guess_kind({"a.csv": ["yes", "no", "YES", "n/a"]}, {"a.csv": FileFormat()})
+    >>> guess.kind, guess.levels, guess.spellings, guess.missing_words
+    ('binary', ['no', 'yes'], {'yes': ['YES']}, {'n/a'})
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    numbers = dates = 0
+    values: collections.Counter[float] = collections.Counter()
+    words: collections.Counter[str] = collections.Counter()
+    missing: set[str] = set()
+    guess = Guess("empty", missing_words=missing)
+    for file, column in cells.items():
+        written = formats[file]
+        for cell, count in collections.Counter(column).items():
+            if cell.casefold() in MISSING:
+                missing.add(cell)
+                continue
+            counts[cell] += count
+            dates += count * (written.day(cell) is not None and not cell.isdigit())
+            if is_number(cell, written):
+                numbers += count
+                number = written.number(cell)
+                guess.censored |= number is None
+                values[written.number(cell.lstrip("<>= ")) or 0.0] += count
+            else:
+                words[cell] += count
+    total = sum(counts.values())
+    guess.has_missing = bool(missing)
+    if not total:
+        return guess
+    folded = {canonical(cell).casefold() for cell in counts}
+    if pair_of(folded) is None and dates >= _MOSTLY * total:
+        guess.kind = "date"
+    elif pair_of(folded) is None and numbers >= _MOSTLY * total and len(words) <= 5:
+        _guess_number(guess, counts, values, words)
+    else:
+        _guess_levels(guess, counts)
+    return guess
+
+
+def _guess_number(
+    guess: Guess, counts: collections.Counter[str], values: collections.Counter[float], words: collections.Counter[str]
+) -> None:
+    odd = [value for value in SENTINELS if value in values and _stands_apart(value, values)]
+    guess.missing_values = [*words, *(f"{value:g}" for value in odd)]
+    guess.has_missing |= bool(guess.missing_values)
+    if words:
+        guess.notes.append(f"{_listed(words)} is no number: drafted as missing, confirm it")
+    if odd:
+        guess.notes.append(
+            f"{_listed(guess.missing_values[len(words) :])} lies far from all others: drafted as missing"
+        )
+    kept = [value for value in values if value not in odd]
+    whole = all(value == int(value) for value in kept)
+    if len(kept) == 1:
+        guess.kind = "constant"
+    elif whole and len(kept) <= _CODES and not guess.censored and sum(values.values()) > 4 * len(kept):
+        guess.kind = "binary" if len(kept) == 2 else "categorical"
+        guess.levels = [f"{value:g}" for value in sorted(kept)]
+        if len(kept) > 2:
+            guess.notes.append("few whole numbers: drafted as codes; write kind: numeric if they count something")
+        for cell in counts:
+            if canonical(cell) not in (*guess.levels, *guess.missing_values):
+                level = next((one for one in guess.levels if float(one) == _plain_number(cell)), None)
+                if level is not None:
+                    guess.spellings.setdefault(level, []).append(cell)
+    else:
+        guess.kind = "numeric"
+
+
+def _plain_number(cell: str) -> float | None:
+    return FileFormat().number(cell.replace(",", "."))
+
+
+def _stands_apart(value: float, values: Mapping[float, int]) -> bool:
+    others = [other for other in values if other not in SENTINELS]
+    if len(others) < 2:
+        return False
+    return min(others) >= 0 if value < 0 else max(others) <= value / 2
+
+
+def _guess_levels(guess: Guess, counts: collections.Counter[str]) -> None:
+    groups: dict[str, list[str]] = collections.defaultdict(list)
+    for cell in counts:
+        groups[canonical(cell).casefold()].append(cell)
+    pair = pair_of(set(groups))
+    if pair is not None:
+        merged = [[cell for word in sorted(side) for cell in groups[word]] for side in pair]
+    else:
+        merged = [groups[word] for word in sorted(groups)]
+    total = sum(counts.values())
+    if len(merged) == 1:
+        guess.kind = "constant"
+        return
+    if len(merged) > _LEVELS or (len(merged) > 2 and total < 3 * len(merged)):
+        guess.kind = "text"
+        return
+    guess.kind = "binary" if len(merged) == 2 else "categorical"
+    for cells in merged:
+        level = canonical(max(cells, key=lambda cell: (counts[cell], cell)))
+        guess.levels.append(level)
+        others = sorted(cell for cell in cells if canonical(cell) != level)
+        if others:
+            guess.spellings[level] = others
+    rare = [level for level, cells in zip(guess.levels, merged) if sum(counts[c] for c in cells) < 5]
+    if rare:
+        guess.notes.append(f"{_listed(rare)} occurs in fewer than 5 records: keep it only if the form lists it")
+
+
+def _listed(words: Any) -> str:
+    return ", ".join(map(repr, list(words)[:5])) + (" and others" if len(words) > 5 else "")
