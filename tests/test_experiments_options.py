@@ -86,7 +86,7 @@ def test_methods_change_plans_and_give_sound_ones():
         plan = method.plan(presets.preset("heart_disease"), 5.0)
         assert review.problems(plan) == [], name
         assert plan.method == name
-        assert (plan.privacy.target_epsilon == 5.0) is method.private
+        assert (plan.privacy.target_epsilon == 5.0) is method.noisy
     assert set(default_methods()) <= set(METHODS)
 
 

@@ -94,8 +94,8 @@ class Comparison:
         if self.splits > 1 and "split" in self.data_options:
             bound, remedy = "chooses one split, and --splits takes several", "drop one of the two"
             found.append(Problem("data_option split", self.data_options["split"], bound, remedy))
-        private = any(method.private for method in find_methods(self.methods))
-        if private and not self.target_epsilons and "noise_multiplier" not in self.given:
+        noisy = any(method.noisy for method in find_methods(self.methods))
+        if noisy and not self.target_epsilons and "noise_multiplier" not in self.given:
             found.append(
                 Problem("target_epsilon", None, "is needed by the private methods", "give --target_epsilon=1,5")
             )
@@ -115,7 +115,7 @@ class Comparison:
         found = []
         for method in find_methods(self.methods):
             targets: Sequence[float | None] = (None,)
-            if method.private and "noise_multiplier" not in self.given:
+            if method.noisy and "noise_multiplier" not in self.given:
                 targets = self.target_epsilons
             for target in targets:
                 plan = method.plan(base, target)
@@ -172,7 +172,7 @@ def run(
                 method,
                 _on_split(plan, number),
                 dataset,
-                comparison.runtime,
+                method.runs_on or comparison.runtime,
                 folder / "runs",
                 comparison.baseline_epochs,
                 store_updates=comparison.store_updates,
@@ -268,7 +268,8 @@ def _refuse_bad_plans(rows: Sequence[Sequence[MethodRunner]], refused: Sequence[
 
 def _vacuous(runner: MethodRunner) -> bool:
     """Whether the plan by itself is sound and only these hospitals make its target impossible."""
-    return mechanisms.of(runner.plan.privacy).unit == "hospital" and not review.problems(runner.plan)
+    own = mechanisms.of(runner.plan.privacy)
+    return own.level == "hospital" and own.noisy and not review.problems(runner.plan)
 
 
 def refused_row(runner: MethodRunner, problems: Sequence[Problem], delta: float) -> dict[str, Any]:

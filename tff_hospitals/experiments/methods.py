@@ -8,6 +8,7 @@ from typing import Any
 
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan.mechanisms import own_factory
 from tff_hospitals.plan.mechanisms.other_names import known_name
 from tff_hospitals.plan.plan import Plan
 
@@ -36,7 +37,7 @@ class Method:
         """The preset plan changed into this method's; private methods take the target when no noise is given."""
         plan = base.replace(method=self.name, **self.changes)
         for mechanism, settings in mechanisms.layers(plan.privacy):
-            if mechanism.private and settings.noise_multiplier is None:
+            if mechanism.noisy and settings.noise_multiplier is None:
                 target = "target_epsilon" if settings is plan.privacy else "outer_target_epsilon"
                 plan = plan.replace(privacy={target: target_epsilon})
         return plan
@@ -44,7 +45,20 @@ class Method:
     @property
     def private(self) -> bool:
         """Whether one of its mechanisms gives a guarantee."""
-        return any(mechanism.private for mechanism, _ in mechanisms.layers(Plan().replace(**self.changes).privacy))
+        return any(one.private for one in self._mechanisms())
+
+    @property
+    def noisy(self) -> bool:
+        """Whether its noise follows from a target, with a guarantee or without."""
+        return any(one.noisy for one in self._mechanisms())
+
+    @property
+    def runs_on(self) -> str:
+        """The only runtime that can run it; empty for any."""
+        return next((one.runs_on for one in self._mechanisms() if one.runs_on), "")
+
+    def _mechanisms(self) -> list[mechanisms.Mechanism]:
+        return [one for one, _ in mechanisms.layers(Plan().replace(**self.changes).privacy)]
 
 
 def _server(optimizer: str, rate: float) -> dict[str, Any]:
@@ -196,6 +210,59 @@ METHODS = {
             {**_EQUAL, "privacy": {"mechanism": "local_dp"}},
             default=False,
         ),
+        *(
+            Method(name, label, words, {**weights, "privacy": {"mechanism": name}}, default=False)
+            for name, label, weights, words in (
+                (
+                    "tff_gaussian_fixed",
+                    "TFF's Gaussian, fixed clip",
+                    _EQUAL,
+                    "TFF's own aggregator; fixed_clip is our twin of it",
+                ),
+                (
+                    "tff_gaussian_adaptive",
+                    "TFF's Gaussian, adaptive clip",
+                    _EQUAL,
+                    "TFF's own aggregator; adaptive_clip is our twin of it",
+                ),
+                (
+                    "tff_tree_adaptive",
+                    "TFF's tree, adaptive clip",
+                    _EQUAL,
+                    "TFF's own DP-FTRL, for which TFF states no event; tree is our twin of it",
+                ),
+                (
+                    "tff_ddp_secure",
+                    "TFF's distributed noise",
+                    _EQUAL,
+                    "TFF's own noise in shares, for which TFF states no event; discrete_gaussian is our twin of it",
+                ),
+                (
+                    "tff_robust",
+                    "TFF's robust mean",
+                    {},
+                    "TFF's own mean behind adaptive zeroing and clipping; weighted_mean is our twin of it",
+                ),
+                (
+                    "tff_compressed",
+                    "TFF's compressed mean",
+                    {},
+                    "TFF's own mean of quantised updates; quantized is our twin of it",
+                ),
+                (
+                    "tfp_dp_sgd",
+                    "TensorFlow Privacy's DP-SGD",
+                    {},
+                    "DPKerasSGDOptimizer in the hospitals; dp_sgd is our twin of it",
+                ),
+                (
+                    "tfp_dp_sgd_fast",
+                    "TensorFlow Privacy's DP-SGD, fast",
+                    {},
+                    "TensorFlow Privacy's fast gradient clipping in the hospitals; dp_sgd is our twin of it",
+                ),
+            )
+        ),
         Method(
             "dp_sgd_fixed_clip",
             "DP-SGD inside, DP-FedAvg outside",
@@ -262,6 +329,30 @@ def register(method: Method) -> None:
     METHODS[method.name] = method
 
 
+def register_factory(name: str, factory: Any, *, label: str = "", words: str = "") -> Method:
+    """Makes an aggregation factory of TFF's a row under a name, for this process.
+
+    Args:
+      name: as `--aggregators` and plans say it; a factory that other processes must find is named
+        `package.module:factory` instead.
+      factory: a `tff.aggregators.WeightedAggregationFactory` or `UnweightedAggregationFactory`, or a function that
+        returns one (see `plan.mechanisms.own_factory`).
+      label: as tables say it; default: the name.
+      words: one sentence for reports; default: what is promised.
+
+    Raises:
+      InvalidInput: the name is taken, or what was given is no factory.
+    """
+    known = mechanisms.MECHANISMS.get(name)
+    if known is not None and known.computed_by != own_factory.COMPUTED_BY:
+        raise_if([Problem("factory", name, "is the name of a mechanism already", "choose another name")])
+    own_factory.enter(name, factory)
+    made = of_factory(name)
+    made = dataclasses.replace(made, label=label or made.label, words=words or made.words)
+    register(made)
+    return made
+
+
 def default_methods() -> tuple[str, ...]:
     """Names of the methods of the main job."""
     return tuple(name for name, method in METHODS.items() if method.default)
@@ -273,5 +364,23 @@ def find_methods(names: tuple[str, ...]) -> tuple[Method, ...]:
     Raises:
       validation.InvalidInput: names every unknown one, with the nearest known ones.
     """
-    raise_if([known_name("aggregator", name, METHODS) for name in names])
-    return tuple(METHODS[name] for name in names)
+    raise_if([_name_problem(name) for name in names])
+    return tuple(METHODS[name] if name in METHODS else of_factory(name) for name in names)
+
+
+def _name_problem(name: str) -> Problem | None:
+    if name not in METHODS and ":" in name:
+        return mechanisms.name_problem("aggregator", name, "hospital")
+    return known_name("aggregator", name, METHODS)
+
+
+def of_factory(name: str) -> Method:
+    """The row of a user's own aggregation factory, which a plan's mechanism names.
+
+    Args:
+      name: `package.module:factory`, or the name that it was entered under.
+    """
+    mechanism = mechanisms.named(name)
+    weights = _EQUAL if mechanism.noisy else {}
+    changes = {**weights, "privacy": {"mechanism": name}}
+    return Method(name, name.rpartition(":")[2], mechanism.words, changes, default=False)

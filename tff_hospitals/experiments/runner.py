@@ -66,7 +66,8 @@ class MethodRunner:
     def name(self, seed: int, hospital: str | None = None) -> str:
         """The run directory of a seed: method, target and seed, so that nothing is trained twice."""
         target, split = self.plan.privacy.target_epsilon, self.plan.data.options.get("split")
-        parts = [self.method.name, hospital, None if target is None else f"eps{target:g}", f"seed{seed}"]
+        name = self.method.name.replace(":", ".")  # of a module's factory
+        parts = [name, hospital, None if target is None else f"eps{target:g}", f"seed{seed}"]
         parts += [f"split{split}"] if split else []
         return "-".join(part for part in parts if part)
 

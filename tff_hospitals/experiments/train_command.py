@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -16,16 +17,33 @@ from tff_hospitals.experiments import command, flag_groups
 from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 
+if TYPE_CHECKING:
+    from tff_hospitals.experiments.methods import Method
+
 FLAGS = flags.FLAGS
 _OWN = ("target_epsilon", "seed")  # a comparison has several of them
 
 
 def define_flags() -> None:
     """Flags of a single run."""
-    flags.DEFINE_string("aggregator", "weighted_mean", "the method: a name that a comparison knows")
+    flags.DEFINE_string(
+        "aggregator", "weighted_mean", "the method: a name that a comparison knows, or package.module:factory"
+    )
     flag_groups.define_run_flags()
     flag_groups.define_chunk_flag()
     flag_groups.define_plan_flags(also=_OWN)
+
+
+def method_of_flags() -> Method:
+    """The method that --aggregator names.
+
+    Raises:
+      validation.InvalidInput: an unknown name.
+    """
+    from tff_hospitals.experiments.methods import find_methods
+
+    (method,) = find_methods((FLAGS.aggregator,))
+    return method
 
 
 def plan_from_flags() -> Plan:
@@ -35,12 +53,12 @@ def plan_from_flags() -> Plan:
       validation.InvalidInput: unknown names, options that nothing uses.
     """
     from tff_hospitals.experiments import presets
-    from tff_hospitals.experiments.methods import METHODS, find_methods
+    from tff_hospitals.experiments.methods import METHODS
     from tff_hospitals.foundations.validation import Problem, raise_if
     from tff_hospitals.plan import options
     from tff_hospitals.plan.checks import options as option_checks
 
-    (method,) = find_methods((FLAGS.aggregator,))
+    method = method_of_flags()
     given = flag_groups.given_options(also=_OWN)
     base = presets.preset(given.get("dataset", "heart_disease"))
     base_options = {} if "partition" in given else dict(base.data.options)
@@ -89,7 +107,7 @@ def run() -> None:
             plan,
             dataset,
             run_dir=folder,
-            runtime=FLAGS.runtime,
+            runtime=method_of_flags().runs_on or FLAGS.runtime,
             on_round=display.update,
             runtime_options=options,
             store_updates=FLAGS.store_updates,

@@ -44,6 +44,7 @@ class NoisePlan:
       second: the hospital-level mechanism around a record-level one, if any.
       records_per_patient: the most records of one patient, for the epsilon of a patient.
       settings: of a record-level mechanism by hospital id, with what the plan leaves to the planner.
+      without_event: noise multiplier of an aggregator for whose noise nobody states an event.
     """
 
     unit: str
@@ -55,6 +56,7 @@ class NoisePlan:
     conversion: str = "rdp"
     records_per_patient: int = 1
     settings: Mapping[str, RecordSetting] = dataclasses.field(default_factory=dict)
+    without_event: float = 0.0
 
     @property
     def parts(self) -> tuple[NoisePlan, ...]:
@@ -69,9 +71,9 @@ class NoisePlan:
 
     @property
     def server_multiplier(self) -> float:
-        """Noise multiplier of the aggregator, 0 where it has no mechanism."""
+        """Noise multiplier of the aggregator, 0 where it adds none."""
         level = self.hospital_level
-        return next(iter(level.multipliers.values())) if level is not None else 0.0
+        return next(iter(level.multipliers.values())) if level is not None else self.without_event
 
 
 def steps_per_round(plan: Plan, train_records: int) -> int:
@@ -135,7 +137,12 @@ def make(plan: Plan, dataset: HospitalDataset) -> NoisePlan:
         around = _hospital_part(plan, dataset, delta, adjacency)
     if mechanisms.record_level(privacy) is not None:
         return _record_part(plan, dataset, delta, adjacency, around)
-    return around or NoisePlan("none", delta, dict.fromkeys(dataset.records(), 0.0), {})
+    nothing = NoisePlan("none", delta, dict.fromkeys(dataset.records(), 0.0), {})
+    twin = mechanisms.hospital_level(privacy).noise_of
+    if around is None and twin:
+        of_twin = _hospital_part(plan.replace(privacy={"mechanism": twin}), dataset, delta, adjacency)
+        return dataclasses.replace(nothing, without_event=of_twin.server_multiplier)
+    return around or nothing
 
 
 def adjacency_of(privacy: PrivacyPlan) -> str:

@@ -21,7 +21,7 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
       plan: a plan without problems.
       dataset: its hospitals.
     """
-    simulated = secure_sum.warnings(mechanisms.hospital_level(plan.privacy), plan.privacy)
+    simulated = [*_of_libraries(plan), *secure_sum.warnings(mechanisms.hospital_level(plan.privacy), plan.privacy)]
     noise = noise_plan.make(plan, dataset)
     if not noise.parts:
         return simulated
@@ -54,6 +54,20 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
             "number was drawn from a geometric distribution before the first of them"
         )
     return words
+
+
+def _of_libraries(plan: Plan) -> list[str]:
+    """What a reader must know of what TFF and TensorFlow Privacy run as they wrote it."""
+    found = []
+    for mechanism, _ in mechanisms.layers(plan.privacy):
+        if mechanism.runs_on and not mechanism.private:
+            found.append(f"no event: nothing is promised for {mechanism.name}, because TFF states no event for it")
+        if not mechanism.seeded:
+            found.append(
+                f"what {mechanism.name} draws cannot be seeded: neither a second run nor a resumed one has the same "
+                "bits"
+            )
+    return found
 
 
 def _of_preprocessing(plan: Plan, dataset: HospitalDataset) -> list[str]:

@@ -246,7 +246,9 @@ def compose(
         records_per_patient=1,
         selected_from=1.0,
     )
-    rounds = plan.rounds if mechanisms.hospital_level(privacy).spans_rounds else 1
+    around = mechanisms.hospital_level(privacy)
+    rounds = plan.rounds if around.spans_rounds else 1
+    built_with = noise_plan.make(plan, dataset).server_multiplier if around.runs_on else 0.0
     largest_weight = float(max(dataset.records().values())) if plan.weighting == "records" else 1.0
     signature = files.fingerprint(
         [
@@ -269,13 +271,24 @@ def compose(
                 list(model.feature_shape),
                 rounds,
                 largest_weight if privacy.secure_sum else 1.0,
+                *([built_with] if around.runs_on else []),
             ],
         ]
     )
+    aggregator = build_aggregator(
+        specs,
+        plan.privacy,
+        plan.cohort,
+        hospitals,
+        rounds=rounds,
+        largest_weight=largest_weight,
+        noise_multiplier=built_with,
+    )
+    aggregator.check()
     return Composition(
         model,
         client_work,
-        build_aggregator(specs, plan.privacy, plan.cohort, hospitals, rounds=rounds, largest_weight=largest_weight),
+        aggregator,
         finalizers.build_finalizer(plan.server),
         signature,
         encoded_transfer.build_encoded_transfer(

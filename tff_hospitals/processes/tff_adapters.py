@@ -16,6 +16,7 @@ import tensorflow_federated as tff
 
 from tff_hospitals.processes import tff_encoded_transfer
 from tff_hospitals.processes.aggregators.base import Aggregator
+from tff_hospitals.processes.aggregators.from_tff import FromTff
 from tff_hospitals.processes.encoded_transfer import EncodedTransfer
 from tff_hospitals.processes.finalizers import Finalizer
 from tff_hospitals.processes.local_training import LocalTraining
@@ -245,9 +246,11 @@ def build_learning_process(
     if transfer is not None and transfer.encodes_upload:
         upload = tff_encoded_transfer.upload_spec(transfer, hospitals_per_round)
     work = build_client_work(client_work, weights_type, hospitals_per_round, with_key=with_key, upload=upload)
-    process = LinearAggregationFactory(aggregator, transfer).create(
-        work.next.type_signature.result.result.member.update, tff.TensorType(np.float32)
-    )
+    if isinstance(aggregator, FromTff):
+        process = aggregator.blank_process
+    else:
+        update_type = work.next.type_signature.result.result.member.update
+        process = LinearAggregationFactory(aggregator, transfer).create(update_type, tff.TensorType(np.float32))
     distributor = build_distributor(weights_type)
     if transfer is not None and transfer.encodes_broadcast:
         distributor = tff_encoded_transfer.build_distributor(transfer, weights_type)

@@ -113,6 +113,18 @@ def _all_numbers(values: Sequence[Mapping[str, float | None]]) -> dict[str, floa
     return by_hospital(median)(values) if all(values) else {}
 
 
+def _by_position(
+    combine: Callable[[Sequence[float | None]], float | None],
+) -> Callable[[Sequence[Sequence[float | None]]], tuple[float | None, ...]]:
+    """Numbers by round, each joined over the seeds that came so far."""
+
+    def joined_numbers(values: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+        rounds = max(map(len, values), default=0)
+        return tuple(combine([one[number] for one in values if number < len(one)]) for number in range(rounds))
+
+    return joined_numbers
+
+
 def _every(values: Sequence[bool | None]) -> bool | None:
     """Whether it holds for every run; None where no run says so."""
     said = [value for value in values if value is not None]
@@ -145,6 +157,8 @@ def _at_worst(higher_is_better: bool, pick: int) -> Callable[[Sequence[Mapping[s
 def _epsilon_text(row: Row, value: float | None, shown: Shown) -> str:
     if not row.measured:
         return wording.asked_text(row)
+    if row.get("event_stated") is False:
+        return wording.NO_EVENT
     found = wording.epsilon_text(value if row.private else None)
     several = row.private and len(shown.deltas) > 1 and not shown.html  # a page has a column for it
     return f"{found} ({wording.delta_text(row.delta)})" if several else found
@@ -346,6 +360,9 @@ _STORED = (
     Column("records_per_patient", FieldReader.whole, largest, optional=True),
     Column("epsilon_per_patient", _amount, largest, optional=True),
     Column("reproducible", FieldReader.flag, _every, optional=True),
+    Column("event_stated", FieldReader.flag, _every, optional=True),
+    Column("clip_norms", _numbers, _by_position(mean), optional=True),
+    Column("clip_norms_sd", _numbers, _by_position(sample_sd), of="clip_norms", optional=True),
     Column("communication", FieldReader.mapping, _means_by_name, optional=True),
     Column("signal_to_noise", _by_id, _all_numbers, optional=True),
     # Of audits.

@@ -16,6 +16,8 @@ from tff_hospitals.reports.spread import Interval
 from tff_hospitals.training.metrics import Metric
 
 MISSING = "-"
+NO_EVENT = "no event"
+"""Instead of an epsilon, where TFF runs what it wrote and states no event for it."""
 UNIT_WORDS = {"none": "no unit", "record": "one record (patient)", "hospital": "one whole hospital"}
 UNIT_SHORT = {"none": "no guarantee", "record": "record level", "hospital": "hospital level"}
 _SCOPE_WORDS = {

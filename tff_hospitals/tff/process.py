@@ -36,6 +36,7 @@ from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition, tff_adapters
+from tff_hospitals.processes.aggregators.from_tff import FromTff
 from tff_hospitals.tff import client_work, data_spec, model_kinds
 from tff_hospitals.tff import clients as client_sizes
 from tff_hospitals.tff.aggregation import WithOwnKeys
@@ -213,9 +214,12 @@ def build_learning_process(
         work = client_work.build(plan, parts.client_work, weights_type, data, multipliers)
     key = run_streams(plan, dataset).server_noise()
     codec = codec_of_uploads(plan, [spec.shape.as_list() for spec in known.trainable_specs])
-    aggregation = tff_adapters.LinearAggregationFactory(
-        WithOwnKeys(parts.aggregator, key, noise.server_multiplier, codec)
-    )
+    if isinstance(parts.aggregator, FromTff):
+        aggregation = parts.aggregator.factory(key)
+    else:
+        aggregation = tff_adapters.LinearAggregationFactory(
+            WithOwnKeys(parts.aggregator, key, noise.server_multiplier, codec)
+        )
     update_type = work.next.type_signature.result.result.member.update
     made = tff.learning.templates.compose_learning_process(
         initial_weights,

@@ -186,6 +186,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "records_per_patient": "settings",
         "epsilon_per_patient": "accounting",
         "reproducible": "settings",
+        "event_stated": "settings",
+        "clip_norms": "released",
         "signal_to_noise": "released",
         "warnings": "training",
         "statements": "accounting",

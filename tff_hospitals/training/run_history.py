@@ -75,6 +75,7 @@ class RunHistory:
         self.warnings: list[str] = []  # for people inside: some of them speak of single hospitals
         self.statements: list[str] = []  # for everybody: what belongs to the guarantee
         self.left: dict[str, int] = {}  # hospitals that spent their budget, and the round that they left before
+        self.clip_norms: list[float | None] = []  # by round, where updates are clipped
         self.signal = SignalToNoise(plan, dataset, noise, dense_bytes[0] // 4)
 
     def released(self) -> Ledger:
@@ -97,6 +98,9 @@ class RunHistory:
         steps = {name: int(output.metrics[name]["steps"]) for name in names}
         enter_round(self.ledger, self._noise, one.number, steps, attempt)
         self.signal.measure(one, output)
+        if "clip_norm" in output.server:
+            missing = one.number - len(self.clip_norms)
+            self.clip_norms += [*[None] * missing, float(f"{output.server['clip_norm']:.7g}")]
         if output.server.get("cut_off") and not any("secure_sum_bound" in text for text in self.warnings):
             bound = self._plan.privacy.secure_sum_bound
             self.warnings.append(
@@ -179,6 +183,7 @@ class RunHistory:
             "statements": self.statements,
             "left": self.left,
             "signal": self.signal.to_json(),
+            "clip_norms": self.clip_norms,
         }
 
     def restore(self, value: Mapping[str, Any]) -> None:
@@ -196,6 +201,7 @@ class RunHistory:
         self.warnings, self.statements = list(value["warnings"]), list(value["statements"])
         self.left = dict(value["left"])
         self.signal.restore(value.get("signal", {}))
+        self.clip_norms = list(value.get("clip_norms", ()))
 
 
 def _training_metrics(output: RoundOutput, scope: str) -> dict[str, Any]:

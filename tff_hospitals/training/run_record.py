@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.foundations import files
-from tff_hospitals.plan import review
+from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.published_fields import INSIDE, is_private
 
@@ -72,7 +72,7 @@ class RunIdentity:
             "versions": dict(versions),
             "machine": {"system": platform.platform(), "processor": platform.machine()},
             "dataset": self.dataset.describe(),
-            "reproducible": not self.plan.privacy.secure_noise,
+            "reproducible": mechanisms.repeatable(self.plan.privacy),
             "not_covered": _NOT_COVERED if is_private(self.plan) else "everything: no mechanism",
             "warnings": review.warnings(self.plan, self.dataset),
         }

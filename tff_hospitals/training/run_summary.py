@@ -77,7 +77,9 @@ def summary_row(
         "second_noise_multiplier": next(iter(second.multipliers.values())) if second is not None else None,
         "records_per_patient": noise.records_per_patient,
         "epsilon_per_patient": epsilon_per_patient(noise, history),
-        "reproducible": not plan.privacy.secure_noise,
+        "reproducible": mechanisms.repeatable(plan.privacy),
+        "event_stated": mechanisms.stated_event(plan.privacy),
+        "clip_norms": list(history.clip_norms),
         "signal_to_noise": history.signal.medians(),
         "warnings": [
             *review.warnings(plan, dataset),
@@ -127,6 +129,11 @@ def _guarantee(
     if plan.privacy.secure_noise:
         words += (
             " Noise: fresh bytes of the operating system's cryptographic source for every number; nobody can repeat it."
+        )
+    elif not mechanisms.repeatable(plan.privacy):
+        words += (
+            " Noise: from TensorFlow's generators, as TFF or TensorFlow Privacy calls them: nobody can seed it, and it "
+            "comes from no cryptographic source."
         )
     else:
         words += " Noise: from the root seed of the run (research mode): whoever knows the seed can take it away again."

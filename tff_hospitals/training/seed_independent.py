@@ -9,6 +9,7 @@ import numpy as np
 
 from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.checks.privacy import only_elsewhere
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
 from tff_hospitals.runtimes import RUNTIMES, build_runtime
@@ -46,6 +47,7 @@ class SeedIndependentParts:
         extension: Extension | None = None,
     ):
         raise_if([one_of("runtime", runtime, RUNTIMES)])
+        raise_if(only_elsewhere(plan.privacy, runtime))
         self.dataset, self.model, self.runtime_name, self.evaluated = dataset, model, runtime, evaluate_on
         self.registered = RUNTIMES[runtime]
         self.composition = composition.compose(plan, dataset, model)

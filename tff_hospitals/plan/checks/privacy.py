@@ -53,13 +53,20 @@ def secure_noise_problems(
     return found
 
 
+def only_elsewhere(privacy: PrivacyPlan, runtime: str) -> list[Problem]:
+    """Mechanisms that another runtime alone can run."""
+    own = [(one.name, one.runs_on) for one, _ in mechanisms.layers(privacy) if one.runs_on not in ("", runtime)]
+    bound = "is run by TFF's own executor alone: {} is what TFF or TensorFlow Privacy wrote"
+    return [Problem("runtime", runtime, bound.format(name), f"take --runtime={where}") for name, where in own]
+
+
 def _mechanisms(plan: Plan) -> list[Problem | None]:
     """What the mechanisms of a plan need and cannot do, each by itself and beside the rest of the plan."""
     privacy, around = plan.privacy, mechanisms.hospital_level(plan.privacy)
     found: list[Problem | None] = [*secure_sum.problems(around, privacy)]
     for mechanism, settings in mechanisms.layers(privacy):
         found += mechanism.problems(plan, settings)
-        if mechanism.private:
+        if mechanism.noisy:
             found.append(_undecided_noise(settings, outer=settings is not privacy))
     analysed = [set(one.conversions(plan.cohort)) for one, _ in mechanisms.layers(privacy) if one.private]
     if privacy.conversion in _ANALYSES and not all(privacy.conversion in one for one in analysed):

@@ -22,6 +22,8 @@ from tff_hospitals.plan.mechanisms.lookup import (
     readers,
     reads,
     record_level,
+    repeatable,
+    stated_event,
     summed_securely,
     understood,
 )
@@ -47,6 +49,8 @@ __all__ = [
     "reads",
     "record_level",
     "register",
+    "repeatable",
+    "stated_event",
     "summed_securely",
     "understood",
 ]

@@ -127,11 +127,17 @@ class Mechanism(abc.ABC):
         because the number of units is public: steps, sampling probability and divisors follow from it.
       conversion: in which its epsilon is meant unless the plan names another.
       attack: the attack that bounds its epsilon from below (see `audits`); empty without one.
+      runs_on: the only runtime that can run it; empty for any.
+      seeded: whether all of its noise follows from a key, so that a run can be drawn again and resumed bit-equal.
+      computed_by: the name that its half that computes is registered under; empty for its own.
     """
 
     name: str
     level: str
     private: bool = True
+    runs_on: str = ""
+    seeded: bool = True
+    computed_by: str = ""
     words: str
     noise_by: str
     seen: Seen
@@ -144,6 +150,11 @@ class Mechanism(abc.ABC):
     def unit(self) -> str:
         """The unit of privacy: `record`, `hospital`, or `none` without privacy."""
         return self.level if self.private else "none"
+
+    @property
+    def noisy(self) -> bool:
+        """Whether its noise is given or calibrated; noise without an event (`HospitalLevel.noise_of`) too."""
+        return self.private
 
     def options_read(self, privacy: PrivacyPlan) -> tuple[str, ...]:
         """`options`, and those that depend on the others' values."""
@@ -235,9 +246,12 @@ class HospitalLevel(Mechanism):
       spans_rounds: whether its process depends on the number of rounds.
       needs_size: whether its sensitivity depends on the number of parameters.
       known_cohort: why it must know the number of hospitals before a round; empty if it need not.
+      noise_of: the mechanism whose noise it adds although nobody states an event for it: then it is not private, and
+        its noise is calibrated as if it were that one. Empty for all others.
     """
 
     level = "hospital"
+    noise_of: str = ""
     counts: int = 0
     linear: bool = True
     always_secure: bool = False
@@ -245,6 +259,11 @@ class HospitalLevel(Mechanism):
     spans_rounds: bool = False
     needs_size: bool = False
     known_cohort: str = ""
+
+    @property
+    def noisy(self) -> bool:
+        """Private, or with the noise of another mechanism."""
+        return self.private or bool(self.noise_of)
 
     @abc.abstractmethod
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:

@@ -25,7 +25,7 @@ class DpSgd(RecordLevel):
     name = "dp_sgd"
     words = "DP-SGD inside each hospital: per-record clipping, noise in every step"
     seen = NOISED_INSIDE
-    options = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
+    options: tuple[str, ...] = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
     batches = "poisson"
     clip_styles = tuple(CLIP_STYLES)
     attack = "repeated_record"

@@ -81,6 +81,20 @@ def layers(privacy: PrivacyPlan) -> tuple[tuple[Mechanism, PrivacyPlan], ...]:
     return ((inner, privacy), (around, hospital_settings(privacy)))
 
 
+def repeatable(privacy: PrivacyPlan) -> bool:
+    """Whether every number of a run follows from keys, so that it can be drawn again and resumed bit-equal.
+
+    >>> repeatable(PrivacyPlan(mechanism="fixed_clip")), repeatable(PrivacyPlan(mechanism="tff_gaussian_fixed"))
+    (True, False)
+    """
+    return not privacy.secure_noise and all(mechanism.seeded for mechanism, _ in layers(privacy))
+
+
+def stated_event(privacy: PrivacyPlan) -> bool:
+    """Whether all that may be noise in a plan has an event, or there is none because nothing foreign is run."""
+    return all(mechanism.private or not mechanism.runs_on for mechanism, _ in layers(privacy))
+
+
 def name_problems(privacy: PrivacyPlan) -> list[Problem]:
     """Names of mechanisms that nobody knows."""
     found = (

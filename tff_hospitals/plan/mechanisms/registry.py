@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan.mechanisms.base import Mechanism, missing_parts
@@ -22,6 +22,8 @@ MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(_MECHANISMS)
 """Every mechanism that is registered, by name."""
 
 MechanismClass = TypeVar("MechanismClass", bound=type[Mechanism])
+Made = TypeVar("Made", bound=Mechanism)
+_RESOLVERS: list[Callable[[str, Any], Mechanism | None]] = []
 
 
 def register(mechanism: MechanismClass) -> MechanismClass:
@@ -44,6 +46,20 @@ def register(mechanism: MechanismClass) -> MechanismClass:
     return mechanism
 
 
+def set_mechanism(mechanism: Made) -> Made:
+    """Makes a mechanism known that is made of something of the user's own; one of the same name is replaced."""
+    missing = missing_parts(mechanism)
+    if missing:
+        raise TypeError(f"mechanism {mechanism.name} is not whole: {'; '.join(missing)}")
+    _MECHANISMS[mechanism.name] = mechanism
+    return mechanism
+
+
+def resolve_by(resolver: Callable[[str, Any], Mechanism | None]) -> None:
+    """Has `resolver` asked what a `package.module:name` is that registers no mechanism: it makes one, or None."""
+    _RESOLVERS.append(resolver)
+
+
 def discover(package: str, path: Iterable[str]) -> None:
     """Imports every module of a package in the order of their names, so that each can register what it holds."""
     for name in sorted(module.name for module in pkgutil.iter_modules(path)):
@@ -62,21 +78,33 @@ def named(name: str) -> Mechanism:
     problem = name_problem("mechanism", name)
     if problem is not None:
         raise InvalidInput([problem])
-    return _MECHANISMS[name.rpartition(":")[2]]
+    return _MECHANISMS.get(name) or _MECHANISMS[name.rpartition(":")[2]]
 
 
 def name_problem(field: str, name: str, level: str | None = None) -> Problem | None:
     """What is wrong with the name of a mechanism; `level` asks for one of that level."""
     module, _, short = str(name).rpartition(":")
-    if module:
+    there = _MECHANISMS.get(name)
+    if module and there is None:
         try:
-            importlib.import_module(module)
+            there = _resolved(name, getattr(importlib.import_module(module), short, None))
         except ImportError as error:
             remedy = "write package.module:name, with a module that this environment imports"
             return Problem(field, name, f"names a module that cannot be imported ({error})", remedy)
+        except InvalidInput as error:
+            return error.problems[0]
+    if there is not None and level in (None, there.level):
+        return None
     known = {name for name, one in _MECHANISMS.items() if level is None or one.level == level}
     problem = known_name(field, short, known)
     if problem is None or not module:
         return problem
     remedy = f"register it where {module} is imported: see plan.mechanisms.register"
     return Problem(field, name, f"names {short!r}, which {module} does not register", remedy)
+
+
+def _resolved(name: str, value: Any) -> Mechanism | None:
+    """The mechanism that something of the user's own is, unless its module registered one of that name."""
+    if value is None or name.rpartition(":")[2] in _MECHANISMS:
+        return None
+    return next((made for resolver in _RESOLVERS if (made := resolver(name, value)) is not None), None)

@@ -41,6 +41,7 @@ class Setting:
       cohort: who takes part in a round, out of `hospitals`.
       rounds: of the whole run.
       largest_weight: of any hospital in the mean.
+      noise_multiplier: of what is built with it (TFF's own aggregators); ours are given it with their state.
     """
 
     specs: tuple[tf.TensorSpec, ...]
@@ -49,6 +50,7 @@ class Setting:
     hospitals: int
     rounds: int = 1
     largest_weight: float = 1.0
+    noise_multiplier: float = 0.0
 
     @property
     def expected(self) -> float:
@@ -87,6 +89,19 @@ class Aggregator(abc.ABC):
 
     def __init__(self, setting: Setting):
         self.setting, self.specs = setting, setting.specs
+
+    def check(self) -> None:
+        """Refuses what cannot be built, where that shows only when it is tried.
+
+        Raises:
+          InvalidInput: what is wrong.
+        """
+        return
+
+    @property
+    def sums_securely(self) -> bool:
+        """Whether contributions are added up by a secure sum."""
+        return self.modulus_bits is not None
 
     @abc.abstractmethod
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:

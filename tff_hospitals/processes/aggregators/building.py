@@ -32,6 +32,7 @@ def build_aggregator(
     *,
     rounds: int = 1,
     largest_weight: float = 1.0,
+    noise_multiplier: float = 0.0,
 ) -> Aggregator:
     """The aggregator that a plan's hospital-level mechanism asks for; hospital weights arrive with the updates.
 
@@ -42,13 +43,15 @@ def build_aggregator(
       hospitals: how many there are.
       rounds: of the whole run (sizes the tree).
       largest_weight: of any hospital in the mean.
+      noise_multiplier: of what is built with it (see `Setting`).
 
     Raises:
       InvalidInput: an unknown mechanism.
       LookupError: a mechanism whose module registers no aggregator.
     """
     mechanism, own = mechanisms.hospital_level(privacy), mechanisms.hospital_settings(privacy)
-    made = AGGREGATORS[mechanism.name](Setting(tuple(specs), own, cohort, hospitals, rounds, largest_weight))
+    setting = Setting(tuple(specs), own, cohort, hospitals, rounds, largest_weight, noise_multiplier)
+    made = AGGREGATORS[mechanism.computed_by or mechanism.name](setting)
     if mechanism.zeroing and ZEROING[own.zeroing].active:
         made = Zeroing(made)
     return SecureSum(made) if privacy.secure_sum and not mechanism.always_secure else made

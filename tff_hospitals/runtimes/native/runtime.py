@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.processes.aggregators import from_tff as foreign
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.rounds import RoundInput, RoundOutput, metrics_by_name, own_element
 from tff_hospitals.runtimes import base
@@ -35,7 +36,9 @@ class NativeRuntime(base.Runtime):
     def __init__(self, composition: Composition, dataset: HospitalDataset, frozen: tuple):
         super().__init__(frozen)
         # TFF simulates a secure sum by an ordinary one, and only when asked to.
-        self._context = shared_context("refuse" if composition.aggregator.modulus_bits is None else "plain")
+        aggregator = composition.aggregator
+        self._context = shared_context("plain" if aggregator.sums_securely else "refuse")
+        self._foreign = aggregator if isinstance(aggregator, foreign.FromTff) else None
         self._composition = composition
         self._hospitals = len(dataset.hospitals)
         self._process = composition.tff_process(self._hospitals)
@@ -62,12 +65,21 @@ class NativeRuntime(base.Runtime):
         import tensorflow_federated as tff
 
         with tff.framework.get_context_stack().install(self._context.context):
-            result = self._process.next(to_tff(state, transfer, one), data)
+            before = to_tff(state, transfer, one, self._aggregator_state(state))
+            result = self._process.next(before, data)
         metrics = np.asarray(result.metrics["client_work"])
         by_hospital = {
             hospital.hospital.hospital_id: metrics_by_name(metrics[position])
             for position, hospital in enumerate(one.cohort)
         }
+        if self._foreign is not None:
+            self._foreign.check_event(result.state.aggregator)
+            server = foreign.scalars_of(result.metrics["aggregator"])
+            clip_norm = self._foreign.clip_norm_of(before.aggregator)
+            if clip_norm is not None:
+                server["clip_norm"] = clip_norm
+            after = from_tff(result.state, state, foreign.packed(result.state.aggregator))
+            return after, RoundOutput(one.number, by_hospital, server, None, self.wire_bytes)
         measured, report = collections.OrderedDict(result.metrics["aggregator"]), None
         if transfer is not None and transfer.encodes_upload:
             measured, report = collections.OrderedDict(measured["server"]), measured["report"]
@@ -77,6 +89,21 @@ class NativeRuntime(base.Runtime):
             held = tuple(result.state.distributor["held"]) if transfer.encodes_broadcast else None
             after, bytes_sent = encoded_transfer.settle(transfer, state, after, one, held, report)
         return after, RoundOutput(one.number, by_hospital, server, bytes_sent, self.wire_bytes)
+
+    def _aggregator_state(self, state: ServerState) -> Any:
+        """The aggregator's state as TFF's process takes it; the first one of a run is made by TFF, from the run's key.
+
+        Called while the context is installed.
+        """
+        if self._foreign is None:
+            return state.aggregator
+        if state.aggregator["held"].size == 0:
+            return self._foreign.process(state.aggregator["key"]).initialize()
+        return foreign.unpacked(state.aggregator["held"], self._blank_state)
+
+    @functools.cached_property
+    def _blank_state(self) -> Any:
+        return self._process.initialize().aggregator
 
     @functools.cached_property
     def wire_bytes(self) -> tuple[int, int]:
@@ -105,7 +132,7 @@ def shared_context(secure_sum: str = "refuse") -> NativeContext:
     return native_context(secure_sum=secure_sum)
 
 
-def to_tff(state: ServerState, transfer: EncodedTransfer | None, one: RoundInput) -> Any:
+def to_tff(state: ServerState, transfer: EncodedTransfer | None, one: RoundInput, aggregator: Any) -> Any:
     """A `LearningAlgorithmState` with the same values, and what the encoders of this round are given."""
     import tensorflow_federated as tff
 
@@ -116,13 +143,19 @@ def to_tff(state: ServerState, transfer: EncodedTransfer | None, one: RoundInput
         tff.learning.models.ModelWeights(state.weights, ()),
         distributor,
         state.round_number,
-        state.aggregator,
+        aggregator,
         state.finalizer,
     )
 
 
-def from_tff(value: Any, like: ServerState) -> ServerState:
-    """The `ServerState` with TFF's values, in the structure of `like`."""
+def from_tff(value: Any, like: ServerState, held: np.ndarray | None = None) -> ServerState:
+    """The `ServerState` with TFF's values, in the structure of `like`.
+
+    Args:
+      value: TFF's state.
+      like: the state before the round.
+      held: the aggregator's state as bytes, where it is TFF's own.
+    """
 
     def pack(structure: Any, values: Any) -> Any:
         leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(values)]
@@ -131,7 +164,9 @@ def from_tff(value: Any, like: ServerState) -> ServerState:
     return ServerState(
         pack(like.weights, list(value.global_model_weights.trainable)),
         np.int32(value.client_work),
-        pack(like.aggregator, value.aggregator),
+        pack(like.aggregator, value.aggregator)
+        if held is None
+        else collections.OrderedDict(like.aggregator, held=held),
         pack(like.finalizer, value.finalizer),
         like.distributor,
         like.hospitals,
