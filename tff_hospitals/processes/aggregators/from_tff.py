@@ -126,7 +126,7 @@ class FromTff(Aggregator):
         factory = self.factory(key)
         try:
             made = factory.create(value_type, tff.TensorType(np.float32))
-        except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise self._unfit(f"does not take updates of this form: {_brief(error)}") from error
         result = made.next.type_signature.result.result.member
         if not value_type.is_equivalent_to(result):

@@ -7,6 +7,7 @@ TensorFlow Privacy itself, which cannot be seeded; other steps, rounds and hospi
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import tensorflow as tf
@@ -39,9 +40,9 @@ class TfpSteps(StepRule):
         scale = tf.cast(tf.size(batch.mask), tf.float32) / batch.expected
         return tuple(tf.convert_to_tensor(one) * scale for one in mean), tf.zeros([]), clip_norm
 
+    @abc.abstractmethod
     def noised_mean(self, weights: Tensors, batch: Batch) -> Any:
         """TensorFlow Privacy's noised mean over all records of the batch, padding included."""
-        raise NotImplementedError
 
 
 @register("tfp_dp_sgd")
