@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import toy
 
 from tff_hospitals.foundations.validation import InvalidInput
-from tff_hospitals.hospitals import Part
-from tff_hospitals.plan.parts import StoppingPlan
+from tff_hospitals.hospitals import HospitalDataset, Part
+from tff_hospitals.hospitals.division import Division
+from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training import stopping
 from tff_hospitals.training.loop import train
@@ -43,12 +45,14 @@ def test_the_rate_to_lower_is_that_of_whoever_could_have_done_it():
 
 
 def test_a_plateau_of_a_metric_that_does_not_exist_is_refused():
-    rule = StoppingPlan(metric="accuracy", patience=3)
-    (problem,) = stopping.problems(rule, "regression", 100)
-    assert "does not exist for a regression target" in str(problem)
-    assert "--stopping_metric=loss" in str(problem)
-    assert stopping.problems(rule, "binary", 100) == []
-    assert stopping.problems(StoppingPlan(metric="accuracy"), "regression", 0) == []  # no rule, no problem
+    plan = Plan(rounds=1).replace(stopping={"metric": "accuracy", "patience": 3})
+    numbers = HospitalDataset.from_arrays(
+        {"a": (np.ones([20, 2]), np.arange(20.0))}, task="regression", division=Division(test_fraction=0.3)
+    )
+    with pytest.raises(InvalidInput, match=r"does not exist for regression. Remedy: set --stopping_metric=loss"):
+        train(plan, numbers)
+    assert review.problems(plan, toy.hospitals()) == []
+    assert review.problems(plan.replace(stopping={"patience": None, "metric": "loss"}), numbers) == []
 
 
 def test_no_test_record_is_said_and_no_plateau_is_seen_in_nothing():

@@ -62,7 +62,7 @@ class Session:
         drawn = shared.registered.draws_system_noise
         raise_if(secure_noise_problems(plan, shared.runtime_name, drawn, store_updates))
         tested = sum(hospital.test.records for hospital in shared.evaluated.hospitals)
-        raise_if(stopping.problems(plan.stopping, shared.model.task, tested))
+        raise_if([stopping.nothing_to_look_at(plan.stopping, tested)])
         self.plan, self.shared = plan, shared
         self.dataset, self.model, self.evaluated = shared.dataset, shared.model, shared.evaluated
         self.composition, self.noise, self.extension = shared.composition, shared.noise, shared.extension

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan.plan import Plan, StoppingPlan
-from tff_hospitals.training.metrics import METRICS, metrics_of
 
 ROUND_LIMIT = "round limit reached"
 BUDGET_SPENT = "privacy budget spent"
@@ -47,19 +46,12 @@ class PlateauRule:
         )
 
 
-def problems(plan: StoppingPlan, task: str, test_records: int) -> list[Problem]:
-    """What a plateau rule cannot look at: a metric that the task has not, or no test records at all."""
-    if plan.patience is None:
-        return []
-    found = []
-    if plan.metric not in {metric.name for metric in metrics_of(task)}:
-        known = " or ".join(name for name in ("loss", "accuracy") if task in METRICS[name].tasks)
-        bound = f"does not exist for a {task} target"
-        found.append(Problem("--stopping_metric", plan.metric, bound, f"use --stopping_metric={known}"))
-    if not test_records:
-        bound = "needs test records to look at, and no hospital has one"
-        found.append(Problem("--patience", plan.patience, bound, "leave it out, or give more records or a test part"))
-    return found
+def nothing_to_look_at(plan: StoppingPlan, test_records: int) -> Problem | None:
+    """A plateau rule without any test record; whether the task has its metric is the plan's own check."""
+    if plan.patience is None or test_records:
+        return None
+    bound = "needs test records to look at, and no hospital has one"
+    return Problem("--patience", plan.patience, bound, "leave it out, or give more records or a test part")
 
 
 def final_warnings(plan: Plan, pooled: Mapping[str, float]) -> list[str]:
