@@ -40,7 +40,7 @@ def cases():
     for name, method in METHODS.items():
         if method.kind == "federated" and not method.runs_on:
             plan = method.plan(BASE, 5.0)
-            if plan.privacy.mechanism != "none":
+            if MECHANISMS[plan.privacy.mechanism].private:
                 noise = NOISE.get(plan.privacy.mechanism, 0.2)
                 plan = plan.replace(privacy={"target_epsilon": None, "noise_multiplier": noise})
             found[f"method {name}"] = plan

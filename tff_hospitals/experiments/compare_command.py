@@ -20,6 +20,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Flags of a comparison."""
     flags.DEFINE_list("aggregators", None, "methods to compare; default: " + ",".join(_default_names()))
+    flags.DEFINE_list("robust", [], "rules against bad hospitals as further rows, such as trimmed_mean,multi_krum")
     flags.DEFINE_list("target_epsilon", ["1", "5"], "privacy targets; every private method is run at each")
     flags.DEFINE_list("seeds", ["42", "43", "44", "45", "46"], "seeds; results are means and intervals over them")
     flags.DEFINE_integer(
@@ -50,8 +51,9 @@ def run() -> None:
     from tff_hospitals.reports import progress
     from tff_hospitals.training.results import TrainingError
 
+    chosen = tuple(FLAGS.aggregators) if FLAGS.aggregators is not None else _default_names()
     comparison = comparisons.Comparison(
-        methods=tuple(FLAGS.aggregators) if FLAGS.aggregators is not None else _default_names(),
+        methods=tuple(dict.fromkeys((*chosen, *FLAGS.robust))),
         target_epsilons=command.numbers("target_epsilon", FLAGS.target_epsilon, float),
         seeds=command.numbers("seeds", FLAGS.seeds, int),
         dataset=given.get("dataset", "heart_disease"),

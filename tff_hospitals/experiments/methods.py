@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.foundations.validation import Problem, one_of, raise_if
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.mechanisms import own_factory
 from tff_hospitals.plan.mechanisms.other_names import known_name
@@ -66,6 +66,19 @@ def _server(optimizer: str, rate: float) -> dict[str, Any]:
 
 
 _EQUAL = {"weighting": "equal"}
+ROBUST = (
+    ("coordinate_median", "median", "the median of the updates in every coordinate (Yin et al. 2018)"),
+    ("trimmed_mean", "trimmed mean", "every coordinate's mean without its largest and smallest (Yin et al. 2018)"),
+    ("krum", "Krum", "the update that lies nearest to most of the others (Blanchard et al. 2017)"),
+    ("multi_krum", "multi-Krum", "the mean of the updates nearest to most of the others (Blanchard et al. 2017)"),
+    ("geometric_median", "geometric median", "the point nearest to all updates, RFA (Pillutla et al. 2022)"),
+    ("centred_clip", "centred clipping", "updates clipped around the last round's (Karimireddy et al. 2021)"),
+    ("norm_bound", "norm bound", "updates clipped to a norm, without noise (Sun et al. 2019)"),
+)
+"""Rules against hospitals that send anything: mechanism, label and words."""
+_BOUNDS = {name: {"clip_norm": 0.2} for name in ("centred_clip", "norm_bound")}
+"""About the norm of an honest update in the presets; far above it a bad hospital pulls as hard as it is allowed to."""
+
 METHODS = {
     method.name: method
     for method in (
@@ -314,6 +327,12 @@ METHODS = {
             {**_EQUAL, "privacy": {"mechanism": "fixed_clip"}, "upload": "rotate,quantize:4"},
             default=False,
         ),
+        *(
+            Method(
+                name, label, words, {**_EQUAL, "privacy": {"mechanism": name, **_BOUNDS.get(name, {})}}, default=False
+            )
+            for name, label, words in ROBUST
+        ),
     )
 }
 
@@ -356,6 +375,24 @@ def register_factory(name: str, factory: Any, *, label: str = "", words: str = "
 def default_methods() -> tuple[str, ...]:
     """Names of the methods of the main job."""
     return tuple(name for name, method in METHODS.items() if method.default)
+
+
+def robust_plan(plan: Plan, rule: str | None) -> Plan:
+    """A plan whose updates become one by a robust rule: its mechanism, or the outer one around a record-level one.
+
+    Raises:
+      InvalidInput: an unknown rule, or a plan whose updates another mechanism makes one already.
+    """
+    if rule is None:
+        return plan
+    raise_if([one_of("--robust", rule, [name for name, _, _ in ROBUST])])
+    around = mechanisms.hospital_level(plan.privacy).name
+    if around != "none":
+        bound = f"would take the place of {around}, which makes the updates of this method one already"
+        raise_if([Problem("--robust", rule, bound, "take a method without a hospital-level mechanism")])
+    place = "mechanism" if mechanisms.record_level(plan.privacy) is None else "outer"
+    bound = _BOUNDS.get(rule, {}) if place == "mechanism" else {}
+    return plan.replace(weighting="equal", privacy={place: rule, **bound})
 
 
 def find_methods(names: tuple[str, ...]) -> tuple[Method, ...]:

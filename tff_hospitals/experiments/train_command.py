@@ -29,6 +29,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "aggregator", "weighted_mean", "the method: a name that a comparison knows, or package.module:factory"
     )
+    flags.DEFINE_string("robust", None, "rule against bad hospitals, such as trimmed_mean or multi_krum")
     flag_groups.define_run_flags()
     flag_groups.define_chunk_flag()
     flag_groups.define_plan_flags(also=_OWN)
@@ -53,7 +54,7 @@ def plan_from_flags() -> Plan:
       validation.InvalidInput: unknown names, options that nothing uses.
     """
     from tff_hospitals.experiments import presets
-    from tff_hospitals.experiments.methods import METHODS
+    from tff_hospitals.experiments.methods import METHODS, robust_plan
     from tff_hospitals.foundations.validation import Problem, raise_if
     from tff_hospitals.plan import options
     from tff_hospitals.plan.checks import options as option_checks
@@ -66,7 +67,8 @@ def plan_from_flags() -> Plan:
         data={"options": {**base_options, **flag_groups.data_options()}},
         model={"options": flag_groups.model_options()},
     )
-    plan = options.apply(method.plan(base, given.get("target_epsilon")), given)
+    plan = robust_plan(method.plan(base, given.get("target_epsilon")), FLAGS.robust)
+    plan = options.apply(plan, given)
     found = option_checks.unused([plan], given)
     if method.kind != "federated":
         federated = ", ".join(name for name, one in METHODS.items() if one.kind == "federated")

@@ -260,6 +260,13 @@ class PrivacyPlan:
     noise_buffers: int = option(
         3, "buffers of the model's size that carry noise on", low=1, high=4, unit="buffers", used=BY_MECHANISM
     )
+    byzantine: int | None = option(
+        None,
+        "hospitals that may send anything, as a robust rule reckons; by default as many as it bears",
+        low=0,
+        unit="hospitals",
+        used=BY_MECHANISM,
+    )
     modulus_bits: int = option(
         20, "bits per value under noise in shares", low=SMALLEST_BITS, high=LARGEST_BITS, unit="bits", used=BY_MECHANISM
     )

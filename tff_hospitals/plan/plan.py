@@ -60,6 +60,7 @@ class Plan:
         unit="L2 norm",
         remedy="give the L2 norm below which an update is not worth sending",
     )
+    poison: str = option("", "hospitals that attack the training, such as sign_flip:site_3:10 (see plan.poison)")
     link: LinkPlan = dataclasses.field(default_factory=LinkPlan)
     server: ServerPlan = dataclasses.field(default_factory=ServerPlan)
     stopping: StoppingPlan = dataclasses.field(default_factory=StoppingPlan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan import mechanisms, poison
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.mechanisms import counts, secure_sum
 
@@ -21,7 +21,13 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
       plan: a plan without problems.
       dataset: its hospitals.
     """
-    simulated = [*_of_libraries(plan), *secure_sum.warnings(mechanisms.hospital_level(plan.privacy), plan.privacy)]
+    around, own = mechanisms.hospital_level(plan.privacy), mechanisms.hospital_settings(plan.privacy)
+    simulated = [
+        *_of_libraries(plan),
+        *secure_sum.warnings(around, plan.privacy),
+        *around.cohort_warnings(own, plan.cohort, len(dataset.hospitals)),
+        *(f"under attack: {one.words}" for one in poison.parse(plan.poison)),
+    ]
     noise = noise_plan.make(plan, dataset)
     if not noise.parts:
         return simulated

@@ -21,7 +21,7 @@ from tff_hospitals.communication.bits import packed_bytes
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if
-from tff_hospitals.plan import mechanisms, review
+from tff_hospitals.plan import mechanisms, poison, review
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import encoded_transfer, finalizers
@@ -151,7 +151,7 @@ class Composition:
             parameters = self.aggregator.parameters(self._blank_aggregator_state())
             down = _bytes(self.model.trainable_specs) + _bytes(parameters) + 4
             bits = self.aggregator.modulus_bits
-            contribution = self.zero_contribution()
+            contribution = self.aggregator.sent(self.zero_contribution())
             return down, _bytes(contribution) if bits is None else packed_bytes(_scalars(contribution), bits)
 
     def side_bytes(self) -> tuple[int, int]:
@@ -234,7 +234,10 @@ def compose(
     steps = max_local_steps(plan, dataset)
     specs = model.trainable_specs
     completed = noise_plan.completed(plan, dataset)
-    client_work = LocalTraining(model, plan.client, completed, max_local_steps=steps, compile_steps=compile_steps)
+    attacked = bool(poison.factors(plan.poison))
+    client_work = LocalTraining(
+        model, plan.client, completed, max_local_steps=steps, compile_steps=compile_steps, attacked=attacked
+    )
     privacy = dataclasses.replace(
         completed,
         noise_multiplier=None,
@@ -266,6 +269,7 @@ def compose(
                 plan.upload,
                 plan.error_feedback,
                 plan.skip_below,
+                attacked,
                 model.task,
                 model.num_classes,
                 list(model.feature_shape),

@@ -24,6 +24,7 @@ from tff_hospitals.processes import client_optimizers
 from tff_hospitals.processes.noise import Tensors, fold, global_norm, parameter_count
 from tff_hospitals.processes.record_level.base import Batch
 from tff_hospitals.processes.record_level.building import build_step_rule
+from tff_hospitals.processes.rounds import DRAWN
 
 Element = collections.OrderedDict  # what one hospital brings to one round; see `LocalTraining.element_spec`
 
@@ -48,6 +49,7 @@ class LocalTraining:
       privacy: settings of a record-level mechanism; hospital-level ones leave the client work alone.
       max_local_steps: the most optimiser steps that any hospital takes in a round (sizes the blocks of noise).
       compile_steps: compile the loop over steps with XLA; the result is the same to float32 rounding.
+      attacked: whether elements say what their update is multiplied by, because some hospital attacks.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class LocalTraining:
         *,
         max_local_steps: int,
         compile_steps: bool = False,
+        attacked: bool = False,
     ):
         self.model = model
         self.client = client
         self.privacy = privacy
+        self.drawn = (*DRAWN, "attack") if attacked else DRAWN
         self.rule = build_step_rule(model, privacy, max_local_steps)
         self.record_level, self.block, self.noise_width = self.rule.protects, self.rule.block, self.rule.noise_width
         self.noise_block = self.rule.noise_block
@@ -77,6 +81,7 @@ class LocalTraining:
         """The structure of one hospital's input to a round; leading sizes differ per hospital."""
         model = self.model
         label_dtype = tf.float32 if model.task == "regression" else tf.int64
+        attack = {"attack": tf.TensorSpec([], tf.float32)} if "attack" in self.drawn else {}
         return collections.OrderedDict(
             features=tf.TensorSpec([None, *model.feature_shape], tf.float32),
             labels=tf.TensorSpec([None], label_dtype),
@@ -87,6 +92,7 @@ class LocalTraining:
             noise_multiplier=tf.TensorSpec([], tf.float32),
             key=tf.TensorSpec([2], tf.int64),
             weight=tf.TensorSpec([], tf.float32),
+            **attack,
             frozen=tuple(model.frozen_specs),
         )
 
@@ -107,6 +113,8 @@ class LocalTraining:
     ) -> ClientOutput:
         """The upload that belongs to a finished local training."""
         delta = tuple(start - end for start, end in zip(weights, final))
+        if "attack" in self.drawn:
+            delta = tuple(element["attack"] * one for one in delta)
         norm = global_norm(delta)
         if self._protects:  # no guarantee covers exact sums over training records
             loss_sum, records = tf.zeros_like(loss_sum), tf.zeros_like(records)

@@ -34,6 +34,7 @@ class HospitalRound:
       noise_multiplier: of the noise that it adds itself.
       weight: its weight in the mean.
       upload_key: int64 [2], shared with the server for the random bits of its encoder.
+      attack: what its update is multiplied by, where a plan has attacking hospitals.
     """
 
     hospital: Hospital
@@ -42,6 +43,7 @@ class HospitalRound:
     noise_multiplier: float
     weight: float
     upload_key: np.ndarray | None = None
+    attack: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +93,14 @@ def label_type(task: str) -> type[np.generic]:
 
 
 def drawn_values(one: HospitalRound, first_row: int = 0) -> collections.OrderedDict[str, np.ndarray]:
-    """What a hospital drew for a round and was told of it, by the names of `DRAWN`.
+    """What a hospital drew for a round and was told of it, by the names of `DRAWN` (and `attack`, if any attacks).
 
     Args:
       one: the hospital in the round.
       first_row: where its records begin; its schedule counts from there.
     """
     schedule = one.schedule
-    return collections.OrderedDict(
+    values: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict(
         indices=np.asarray(schedule.indices + first_row, np.int32),
         mask=np.asarray(schedule.mask, np.float32),
         steps=np.asarray(schedule.steps, np.int32),
@@ -107,6 +109,9 @@ def drawn_values(one: HospitalRound, first_row: int = 0) -> collections.OrderedD
         key=np.asarray(one.key, np.int64),
         weight=np.asarray(one.weight, np.float32),
     )
+    if one.attack is not None:
+        values["attack"] = np.asarray(one.attack, np.float32)
+    return values
 
 
 def element(

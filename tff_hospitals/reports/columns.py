@@ -365,6 +365,7 @@ _STORED = (
     Column("clip_norms_sd", _numbers, _by_position(sample_sd), of="clip_norms", optional=True),
     Column("communication", FieldReader.mapping, _means_by_name, optional=True),
     Column("signal_to_noise", _by_id, _all_numbers, optional=True),
+    Column("backdoor_success", _share, mean, optional=True, csv=True, head="backdoor|success"),
     # Of audits.
     Column("membership_auc", _share, mean, optional=True, csv=True, head="membership AUC", printed=False),
     Column("membership_tpr", _share, mean, optional=True, csv=True, head="membership TPR", printed=False),

@@ -288,6 +288,13 @@ def _argument_problems(
     if plan.privacy.secure_noise:
         bound = "takes every number from numpy, which TFF's executor cannot call"
         found.append(Problem("secure_noise", True, bound, "leave it out: clients draw keys from their systems anyway"))
+    around = mechanisms.hospital_level(plan.privacy)
+    if not around.linear:
+        bound = f"{around.name} needs every single update, and TFF's server gets their sum"
+        found.append(Problem("mechanism", around.name, bound, "take norm_bound, or use --runtime=native"))
+    if plan.poison:
+        bound = "names hospitals, and clients of TFF have no names"
+        found.append(Problem("poison", plan.poison, bound, "poison the caller's data, or use --runtime=native"))
     if plan.error_feedback or plan.skip_below is not None:
         bound = "need a memory at the client, which TFF's stateless clients do not have"
         found.append(Problem("error_feedback, skip_below", True, bound, "leave them out, or use --runtime=native"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.hospitals import batches, cohorts
-from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan import mechanisms, poison
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput
@@ -48,6 +48,8 @@ class RoundDrawer:
         self._batches = "shuffled" if mechanism is None else mechanism.batches_of(plan.privacy)
         streams = run_streams(plan, dataset) if streams is None else streams
         self._streams = RunStreams.from_root(streams) if isinstance(streams, Streams) else streams
+        self._attacks = poison.factors(plan.poison)
+        self._gathers = not mechanisms.hospital_level(plan.privacy).linear
         self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
         self._cohort = cohorts.Cohorts(
             dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
@@ -68,10 +70,10 @@ class RoundDrawer:
     def draw(self, round_number: int, cohort: tuple[str, ...] | None = None) -> RoundInput:
         """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
         ids = self.cohort(round_number) if cohort is None else cohort
-        hospitals = tuple(self._hospital(self._hospitals[one], round_number) for one in ids)
+        hospitals = tuple(self._hospital(self._hospitals[one], round_number, place) for place, one in enumerate(ids))
         return RoundInput(round_number, hospitals, self._streams.broadcast(round_number))
 
-    def _hospital(self, hospital: Hospital, round_number: int) -> HospitalRound:
+    def _hospital(self, hospital: Hospital, round_number: int, place: int) -> HospitalRound:
         plan, records, name = self._plan, hospital.train.records, hospital.hospital_id
         steps = noise_plan.steps_per_round(plan, records)
         stream, size = self._streams.batches(name, round_number), plan.client.batch_size
@@ -98,9 +100,16 @@ class RoundDrawer:
             schedule,
             self._streams.hospital_noise(name, round_number),
             self._noise.multipliers[name] if self._noise.unit == "record" else 0.0,
-            float(records) if plan.weighting == "records" else 1.0,
+            self._weight(records, place),
             self._streams.upload(name, round_number),
+            self._attacks.get(name, 1.0) if self._attacks else None,
         )
+
+    def _weight(self, records: int, place: int) -> float:
+        """A hospital's weight in the mean; a rule that sees every update is told the place of each instead."""
+        if self._gathers:
+            return place + 1.0
+        return float(records) if self._plan.weighting == "records" else 1.0
 
 
 def _same_order(stream: Streams, records: int, batch_size: int, steps: int) -> BatchSchedule:

@@ -13,6 +13,7 @@ from tff_hospitals.plan.checks.privacy import only_elsewhere
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
 from tff_hospitals.runtimes import RUNTIMES, build_runtime
+from tff_hospitals.training.attacks import backdoor_success, under_attack
 from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.extension import Extension
 
@@ -48,6 +49,7 @@ class SeedIndependentParts:
     ):
         raise_if([one_of("runtime", runtime, RUNTIMES)])
         raise_if(only_elsewhere(plan.privacy, runtime))
+        dataset = under_attack(plan, dataset)
         self.dataset, self.model, self.runtime_name, self.evaluated = dataset, model, runtime, evaluate_on
         self.registered = RUNTIMES[runtime]
         self.composition = composition.compose(plan, dataset, model)
@@ -75,6 +77,10 @@ class SeedIndependentParts:
         if self._evaluator is None:
             self._evaluator = Evaluator(self.model, self.evaluated, self._server_held)
         return self._evaluator(weights, frozen)
+
+    def backdoor_success(self, weights: tuple, frozen: tuple) -> float | None:
+        """How often the mark of an attacking hospital works; None where no hospital hides one."""
+        return backdoor_success(self._plan, self.model, self.evaluated, weights, frozen)
 
     def close(self) -> None:
         """Frees what the runtime holds."""

@@ -332,6 +332,9 @@ class Session:
             self.seconds,
             self.shared.runtime_name,
         )
+        success = self.shared.backdoor_success(self.state.weights, self.frozen)
+        if success is not None:
+            summary["backdoor_success"] = success
         run = self._result(summary, already_finished=False)
         self.charges.settle(self.history.ledger, self.next_round)
         self._save(last=True)

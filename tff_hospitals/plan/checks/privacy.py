@@ -34,6 +34,9 @@ def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None
     steps_known = (plan.client.local_epochs is None) != (plan.client.local_steps is None)
     if dataset is not None and steps_known and not any([*found, *options.problems(plan)]):
         found += noise_plan.problems(plan, dataset)
+    if dataset is not None:
+        around, own = mechanisms.hospital_level(plan.privacy), mechanisms.hospital_settings(plan.privacy)
+        found += around.cohort_problems(own, plan.cohort, len(dataset.hospitals))
     return [*found, *_weights(plan), *_patients(plan, dataset)]
 
 

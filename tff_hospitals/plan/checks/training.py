@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tff_hospitals.foundations.validation import Problem, in_range, one_of
+from tff_hospitals.plan import poison
 from tff_hospitals.plan.parts import STOPPING_METRICS
 
 if TYPE_CHECKING:
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
     """Clashes of a plan's training; with `dataset` also with its hospitals."""
-    return [*_client(plan), *_cohort(plan, dataset), *_stopping(plan, dataset), *_options_of_their_own(plan)]
+    return [
+        *_client(plan),
+        *_cohort(plan, dataset),
+        *_stopping(plan, dataset),
+        *_options_of_their_own(plan),
+        *poison.problems(plan.poison, None if dataset is None else dataset.ids),
+    ]
 
 
 def _stopping(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:

@@ -288,6 +288,14 @@ class HospitalLevel(Mechanism):
         """Why it cannot be used with these hospitals and rounds, whatever the noise."""
         return []
 
+    def cohort_problems(self, privacy: PrivacyPlan, cohort: CohortPlan, hospitals: int) -> list[Problem]:
+        """Why it cannot be used with these hospitals at all."""
+        return []
+
+    def cohort_warnings(self, privacy: PrivacyPlan, cohort: CohortPlan, hospitals: int) -> list[str]:
+        """Where these hospitals are too few for what it is meant to do."""
+        return []
+
     def warnings(self, setting: HospitalSetting, noise_multiplier: float) -> list[str]:
         """What of it will disappoint with these hospitals, in words for the table."""
         return []

@@ -146,6 +146,10 @@ class Aggregator(abc.ABC):
         """
         return with_changes(prepared, delta=decoded)
 
+    def sent(self, contribution: Structure) -> Structure:
+        """What of a contribution crosses the wire."""
+        return contribution
+
     def resolutions(self, parameters: Structure, steps: float) -> Structure:
         """The grid on which a secure sum takes each part of a contribution: at most `steps` units to either side."""
         raise TypeError(f"{type(self).__name__} has no public bounds for a secure sum")

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition, ServerState
-from tff_hospitals.processes.rounds import DRAWN, METRICS, RoundInput, RoundOutput, drawn_values, metrics_by_name
+from tff_hospitals.processes.rounds import METRICS, RoundInput, RoundOutput, drawn_values, metrics_by_name
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import device_data
 
@@ -91,6 +91,8 @@ class FusedProgram:
             cohort=np.zeros([r], np.int32),
             rounds=np.asarray(len(rounds), np.int32),
         )
+        if "attack" in self._parts.client_work.drawn:
+            arrays["attack"] = np.ones([r, c], np.float32)
         for i, one in enumerate(rounds):
             arrays["cohort"][i] = len(one.cohort)
             for j, hospital in enumerate(one.cohort):
@@ -169,7 +171,7 @@ class FusedProgram:
 
         def one_hospital(c: tf.Tensor, total: Structure, metrics: tf.Tensor) -> tuple:
             element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
-            for name in DRAWN:
+            for name in work.drawn:
                 element[name] = inputs[name][c]
             noise_for = (lambda _, block: hospital_noise[c, block]) if work.record_level else None
             final, loss_sum, records = work.run(state.weights, rate, element, noise_for)
@@ -201,7 +203,9 @@ class FusedProgram:
         def one_round(r: tf.Tensor, state: ServerState, metrics: tf.Tensor, server: Structure) -> tuple:
             parameters = parts.aggregator.parameters(state.aggregator)
 
-            of_round = collections.OrderedDict((name, inputs[name][r]) for name in (*DRAWN, "cohort"))
+            of_round = collections.OrderedDict(
+                (name, inputs[name][r]) for name in (*self._parts.client_work.drawn, "cohort")
+            )
             shares = tf.nest.map_structure(lambda draws: draws[r], noise_shares)
             total, found = self.scan_hospitals(
                 state, parameters, features, labels, frozen, of_round, hospital_noise[r], shares

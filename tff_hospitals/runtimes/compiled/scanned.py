@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tff_hospitals.processes.aggregators.base import Structure
 from tff_hospitals.processes.composition import Composition
-from tff_hospitals.processes.rounds import DRAWN, HospitalRound, RoundInput
+from tff_hospitals.processes.rounds import HospitalRound, RoundInput
 from tff_hospitals.runtimes.compiled import chunked, device_data, fused
 from tff_hospitals.runtimes.compiled.server_half import Broadcast, Report
 
@@ -91,6 +91,8 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         hospital_noise: tf.Tensor,
         noise_shares: Structure,
     ) -> tuple[Structure, tf.Tensor]:
-        of_round = collections.OrderedDict((name, inputs[name][0]) for name in (*DRAWN, "cohort"))
+        of_round = collections.OrderedDict(
+            (name, inputs[name][0]) for name in (*self._parts.client_work.drawn, "cohort")
+        )
         state, parameters = broadcast.state, broadcast.parameters
         return self.scan_hospitals(state, parameters, features, labels, frozen, of_round, hospital_noise, noise_shares)
