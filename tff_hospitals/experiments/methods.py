@@ -76,7 +76,7 @@ ROBUST = (
     ("norm_bound", "norm bound", "updates clipped to a norm, without noise (Sun et al. 2019)"),
 )
 """Rules against hospitals that send anything: mechanism, label and words."""
-_BOUNDS = {name: {"clip_norm": 0.2} for name in ("centred_clip", "norm_bound")}
+_CLIPPED_AT: dict[str, dict[str, Any]] = {name: {"clip_norm": 0.2} for name in ("centred_clip", "norm_bound")}
 """About the norm of an honest update in the presets; far above it a bad hospital pulls as hard as it is allowed to."""
 
 METHODS = {
@@ -329,7 +329,11 @@ METHODS = {
         ),
         *(
             Method(
-                name, label, words, {**_EQUAL, "privacy": {"mechanism": name, **_BOUNDS.get(name, {})}}, default=False
+                name,
+                label,
+                words,
+                {**_EQUAL, "privacy": {"mechanism": name, **_CLIPPED_AT.get(name, {})}},
+                default=False,
             )
             for name, label, words in ROBUST
         ),
@@ -391,8 +395,8 @@ def robust_plan(plan: Plan, rule: str | None) -> Plan:
         bound = f"would take the place of {around}, which makes the updates of this method one already"
         raise_if([Problem("--robust", rule, bound, "take a method without a hospital-level mechanism")])
     place = "mechanism" if mechanisms.record_level(plan.privacy) is None else "outer"
-    bound = _BOUNDS.get(rule, {}) if place == "mechanism" else {}
-    return plan.replace(weighting="equal", privacy={place: rule, **bound})
+    own: dict[str, Any] = _CLIPPED_AT.get(rule, {}) if place == "mechanism" else {}
+    return plan.replace(weighting="equal", privacy={place: rule, **own})
 
 
 def find_methods(names: tuple[str, ...]) -> tuple[Method, ...]:
