@@ -82,23 +82,38 @@ def _decoded(path: pathlib.Path, written: FileFormat, problems: Problems) -> str
     alone = f"in the schema (under files: {path.name} if it is this file alone)"
     try:
         text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        line = content[: error.start].count(b"\n") + 1
-        likely = "utf-16" if wide else "cp1252"
+    except UnicodeError as error:
+        start = error.start if isinstance(error, UnicodeDecodeError) else 0
+        likely = likely_encoding(content)
         bound = f"must be {written.encoding.upper()} text"
         remedy = f"save the file in that encoding, or write encoding: {likely} {alone}"
-        problems.add(path.name, f"byte {error.start}", bound, remedy, place=f"line {line}")
-        return None
-    except UnicodeError as error:  # such as UTF-16 without its mark
-        remedy = f"save the file in that encoding, or write the encoding that it has {alone}"
-        problems.add(path.name, str(error), f"must be {written.encoding.upper()} text", remedy)
+        line = content[:start].count(b"\n") + 1
+        problems.add(path.name, f"byte {start}", bound, remedy, place=f"line {line}")
         return None
     at = text.find("\0")
     if at >= 0:
-        doubled = {0: "utf-16-be", 1: "utf-16-le"}.get(at)  # two bytes for each letter, without a mark that says so
-        remedy = f"write encoding: {doubled} {alone}" if doubled else "save the table again as CSV"
+        likely = likely_encoding(content)
+        remedy = f"write encoding: {likely} {alone}" if at < 2 and "16" in likely else "save the table again as CSV"
         bound = "holds a NUL byte, which text never does"
         problems.add(path.name, f"character {at}", bound, remedy, place=f"line {text.count(chr(10), 0, at) + 1}")
         return None
     return text
+
+
+def likely_encoding(content: bytes) -> str:
+    """The encoding that a file seems to have.
+
+    >>> likely_encoding("ä".encode()), likely_encoding("ä".encode("cp1252")), likely_encoding("a".encode("utf-16-le"))
+    ('utf-8', 'cp1252', 'utf-16-le')
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if content[:2].count(0) == 1:  # two bytes for each letter, without a mark that says so
+        return "utf-16-le" if content[1] == 0 else "utf-16-be"
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return "latin-1"

@@ -196,10 +196,20 @@ def _encode_target(schema: Schema, table: Table, problems: Problems, classes: Cl
                 number = target.converted(number, table.units.get(target.name, target.unit))
             inside = number is not None and (target.low is None or target.low <= number <= float(target.high or 0.0))
             if number is not None and too_large(number):
-                problems.add(table.file, cell, *_TOO_LARGE[:1], "mend the cell", column=target.name, place=place)
-            elif number is None or not inside:
-                bound = "must be a number" + ("" if target.low is None else f" from {target.low:g} to {target.high:g}")
-                problems.add(table.file, cell, bound, "mend the cell", column=target.name, place=place)
+                problems.add(
+                    table.file,
+                    cell,
+                    _TOO_LARGE[0],
+                    "mend the cell or remove the record",
+                    column=target.name,
+                    place=place,
+                )
+            elif number is None:
+                problems.add(table.file, cell, *table.format.expected(cell, "target"), column=target.name, place=place)
+            elif not inside:
+                bound = f"must be a number from {target.low:g} to {target.high:g}"
+                remedy = "mend the cell, remove the record, or widen the target's bounds"
+                problems.add(table.file, cell, bound, remedy, column=target.name, place=place)
             else:
                 labels[row] = number
         else:

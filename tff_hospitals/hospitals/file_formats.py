@@ -85,8 +85,8 @@ class FileFormat:
         remedy += "or under files: for this file alone"
         return f"must be a date as {self.date}", remedy if others else "mend the cell, or list it as missing_values"
 
-    def expected(self, cell: str) -> tuple[str, str]:
-        """Why a cell is no number here, and what to do about it."""
+    def expected(self, cell: str, of: str = "feature") -> tuple[str, str]:
+        """Why a cell of a feature or of the target is no number here, and what to do about it."""
         asks = "must be a number" if self.decimal == "." else "must be a number with a decimal comma"
         readings: dict[float, tuple[str, str]] = {}
         for words, setting, other in _OTHERS:
@@ -101,8 +101,10 @@ class FileFormat:
             ((words, setting),) = readings.values()
             return f"{asks}: it has a {words}", f"replace the {words}, or write {setting} in the schema"
         if re.fullmatch(r"[<>]=?\s*\S+", cell) and self.number(cell.lstrip("<>= ")) is not None:
-            return f"{asks}: it is a limit of detection", "give the column censored: bound (the limit) or half of it"
-        return asks, "mend the cell, or list the word under missing in the schema"
+            remedy = "give the column censored: bound (the limit) or half of it"
+            return f"{asks}: it is a limit of detection", remedy if of == "feature" else "mend it or remove the record"
+        words = "mend the cell, or list the word under missing in the schema"
+        return asks, words if of == "feature" else "mend the cell or remove the record"
 
 
 DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import dataclasses
 import io
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from tff_hospitals.hospitals.csv_files import stated_delimiter
+from tff_hospitals.hospitals.csv_files import likely_encoding, stated_delimiter
 from tff_hospitals.hospitals.dates import ISO, days
 from tff_hospitals.hospitals.file_formats import DATES, FileFormat
 from tff_hospitals.hospitals.inspection.words import MISSING
@@ -34,23 +33,9 @@ def guess_text(path: pathlib.Path) -> FileFormat:
     if path.suffix.lower() != ".csv":
         return FileFormat()
     content = path.read_bytes()
-    encoding = _encoding(content)
+    encoding = likely_encoding(content)
     text = content.decode(encoding, errors="replace").lstrip("\ufeff")
     return FileFormat(delimiter=_delimiter(text), encoding=encoding)
-
-
-def _encoding(content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if content[:2].count(0) == 1:  # two bytes for each letter, without a mark that says so
-        return "utf-16-le" if content[1] == 0 else "utf-16-be"
-    for encoding in ("utf-8", "cp1252"):
-        try:
-            content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "latin-1"
 
 
 def _delimiter(text: str) -> str:
