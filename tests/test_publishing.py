@@ -12,9 +12,9 @@ import toy
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.reports.publishing import publish
 from tff_hospitals.training import published_fields
 from tff_hospitals.training.loop import train
-from tff_hospitals.training.publishing import publish
 
 pytestmark = pytest.mark.tensorflow
 SEED = 987654321987
@@ -83,10 +83,14 @@ def test_seeded_noise_does_not_leave_and_system_noise_does(tmp_path):
         publish(tmp_path / "seeded", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     publish(tmp_path / "seeded", tmp_path / "research", research=True)
-    assert "protects nobody" in (tmp_path / "research" / "guarantee.md").read_text()
+    assert "protects nobody" in (tmp_path / "research" / "guarantee.html").read_text()
     run = train(plan_of("dp_sgd", secure_noise=True), data, run_dir=tmp_path / "secure")
-    written = publish(tmp_path / "secure", tmp_path / "out")
-    assert written[0].name == "guarantee.md"
+    written = publish(tmp_path / "secure", tmp_path / "out", dataset=data)
+    assert [path.name for path in written[:2]] == ["guarantee.html", "guarantee.json"]
+    (unit,) = json.loads(written[1].read_text())["figures"]["units"]
+    assert unit["epsilon"] == run.summary["epsilon"] == run.ledger.epsilon("record")
+    assert unit["joint_epsilon"]["runs"] >= 2  # the seeded run of the same data is in it
+    assert unit["joint_epsilon"]["epsilon"] > unit["epsilon"]
     figures = [repr(value) for value in run.summary["accuracy_per_hospital"].values() if len(repr(value)) > 6]
     for folder in (tmp_path / "out", tmp_path / "research"):
         content = b"".join(path.read_bytes() for path in pathlib.Path(folder).rglob("*") if path.is_file())

@@ -26,7 +26,7 @@ def define_flags() -> None:
 def run() -> None:
     """Publishes what the flags name."""
     from tff_hospitals.foundations.validation import Problem, raise_if
-    from tff_hospitals.training import publishing
+    from tff_hospitals.reports import publishing
 
     raise_if(
         Problem(f"--{name}", None, "must name a folder", "write tff-hospitals publish RUN_DIR OUT")

@@ -130,7 +130,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "dataset.fingerprint": "house",
         "reproducible": "settings",
         "not_covered": "settings",
-        "warnings": "settings",
+        "warnings": "training",
     },
     "metrics.csv": {
         "round": "settings",
@@ -203,6 +203,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(summary_fields({}, dict.fromkeys(METRICS, 0.0)), "evaluation"),
     },
     "model.keras": {"*": "released"},
+    "guarantee.html": {"*": "accounting"},
+    "guarantee.json": {"*": "accounting"},
     "report.html": {"*": "pages"},
     "summary.csv": {"*": "pages"},
     "plots/": {"*": "pages"},

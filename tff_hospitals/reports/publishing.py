@@ -14,31 +14,37 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from tff_hospitals.accounting import Ledger
 from tff_hospitals.foundations import files
-from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
+from tff_hospitals.hospitals import HospitalDataset, load_dataset
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.reports.audit_section import read_audit
+from tff_hospitals.reports.guarantee import facts
+from tff_hospitals.reports.guarantee_json import as_json
+from tff_hospitals.reports.guarantee_page import guarantee_page
+from tff_hospitals.training.odometer import Odometer, Total
 from tff_hospitals.training.published_fields import INSIDE, is_private, may_be_published, part_of
 from tff_hospitals.training.run_record import read_record
 
-PAGE = "guarantee.md"
+PAGE, FOR_MACHINES = "guarantee.html", "guarantee.json"
 _JSON = ("plan.json", "record.json", "ledger.json", "summary.json")
 _TABLES = ("metrics.csv", "bytes.csv")
-_RESEARCH = (
-    "**Research on public data.** The noise of this run follows from keys that anybody can derive: it shows what the "
-    "method does, and protects nobody.\n\n"
-)
 
 
-def publish(run_dir: pathlib.Path, out: pathlib.Path, *, research: bool = False) -> list[pathlib.Path]:
-    """Writes what of a finished run may leave the house into a new folder.
+def publish(
+    run_dir: pathlib.Path, out: pathlib.Path, *, research: bool = False, dataset: HospitalDataset | None = None
+) -> list[pathlib.Path]:
+    """Writes what of a finished run may leave the house into a new folder, the page with its guarantee on top.
 
     Args:
       run_dir: of the run.
       out: the folder to make; must not exist, or be empty.
       research: publish a run whose noise follows from a seed, as research on public data.
+      dataset: of the run, for what else was released about it; None: as the plan names it, if it can be loaded here.
 
     Returns:
-      The files that were written, the page with the guarantee first.
+      The files that were written, the pages with the guarantee first.
 
     Raises:
       files.RecordError: no finished run of this version.
@@ -52,10 +58,19 @@ def publish(run_dir: pathlib.Path, out: pathlib.Path, *, research: bool = False)
     record, plan = read_record(run_dir), Plan.from_json(files.read_json(run_dir / "plan.json"))
     raise_if([*_folder_problems(run_dir, out), *_noise_problems(run_dir, plan, record, research)])
     allowed = may_be_published(plan)
-    written = [out / PAGE]
-    summary = files.read_json(run_dir / "summary.json")
-    page = _RESEARCH if research and is_private(plan) and not plan.privacy.secure_noise else ""
-    files.write_text(out / PAGE, f"# What this run promises\n\n{page}{summary['guarantee']}\n")
+    private = is_private(plan)
+    found = facts(
+        plan,
+        Ledger.from_json(files.read_json(run_dir / "ledger.json")),
+        part_of("summary.json", files.read_json(run_dir / "summary.json"), allowed),
+        part_of("record.json", record, allowed),
+        joint=_joint(plan, record, dataset) if private else None,
+        audit=read_audit(run_dir),
+        research=research and private and not plan.privacy.secure_noise,
+    )
+    files.write_text(out / PAGE, guarantee_page(found))
+    files.write_json(out / FOR_MACHINES, as_json(found))
+    written = [out / PAGE, out / FOR_MACHINES]
     for name in _JSON:
         content = part_of(name, files.read_json(run_dir / name), allowed)
         if name == "plan.json":  # a path tells where data lie
@@ -73,6 +88,21 @@ def publish(run_dir: pathlib.Path, out: pathlib.Path, *, research: bool = False)
             written.append(out / name)
     shutil.copyfile(run_dir / "model.keras", out / "model.keras")
     return [*written, out / "model.keras"]
+
+
+def _joint(plan: Plan, record: Mapping[str, Any], dataset: HospitalDataset | None) -> list[Total] | None:
+    """All that was released about the data of a run; None where its data set, or that record of it, is not here."""
+    if dataset is None:
+        data = plan.data
+        try:
+            dataset = load_dataset(
+                data.name, partition=data.partition, sites=data.sites, seed=data.seed, **dict(data.options)
+            )
+        except (InvalidInput, files.RecordError, OSError):
+            return None
+    if dataset.fingerprint() != record["dataset"].get("fingerprint"):
+        return None
+    return Odometer(dataset.secret).totals() or None
 
 
 def _folder_problems(run_dir: pathlib.Path, out: pathlib.Path) -> list[Problem]:
