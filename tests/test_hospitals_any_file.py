@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import os
+import re
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from own_tables import keep_key
 
 from tff_hospitals.foundations.validation import InvalidInput
-from tff_hospitals.hospitals import DataSecret, Feature, HospitalDataset, Schema, Target, load_dataset
+from tff_hospitals.hospitals import DataSecret, Feature, HospitalDataset, Schema, Target, load_dataset, read_schema
 
 KEY = DataSecret(bytes(range(32)), False, None)
 SCHEMA = """
@@ -334,3 +335,12 @@ def test_data_sets_of_tensorflow_are_hospitals():
     ):
         with pytest.raises(InvalidInput, match=words):
             HospitalDataset.from_arrays({"a": given}, task="binary", secret=KEY)
+
+
+def test_the_schema_on_the_page_is_one(checkout, tmp_path):
+    page = (checkout / "docs" / "data.md").read_text()
+    (tmp_path / "schema.yaml").write_text(re.search(r"^```yaml\n(.*?)^```", page, re.M | re.S)[1])
+    rules = read_schema(tmp_path / "schema.yaml")
+    assert rules.feature("temp").converted(100, "F") == pytest.approx(37.8, abs=0.05)
+    assert rules.feature("symptoms").low == 0
+    assert rules.format_of("north.csv").encoding == "cp1252"
