@@ -24,15 +24,20 @@ FLAGS = flags.FLAGS
 _OWN = ("target_epsilon", "seed")  # a comparison has several of them
 
 
-def define_flags() -> None:
-    """Flags of a single run."""
+def define_method_flags() -> None:
+    """What is trained: the method, and what it changes in the preset plan."""
     flags.DEFINE_string(
         "aggregator", "weighted_mean", "the method: a name that a comparison knows, or package.module:factory"
     )
     flags.DEFINE_string("robust", None, "rule against bad hospitals, such as trimmed_mean or multi_krum")
+    flag_groups.define_plan_flags(also=_OWN)
+
+
+def define_flags() -> None:
+    """Flags of a single run."""
     flag_groups.define_run_flags()
     flag_groups.define_chunk_flag()
-    flag_groups.define_plan_flags(also=_OWN)
+    define_method_flags()
 
 
 def method_of_flags() -> Method:

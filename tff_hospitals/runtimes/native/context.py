@@ -61,14 +61,20 @@ class NativeContext:
         self._channel = grpc.insecure_channel(worker.address, _CHANNEL_OPTIONS)
         self._stub = _WorkerStub(self._channel, worker)
         self._installed: list[contextlib.AbstractContextManager[Any]] = []
-        self.context = tff.framework.SyncExecutionContext(
+        self._compiler = _compile_plain_sums if secure_sum == "plain" else _compile
+        self.context = self._made_of(tff.framework.SyncExecutionContext)
+
+    def _made_of(self, kind: Any) -> Any:
+        return kind(
             executor_fn=tff.framework.ResourceManagingExecutorFactory(self._executor),
-            compiler_fn=_compile_plain_sums
-            if secure_sum == "plain"
-            else tff.backends.native.desugar_and_transform_to_native,
+            compiler_fn=self._compiler,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )
+
+    def asynchronous(self) -> Any:
+        """A `tff.framework.AsyncExecutionContext` over the same worker, for `tff.program.NativeFederatedContext`."""
+        return self._made_of(tff.framework.AsyncExecutionContext)
 
     def _executor(self, cardinalities: dict[Any, int]) -> Any:
         """An executor in the worker for so many hospitals; TFF calls this once per number of hospitals."""
