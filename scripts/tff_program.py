@@ -6,4 +6,4 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. Remedy: start it as ./run scripts/tff_program.py") from None
 
 if __name__ == "__main__":
-    main("tff-program")
+    main("program")

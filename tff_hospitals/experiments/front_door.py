@@ -18,7 +18,7 @@ COMMANDS = {
     "inspect": "tff_hospitals.experiments.inspect_command",
     "compare": "tff_hospitals.experiments.compare_command",
     "train": "tff_hospitals.experiments.train_command",
-    "tff-program": "tff_hospitals.experiments.tff_program_command",
+    "program": "tff_hospitals.experiments.program_command",
     "audit": "tff_hospitals.experiments.audit_command",
     "publish": "tff_hospitals.experiments.publish_command",
     "report": "tff_hospitals.experiments.report_command",
@@ -68,7 +68,7 @@ def main(name: str = "", argv: Sequence[str] | None = None) -> None:
 
 def _overview() -> str:
     words = {name: importlib.import_module(module).__doc__ or "" for name, module in COMMANDS.items()}
-    lines = [f"  {name:<13}{text.splitlines()[0]}" for name, text in words.items()]
+    lines = [f"  {name:<11}{text.splitlines()[0]}" for name, text in words.items()]
     return "\n".join(
         [
             "Compare ways in which hospitals train one model together, at the same verified privacy.",

@@ -1,6 +1,6 @@
 """Trains one plan as a federated program of TFF's, with its managers, our ledger and a certificate.
 
-    tff-hospitals tff-program --aggregator=dp_sgd --target_epsilon=2 --rounds=3 --run_dir=runs/program
+    tff-hospitals program --aggregator=dp_sgd --target_epsilon=2 --rounds=3 --run_dir=runs/program
 
 The plan is that of `tff-hospitals train` with the same flags; TFF draws the batches, in a worker of its own. The same
 command goes on with a folder that it began.
