@@ -296,10 +296,19 @@ def test_what_is_no_factory_is_refused_by_name(hospitals, tmp_path, monkeypatch)
     for name, words in {
         "mine_of_nobody:seven": "names 'seven', which mine_of_nobody does not register",
         "mine_of_nobody:eight": "names 'eight', which mine_of_nobody does not register",
-        "no_such_module:x": "names a module that cannot be imported",
+        "no_such_module:x": "cannot be imported: there is no module 'no_such_module' on Python's path",
     }.items():
         with pytest.raises(InvalidInput, match=words):
             methods.find_methods((name,))
+
+
+def test_a_factory_that_is_called_like_a_mechanism_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "mine_of_that_name.py").write_text("def tree(clients_per_round):\n    return None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (method,) = methods.find_methods(("mine_of_that_name:tree",))
+    assert not method.private
+    assert mechanisms.named("mine_of_that_name:tree").computed_by == own_factory.COMPUTED_BY
+    assert mechanisms.named("tree").private
 
 
 def test_what_tff_refuses_is_told_in_its_words(hospitals):

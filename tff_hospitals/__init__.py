@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"build_learning_process": "tff_hospitals.tff.process"}
+_LAZY = {"build_learning_process": "tff_hospitals.tff"}
 
 
 def __getattr__(name: str) -> Any:

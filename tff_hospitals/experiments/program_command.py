@@ -29,9 +29,11 @@ def define_flags() -> None:
 
 def run() -> None:
     """Runs the program that the flags describe."""
+    from tff_hospitals.foundations import optional
     from tff_hospitals.foundations.validation import raise_if
 
     command.need_run_dir()
+    optional.need(optional.TFF, "tff-hospitals program")
     plan = train_command.plan_from_flags()
     raise_if(review.problems(plan))
     from tff_hospitals.experiments import baselines

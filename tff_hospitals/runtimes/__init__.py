@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.foundations import optional
 from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.runtimes.base import Registered, Runtime
 
@@ -30,6 +31,7 @@ RUNTIMES: dict[str, Registered] = {
         "TFF's own executor, the reference",
         equality="reference",
         draws_system_noise=False,  # its worker cannot call numpy
+        package=optional.TFF,
     ),
     "cluster": Registered(
         "tff_hospitals.runtimes.cluster.runtime:ClusterRuntime",
@@ -65,7 +67,7 @@ def build_runtime(
     """
     raise_if([one_of("runtime", name, RUNTIMES)])
     registered = RUNTIMES[name]
-    raise_if(registered.problems(tuple(options)))
+    raise_if([*registered.missing(name), *registered.problems(tuple(options))])
     module, _, kind = registered.path.partition(":")
     given = {"plan": plan, **options} if registered.needs_plan else options
     built: Runtime = getattr(importlib.import_module(module), kind)(composition, dataset, frozen, **given)

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.foundations import optional
 from tff_hospitals.foundations.validation import Problem, raise_if
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Registered:
       draws_system_noise: whether noise may come from the operating system (`--secure_noise`).
       needs_plan: whether it builds the process again from the plan, somewhere else.
       options: names of the keyword arguments that it takes.
+      package: that it needs beside TensorFlow; empty for none.
     """
 
     path: str
@@ -60,6 +62,11 @@ class Registered:
     draws_system_noise: bool = True
     needs_plan: bool = False
     options: tuple[str, ...] = ()
+    package: str = ""
+
+    def missing(self, name: str) -> list[Problem]:
+        """That its package cannot be imported, if so; `name` is the runtime's own."""
+        return optional.missing(self.package, f"--runtime={name}") if self.package else []
 
     def problems(self, options: Sequence[str]) -> list[Problem]:
         """Options that it does not take."""

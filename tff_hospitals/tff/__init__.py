@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.foundations import optional
+
 if TYPE_CHECKING:
     from tff_hospitals.tff.client_data import from_client_data, to_client_data
     from tff_hospitals.tff.encoding import encoded_distributor, encoded_sum_factory
@@ -40,5 +42,6 @@ _LAZY = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
+        optional.need(optional.TFF, f"tff_hospitals.tff.{name}")
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,7 +48,7 @@ class SeedIndependentParts:
         extension: Extension | None = None,
     ):
         raise_if([one_of("runtime", runtime, RUNTIMES)])
-        raise_if(only_elsewhere(plan.privacy, runtime))
+        raise_if([*only_elsewhere(plan.privacy, runtime), *RUNTIMES[runtime].missing(runtime)])
         dataset = under_attack(plan, dataset)
         self.dataset, self.model, self.runtime_name, self.evaluated = dataset, model, runtime, evaluate_on
         self.registered = RUNTIMES[runtime]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from tff_hospitals.foundations import extensions
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan.mechanisms.base import Mechanism, missing_parts
 from tff_hospitals.plan.mechanisms.other_names import known_name
@@ -87,10 +88,13 @@ def name_problem(field: str, name: str, level: str | None = None) -> Problem | N
     there = _MECHANISMS.get(name)
     if module and there is None:
         try:
-            there = _resolved(name, getattr(importlib.import_module(module), short, None))
-        except ImportError as error:
-            remedy = "write package.module:name, with a module that this environment imports"
-            return Problem(field, name, f"names a module that cannot be imported ({error})", remedy)
+            own = extensions.import_module(module, field, name)
+        except InvalidInput as error:
+            (found,) = error.problems
+            remedy = f"write package.module:name, with a module that this environment imports: {found.remedy}"
+            return Problem(field, name, f"names a module that cannot be imported: {found.bound}", remedy)
+        try:
+            there = _resolved(name, getattr(own, short, None))
         except InvalidInput as error:
             return error.problems[0]
     if there is not None and level in (None, there.level):
@@ -105,6 +109,8 @@ def name_problem(field: str, name: str, level: str | None = None) -> Problem | N
 
 def _resolved(name: str, value: Any) -> Mechanism | None:
     """The mechanism that something of the user's own is, unless its module registered one of that name."""
-    if value is None or name.rpartition(":")[2] in _MECHANISMS:
+    module, _, short = name.rpartition(":")
+    registered = _MECHANISMS.get(short)
+    if value is None or (registered is not None and type(registered).__module__ == module):
         return None
     return next((made for resolver in _RESOLVERS if (made := resolver(name, value)) is not None), None)
