@@ -142,6 +142,10 @@ def _cell(value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """`value` as plain JSON types: mappings, lists, strings, numbers, booleans and None."""
+    if value is None or type(value) in (str, int, bool):  # most of what is written, a hundred thousand times a run
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

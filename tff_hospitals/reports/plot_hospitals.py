@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tff_hospitals.reports.plot_privacy import footer_text, score_limits
+from tff_hospitals.reports.plot_privacy import footer_text, intervals_over, score_limits
 from tff_hospitals.reports.plot_style import (
     GRID,
     INK,
@@ -89,7 +89,11 @@ def _panels(summary: Summary, rows: Sequence[Row], ids: Sequence[str]) -> Pictur
     sheet = Sheet(
         "What every hospital gets from each method",
         f"{metric_title(summary.metric)} on the hospital's own test records; "
-        + ("bars: 95 % intervals over seeds." if some else "no intervals: they need two seeds or more.")
+        + (
+            f"bars: 95 % intervals over {intervals_over(summary)}."
+            if some
+            else "no intervals: they need two seeds or more."
+        )
         + " Dotted: the median method.",
         footer_text(summary),
         lines * (body + 0.95) - 0.1,

@@ -130,7 +130,7 @@ class _Objective:
     def __init__(self, model: FunctionalModel, frozen: tuple, features: np.ndarray, labels: np.ndarray):
         import tensorflow as tf
 
-        self._frozen, self._records = frozen, len(labels)
+        self._frozen, self._records = tuple(map(tf.constant, frozen)), len(labels)
         self._shapes = [tuple(spec.shape) for spec in model.trainable_specs]
         self._total, self._each = _functions_of(model)
         rows = [slice(start, start + _CHUNK) for start in range(0, len(labels), _CHUNK)]
@@ -149,15 +149,20 @@ class _Objective:
         if self._last is None or self._last[0] != key:
             total, gradient = 0.0, np.zeros(len(flat))
             for features, labels in self._chunks:
-                loss, part = self._total(flat.astype(np.float32), self._frozen, features, labels)
+                loss, part = self._total(self._vector(flat), self._frozen, features, labels)
                 total += float(loss)
                 gradient += part.numpy()
             self._last = key, (total / self._records, gradient / self._records)
         return self._last[1]
 
+    def _vector(self, flat: np.ndarray) -> Any:
+        import tensorflow as tf
+
+        return tf.constant(flat.astype(np.float32))
+
     def each(self, flat: np.ndarray) -> np.ndarray:
         """The loss of every record."""
-        vector = flat.astype(np.float32)
+        vector = self._vector(flat)
         parts = [self._each(vector, self._frozen, *chunk).numpy() for chunk in self._chunks]
         return np.concatenate(parts).astype(np.float64)
 
@@ -185,6 +190,14 @@ def _functions_of(model: FunctionalModel) -> tuple[Any, Any]:
 
         if len(_KEPT) >= 8:
             _KEPT.clear()
-        traced = tuple(tf.function(one, autograph=False, reduce_retracing=True) for one in (total, each))
-        _KEPT[id(model)] = model, (traced[0], traced[1])
+        # Called a thousand times on few records: what looks for a fitting trace would take longer than the passes.
+        labels = tf.float32 if model.task == "regression" else tf.int64
+        specs = (
+            tf.TensorSpec([sum(sizes)], tf.float32),
+            tuple(tf.TensorSpec(spec.shape, spec.dtype) for spec in model.frozen_specs),
+            tf.TensorSpec([None, *model.feature_shape], tf.float32),
+            tf.TensorSpec([None], labels),
+        )
+        made = [tf.function(one, autograph=False).get_concrete_function(*specs) for one in (total, each)]
+        _KEPT[id(model)] = model, (made[0], made[1])
     return _KEPT[id(model)][1]
