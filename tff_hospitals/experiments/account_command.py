@@ -2,17 +2,18 @@
 
 tff-hospitals account --sampling_probability=4/199 --noise_multiplier=1.1 --steps=1500 --delta=1e-3
 tff-hospitals account --sampling_probability=4/199 --target_epsilon=1 --steps=1500 --delta=1e-3
+tff-hospitals account --dataset=heart_disease
 tff-hospitals account --strategy=blt --steps=1000 --min_separation=100 --participations=10
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
-from tff_hospitals.experiments import account_strategy
+from tff_hospitals.experiments import account_dataset, account_strategy
 
 FLAGS = flags.FLAGS
 
@@ -29,12 +30,19 @@ def define_flags() -> None:
     flags.DEFINE_string("adjacency", None, "add_or_remove_one, replace_one or replace_special; default: as --sampling")
     flags.DEFINE_integer("records", None, "number of records (with --sampling=fixed_size, and to check --delta)")
     flags.DEFINE_integer("batch", None, "records in a batch (with --sampling=fixed_size)")
+    flags.DEFINE_string("dataset", None, "tell what all runs on this data set released together: a name or a path")
+    flags.DEFINE_string("schema", None, "schema file of your own data, with --dataset")
     flags.DEFINE_bool("json", False, "print one JSON object")
     account_strategy.define_flags()
 
 
 def run() -> None:
     """Answers what the flags ask."""
+    if FLAGS.dataset is not None:
+        _refuse_beside("dataset", ("dataset", "schema", "json"))
+        _print(account_dataset.answer(FLAGS.dataset, FLAGS.schema), account_dataset.text)
+        return
+    _refuse_beside(None, ("schema",))
     if FLAGS.strategy is not None:
         _print(account_strategy.answer_flags(), account_strategy.text)
         return
@@ -51,6 +59,20 @@ def run() -> None:
         batch=FLAGS.batch,
     )
     _print(found, text)
+
+
+def _refuse_beside(question: str | None, names: Sequence[str]) -> None:
+    """Refuses flags of another question: with one, all that are not in `names`; without, those in `names`."""
+    from tff_hospitals.foundations.validation import Problem, raise_if
+
+    own = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__)]
+    own += [flag.name for flag in FLAGS.get_key_flags_for_module(account_strategy.__name__)]
+    given = [name for name in own if FLAGS[name].present]
+    if question is None:
+        wrong, bound = [name for name in given if name in names], "is only used with --dataset"
+    else:
+        wrong, bound = [name for name in given if name not in names], f"is not used with --{question}"
+    raise_if(Problem(f"--{name}", FLAGS[name].value, bound, "drop it") for name in wrong)
 
 
 def _print(found: dict[str, Any], words: Callable[[dict[str, Any]], str]) -> None:

@@ -65,6 +65,7 @@ def run() -> None:
         command=command.command_line(),
         audit=FLAGS.audit,
         store_updates=FLAGS.store_updates,
+        max_total_epsilon=FLAGS.max_total_epsilon,
         headline=FLAGS.headline,
         splits=FLAGS.splits,
     )

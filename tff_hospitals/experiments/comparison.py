@@ -51,6 +51,7 @@ class Comparison:
       command: how to do it again, for the report.
       audit: attack each method's run of the first seed, and put the outcome into its row.
       store_updates: keep every hospital's update of every k-th round.
+      max_total_epsilon: a method whose runs would bring all runs on these data together beyond it is not run.
       headline: the metric that methods are ranked by; None: accuracy, or another one where it misleads.
       splits: how many times the records are divided anew into training and testing; every method runs on each.
     """
@@ -67,6 +68,7 @@ class Comparison:
     command: str = ""
     audit: bool = False
     store_updates: int | None = None
+    max_total_epsilon: float | None = None
     headline: str | None = None
     splits: int = 1
 
@@ -94,6 +96,12 @@ class Comparison:
         if self.splits > 1 and "split" in self.data_options:
             bound, remedy = "chooses one split, and --splits takes several", "drop one of the two"
             found.append(Problem("data_option split", self.data_options["split"], bound, remedy))
+        if self.max_total_epsilon is not None:
+            open_ones = [method.name for method in find_methods(self.methods) if not method.private]
+            if open_ones:
+                bound = f"cannot be kept by methods whose results no epsilon covers: {', '.join(open_ones)}"
+                remedy = "name private methods alone: --aggregators=dp_sgd,..."
+                found.append(Problem("max_total_epsilon", self.max_total_epsilon, bound, remedy))
         noisy = any(method.noisy for method in find_methods(self.methods))
         if noisy and not self.target_epsilons and "noise_multiplier" not in self.given:
             found.append(
@@ -176,6 +184,7 @@ def run(
                 folder / "runs",
                 comparison.baseline_epochs,
                 store_updates=comparison.store_updates,
+                max_total_epsilon=comparison.max_total_epsilon,
                 models=models,
             )
             for number, dataset in enumerate(datasets)
@@ -208,6 +217,10 @@ def run(
                     for runner in runners
                     for result in runs.rows(runner, comparison.seeds, functools.partial(started, runner=runner))
                 ]
+            except InvalidInput as error:
+                if not all(one.name == "max_total_epsilon" for one in error.problems):
+                    raise
+                outcome.enter(failed_row(first, str(error), delta))
             except TrainingError as error:  # the other methods go on; the row and the exit code say it
                 outcome.enter(failed_row(first, str(error), delta))
             else:
@@ -317,7 +330,8 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
       records.RecordError: when the folder holds another comparison.
     """
     asked = files.plain({**dataclasses.asdict(comparison), "command": "", "data": dataset.fingerprint()})
-    for name in ("audit", "store_updates", "headline"):  # none changes what is trained: they may be asked for later
+    # None of these changes what is trained: they may be asked for later.
+    for name in ("audit", "store_updates", "headline", "max_total_epsilon"):
         del asked[name]
     if comparison.splits == 1:  # as folders of earlier versions have it
         del asked["splits"]

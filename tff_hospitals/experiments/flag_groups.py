@@ -54,6 +54,9 @@ def define_run_flags() -> None:
     flags.DEFINE_string("run_dir", None, "folder for everything that is left behind (required)")
     flags.DEFINE_bool("progress", True, "show progress")
     flags.DEFINE_integer("store_updates", None, "keep every hospital's update of every k-th round, for the audit")
+    flags.DEFINE_float(
+        "max_total_epsilon", None, "refuse a run with which all runs on these data together would release more"
+    )
     flags.DEFINE_string("runtime", "compiled", "compiled, native (TFF's own executor, the reference) or cluster (Ray)")
     flags.DEFINE_string("cluster_address", None, "host:port of a Ray cluster; by default one is started here")
     flags.DEFINE_float("cluster_time_limit_seconds", 120.0, "give a cluster up that does not answer within this time")

@@ -51,6 +51,7 @@ class MethodRunner:
       baseline_epochs: of the pooled and local baselines; None trains them to their end where the model is small enough
         for that, and for `baselines.PUBLISHED_EPOCHS` else.
       store_updates: keep every hospital's update of every k-th round, for audits.
+      max_total_epsilon: the limit on all runs on these data together.
       models: by name, filled on first use; methods that share it share compiled programs and first weights.
     """
 
@@ -61,6 +62,7 @@ class MethodRunner:
     folder: pathlib.Path
     baseline_epochs: int | None
     store_updates: int | None = None
+    max_total_epsilon: float | None = None
     models: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def name(self, seed: int, hospital: str | None = None) -> str:
@@ -114,7 +116,8 @@ class MethodRunner:
             runs, rises = train_to_the_end(plans, dataset, **common), None
         else:
             plans = [baselines.in_sight(plan) for plan in plans] if to_its_end else plans
-            runs = train_seeds(plans, dataset, store_updates=self.store_updates, **common)
+            limit = self.max_total_epsilon
+            runs = train_seeds(plans, dataset, store_updates=self.store_updates, max_total_epsilon=limit, **common)
             curves = [run.summary["curve"] for run in runs]
             rises = last_rounds.still_rising(curves, "loss") if to_its_end else None
         evaluator = Evaluator(model, dataset if evaluated is None else evaluated)

@@ -98,6 +98,7 @@ class Job:
     baseline_epochs: int | None
     seed: int
     store_updates: int | None = None
+    max_total_epsilon: float | None = None
     extensions: tuple[str, ...] = ()
 
 
@@ -105,7 +106,7 @@ def job_of(runner: MethodRunner, seed: int) -> Job:
     """The words for a run."""
     folder, plan = str(pathlib.Path(runner.folder).absolute()), runner.plan.to_json()
     name, epochs, names = runner.method.name, runner.baseline_epochs, extensions.loaded()
-    return Job(name, plan, folder, epochs, seed, runner.store_updates, names)
+    return Job(name, plan, folder, epochs, seed, runner.store_updates, runner.max_total_epsilon, names)
 
 
 def run_job(job: Job) -> tuple[RunResult | None, str | None]:
@@ -134,6 +135,7 @@ def run_job(job: Job) -> tuple[RunResult | None, str | None]:
             pathlib.Path(job.folder),
             job.baseline_epochs,
             store_updates=job.store_updates,
+            max_total_epsilon=job.max_total_epsilon,
         )
         return runner.run(job.seed), None
     except (InvalidInput, RecordError, TrainingError) as error:

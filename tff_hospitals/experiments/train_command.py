@@ -118,6 +118,8 @@ def run() -> None:
             on_round=display.update,
             runtime_options=options,
             store_updates=FLAGS.store_updates,
+            max_total_epsilon=FLAGS.max_total_epsilon,
+            on_note=lambda text: print(f"note: {text}", file=sys.stderr),
         )
     if result.already_finished:
         print(f"{folder} holds this run, finished: nothing was trained. Its result:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import TYPE_CHECKING
 
 from tff_hospitals.plan import mechanisms, poison
@@ -31,7 +32,7 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
     noise = noise_plan.make(plan, dataset)
     if not noise.parts:
         return simulated
-    words = [*_of_preprocessing(plan, dataset), *simulated]
+    words = [*_of_preprocessing(plan, dataset), *_of_starting_weights(plan), *simulated]
     for part in noise.parts:
         units = len(dataset.hospitals) if part.unit == "hospital" else max(dataset.records().values())
         if part.delta >= 1 / units:
@@ -83,6 +84,17 @@ def _of_preprocessing(plan: Plan, dataset: HospitalDataset) -> list[str]:
     return [
         f"epsilon covers training, not the preprocessing ({preprocessing.kind}): means and deviations were taken from "
         "hospital data without noise. Remedy: --scaling=fixed_bounds or --scaling=dp_moments."
+    ]
+
+
+def _of_starting_weights(plan: Plan) -> list[str]:
+    path = plan.model.options.get("pretrained")
+    if not path:
+        return []
+    return [
+        f"epsilon covers training, not the weights that it starts from ({pathlib.PurePath(str(path)).name}): for a "
+        "patient whose record they were trained on nothing is promised. Remedy: weights from public records, or from a "
+        "run with an epsilon of its own, which then adds up."
     ]
 
 

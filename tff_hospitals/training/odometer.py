@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import UNITS, Ledger, joint_ledger
-from tff_hospitals.foundations.validation import Problem
+from tff_hospitals.foundations.validation import Problem, in_range
 from tff_hospitals.training.charges import Charge, ChargeFile
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ class Odometer:
           limit: the largest joint epsilon, for every unit.
           planned: what the run will release at most.
         """
+        remedy = "give the largest epsilon that all runs on these data may reach together, such as 8"
+        wrong = in_range("max_total_epsilon", limit, low=0.0, low_open=True, remedy=remedy)
+        if wrong is not None:
+            return [wrong]
         if self.file is None:
             bound = "needs an odometer, which data in memory have not: nothing of them outlives the process"
             return [Problem("max_total_epsilon", limit, bound, "load the data from files, or count by hand")]
