@@ -23,7 +23,7 @@ def answer(name: str, schema: str | None = None) -> dict[str, Any]:
     from tff_hospitals.hospitals import load_dataset
     from tff_hospitals.training.odometer import Odometer
 
-    dataset = load_dataset(name, **({} if schema is None else {"schema": schema}))
+    dataset = load_dataset(name, schema=schema)
     odometer = Odometer(dataset.secret)
     if not odometer:
         bound = "has no odometer: nothing of data in memory outlives the process"
