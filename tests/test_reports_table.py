@@ -364,9 +364,50 @@ def test_a_row_that_has_not_converged_is_not_ranked():
     source = report_samples.sample_summary()
     best = max(source["rows"][2:5], key=lambda row: row["accuracy_mean"])
     best["converged"] = False
-    sentence = findings.findings(summary_from_json(source))[0]
+    one = summary_from_json(source)
+    sentence = findings.findings(one)[0]
     assert best["label"] not in sentence
     assert "of 2 methods" in sentence
+    (words,) = findings.cautions(one)
+    assert words.startswith("Not ranked, since training had not come to its end")
+    assert best["label"] in words
+    assert "Not ranked" in table.terminal_table(one)
+
+
+def test_fewest_bytes_are_not_those_of_a_row_that_is_not_ranked():
+    source = report_samples.sample_summary()
+    private = [row for row in source["rows"] if row["target_epsilon"]]
+    for number, row in enumerate(private):
+        row.update(bytes_up=1e3 * (number + 1), bytes_down=0.0)
+    said = [text for text in findings.findings(summary_from_json(source)) if text.startswith("Fewest bytes")]
+    assert private[0]["label"] in said[0]
+    private[0]["converged"] = False
+    said = [text for text in findings.findings(summary_from_json(source)) if text.startswith("Fewest bytes")]
+    assert private[1]["target_epsilon"] != private[0]["target_epsilon"]
+    assert f"ε = {private[1]['target_epsilon']:g}" in said[0]
+
+
+def test_hospitals_of_nearly_one_class_are_named_where_accuracy_ranks():
+    source = report_samples.sample_summary()
+    source["test_records_by_class"] = {"cleveland": {"0": 56, "1": 48}, "switzerland": {"0": 1, "1": 15}}
+    (words,) = findings.cautions(summary_from_json(source))
+    assert "of one class at switzerland (94 %):" in words
+    assert "cleveland" not in words
+    source["headline"] = "auc"
+    assert findings.cautions(summary_from_json(source)) == []
+
+
+def test_nothing_is_called_best_that_is_not(monkeypatch):
+    """Neither in text nor on the page nor in the figures, whatever unit or epsilon: no interval, no best."""
+    from tff_hospitals.reports.html import comparison_page
+    from tff_hospitals.reports.plots import draw_all
+
+    one = sample(seeds=(1,))  # one seed and no interval over patients: nothing can be told apart
+    pictures, missing = draw_all(one)
+    page = comparison_page(one, [], missing)
+    said = [table.terminal_table(one), *findings.findings(one), *(f"{p.caption} {p.alt}" for p in pictures)]
+    assert "best" not in " ".join(said).lower()
+    assert page.lower().count("best") == page.count("The best of several methods is chosen on the same test records")
 
 
 def test_the_joint_epsilon_stands_under_the_table():

@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tff_hospitals.reports.differences import difference, told_apart
-from tff_hospitals.reports.rows import Row, common_warnings
+from tff_hospitals.reports.rows import Row, common_warnings, ordered
 from tff_hospitals.reports.spread import Interval
 from tff_hospitals.reports.summary import Summary
 from tff_hospitals.reports.wording import (
     UNIT_SHORT,
     bytes_text,
+    percent,
     row_title,
     score_text,
     score_words,
     significant,
     target_text,
+    unranked_sentences,
     with_unit,
 )
+from tff_hospitals.training.metrics import UNEQUAL
 
 
 def best_rows(rows: Iterable[Row]) -> dict[tuple[str, float | None], Row]:
@@ -56,6 +59,31 @@ def findings(summary: Summary) -> list[str]:
     if cheapest:
         sentences.append(cheapest)
     return sentences
+
+
+def cautions(summary: Summary) -> list[str]:
+    """What a reader must know before ranking rows: which are not ranked, and where accuracy says little."""
+    return [*unranked_sentences(ordered(summary.rows)), *_one_sided(summary)]
+
+
+def _one_sided(summary: Summary) -> list[str]:
+    """Hospitals most of whose test records are of one class, where accuracy is what rows are ranked by."""
+    if summary.metric.name != "accuracy":
+        return []
+    shares = {}
+    for hospital, counts in summary.test_records_by_class.items():
+        total = sum(counts.values())
+        if total and max(counts.values()) > UNEQUAL * total:
+            shares[hospital] = max(counts.values()) / total
+    if not shares:
+        return []
+    first = sorted(shares, key=lambda one: -shares[one])
+    names = ", ".join(f"{one} ({percent(shares[one], 0)} %)" for one in first[:3])
+    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
+    return [
+        f"Most test records are of one class at {names}{more}: accuracy there says more about the classes than about "
+        "the model. AUC, balanced accuracy and recall are in report.html and summary.csv."
+    ]
 
 
 def _private_sentence(row: Row, yardstick: Row | None, summary: Summary) -> str:

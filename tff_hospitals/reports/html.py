@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tff_hospitals.reports.columns import COLUMNS, Column, Shown
-from tff_hospitals.reports.findings import findings
+from tff_hospitals.reports.findings import cautions, findings
 from tff_hospitals.reports.metric_tables import metric_tables
 from tff_hospitals.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.reports.plot_style import Picture
@@ -30,7 +30,6 @@ from tff_hospitals.reports.wording import (
     row_title,
     score_text,
     significant,
-    unranked_sentences,
 )
 
 PROMISE_TITLES = {"record": "Record level", "hospital": "Hospital level", "none": "No guarantee"}
@@ -66,7 +65,7 @@ def comparison_page(
         "comparison.html",
         title=summary.title or f"Ways of training together on {summary.dataset.name}",
         badges=badges(summary.dataset, facts),
-        findings=[*findings(summary), *unranked_sentences(rows)],
+        findings=[*findings(summary), *cautions(summary)],
         missing=list(missing),
         table=_table(Shown(rows, html=True, delta=summary.delta, splits=summary.splits), ids, warnings),
         warnings=warnings,

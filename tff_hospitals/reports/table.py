@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from tff_hospitals.reports.columns import Shown
+from tff_hospitals.reports.findings import cautions
 from tff_hospitals.reports.rows import GROUP_TITLES, Row, common_warnings, ordered
 from tff_hospitals.reports.summary import Summary
 from tff_hospitals.reports.table_columns import Printed, hospital_columns, method_column, printed_columns
@@ -22,7 +23,6 @@ from tff_hospitals.reports.wording import (
     conversions_text,
     delta_text,
     joint_sentences,
-    unranked_sentences,
     worst_hospital,
 )
 
@@ -134,7 +134,7 @@ def _footer(summary: Summary, shown: Shown, collapsed: bool) -> list[str]:
     lines = [f"{shown.score_sentence} Bytes: whole run, all hospitals."]
     if summary.headline_reason and shown.metric.name != "accuracy":
         lines.append(f"Ranked by {shown.metric.label}: {summary.headline_reason}.")
-    lines += unranked_sentences(rows)
+    lines += cautions(summary)
     private = [row for row in rows if row.private]
     if private:
         worst = list(dict.fromkeys(worst for row in private if (worst := worst_hospital(row))))
