@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tff_hospitals.audits import canaries, labels, membership, picture, promise, statistics, threat_models
+from tff_hospitals.audits import labels, membership, picture, statistics, threat_models
+from tff_hospitals.audits.bounds import guesses
 from tff_hospitals.foundations.validation import InvalidInput
 
 
@@ -142,10 +143,10 @@ def test_groups_without_both_kinds_are_left_out():
 
 
 def test_a_hundred_right_guesses_certify_3_493():
-    bound = canaries.one_run_lower_bound(canaries=100, guesses=100, correct=100, delta=0.0)
+    bound = guesses.one_run_lower_bound(canaries=100, guesses=100, correct=100, delta=0.0)
     assert bound == pytest.approx(3.493, abs=5e-4)
     assert bound == pytest.approx(math.log(0.05**0.01 / (1 - 0.05**0.01)), abs=1e-6)  # q**100 = 0.05
-    with_delta = canaries.one_run_lower_bound(canaries=100, guesses=100, correct=100, delta=1e-3)
+    with_delta = guesses.one_run_lower_bound(canaries=100, guesses=100, correct=100, delta=1e-3)
     assert 0 < with_delta < bound
 
 
@@ -158,48 +159,14 @@ def test_the_bound_of_one_run_holds_for_randomised_response():
         coins = generator.random(size) < 0.5
         answers = np.where(generator.random(size) < right, coins, ~coins)
         scores = answers + 1e-6 * generator.normal(size=size)
-        bounds.append(canaries.guess_and_bound(scores, coins, delta=0.0).lower_bound)
+        bounds.append(guesses.guess_and_bound(scores, coins, delta=0.0).lower_bound)
     assert np.mean(np.array(bounds) > epsilon) <= 0.08  # 100 audits
     assert np.median(bounds) > 0.6
 
 
-def test_the_bound_of_repeated_runs_holds_for_the_gaussian_mechanism():
-    """Shift 1 in deviations: epsilon at delta 1e-3 from the exact trade-off (Balle and Wang 2018)."""
-    generator, delta = np.random.default_rng(4), 1e-3
-    epsilons = np.linspace(0, 10, 2001)
-    curve = stats.norm.cdf(0.5 - epsilons) - np.exp(epsilons) * stats.norm.cdf(-0.5 - epsilons)
-    truth = epsilons[np.argmax(curve <= delta)]
-    bounds = [
-        canaries.repeated_run_lower_bound(
-            generator.normal(1, 1, 1000), generator.normal(0, 1, 1000), delta=delta
-        ).lower_bound
-        for _ in range(40)
-    ]
-    assert max(bounds) <= truth
-    assert np.median(bounds) > 0.25 * truth
-    broken = canaries.repeated_run_lower_bound(generator.normal(3, 1, 1000), generator.normal(0, 1, 1000), delta=delta)
-    assert broken.lower_bound > 0.8 * truth
-    alike = canaries.repeated_run_lower_bound(generator.normal(size=400), generator.normal(size=400), delta=delta)
-    assert alike.lower_bound < 0.3
-
-
 def test_counts_of_guesses_must_fit():
     with pytest.raises(InvalidInput, match="correct"):
-        canaries.one_run_p_value(canaries=10, guesses=5, correct=6, epsilon=1.0, delta=0.0)
-    with pytest.raises(InvalidInput, match="runs"):
-        canaries.repeated_run_lower_bound(np.zeros(2), np.zeros(9), delta=1e-3)
-
-
-def test_verdicts_pass_fail_and_say_when_nothing_was_promised():
-    passed = promise.verdict("record", "runs", lower_bound=0.5, ledger_epsilon=1.0, confidence=0.95)
-    failed = promise.verdict("record", "runs", lower_bound=1.5, ledger_epsilon=1.0, confidence=0.95)
-    nothing = promise.verdict("hospital", "runs", lower_bound=9.0, ledger_epsilon=math.inf, confidence=0.95)
-    assert (passed.passed, failed.passed, nothing.passed) == (True, False, True)
-    assert failed.words.startswith("FAIL at record level")
-    assert "95 % confidence" in passed.words
-    assert nothing.words.startswith("NO PROMISE")
-    assert promise.holds([passed, nothing], [])
-    assert not promise.holds([passed, failed], [])
+        guesses.one_run_p_value(canaries=10, guesses=5, correct=6, epsilon=1.0, delta=0.0)
 
 
 # ------------------------------------------------------------------------------------------------- pictures and labels

@@ -110,7 +110,7 @@ def test_a_mechanism_that_lacks_a_part_is_refused_when_it_is_registered():
 
         @mechanisms.register
         class Unreleased(mechanisms.HospitalLevel):
-            name, words, noise_by, options, attack = "unreleased", "words", "server", (), ""
+            name, words, noise_by, options = "unreleased", "words", "server", ()
 
     assert seen.server == "a"
     assert {"misspelt", "silent", "unreleased"} & set(mechanisms.MECHANISMS) == set()

@@ -196,6 +196,10 @@ class Ledger:
         rounds = range(self.last_round() + 1)
         return {number: self.epsilon(unit, hospital_id, conversion, through_round=number) for number in rounds}
 
+    def by_round(self) -> dict[tuple[str, str | None], dict[MechanismEvent, dict[int, int]]]:
+        """Every entry: by (unit, hospital or None for all alike) and event, how often in which round."""
+        return {key: {event: entry.by_round() for event, entry in of.items()} for key, of in self._entries.items()}
+
     def conversions(self, unit: str, hospital_id: str | None = None) -> tuple[str, ...]:
         """The conversions that can handle everything recorded for this unit (and hospital, or every hospital)."""
         able = [epsilon_lib.conversions_for(one, self.delta) for one in self._compositions(unit, hospital_id)]
@@ -270,7 +274,7 @@ class Ledger:
         if not isinstance(other, Ledger):
             return NotImplemented
         same = self.delta == other.delta and self.adjacency == other.adjacency
-        return same and self._values() == other._values()
+        return same and self.by_round() == other.by_round()
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -279,9 +283,6 @@ class Ledger:
             f"{unit}/{hospital_id or 'all'}: {len(of)} kinds" for (unit, hospital_id), of in self._entries.items()
         )
         return f"Ledger(delta={self.delta!r}, adjacency={self.adjacency!r}, {entries or 'empty'})"
-
-    def _values(self) -> dict[tuple[str, str | None], dict[MechanismEvent, dict[int, int]]]:
-        return {key: {event: entry.by_round() for event, entry in of.items()} for key, of in self._entries.items()}
 
     def _hospital_problem(self, unit: str, hospital_id: str | None) -> Problem | None:
         """An id that never occurred is a mistake, unless entries touch every hospital."""

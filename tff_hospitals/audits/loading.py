@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -13,13 +14,19 @@ import numpy as np
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes import composition
+from tff_hospitals.training.extension import extension
 from tff_hospitals.training.run_record import fullest, read_record
 from tff_hospitals.training.updates import StoredRound, UpdateFolder
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
+    from tff_hospitals.processes.composition import Composition
+    from tff_hospitals.training.extension import Extension
+    from tff_hospitals.training.results import Run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,15 +34,16 @@ class LoadedRun:
     """Everything of a run that an audit needs.
 
     Attributes:
-      folder: the run directory.
+      folder: the run directory; None: the run was kept in memory.
       plan, dataset, model: rebuilt.
       weights, frozen: the final model.
       ledger: what the run released.
       summary: its summary.json.
       rounds: rounds that were run.
+      extension: what the run was before it was extended; None where it was not.
     """
 
-    folder: pathlib.Path
+    folder: pathlib.Path | None
     plan: Plan
     dataset: HospitalDataset
     model: FunctionalModel
@@ -44,6 +52,26 @@ class LoadedRun:
     ledger: Ledger
     summary: Mapping[str, Any]
     rounds: int
+    extension: Extension | None = None
+
+    @functools.cached_property
+    def composition(self) -> Composition:
+        """The run's learning process."""
+        return composition.compose(self.plan, self.dataset, self.model)
+
+    @functools.cached_property
+    def continues(self) -> list[str]:
+        """Names of the releases that the run goes on from."""
+        return [] if self.extension is None else self.extension.releases(self.dataset, self.model)
+
+    def noise(self, plan: Plan | None = None) -> noise_plan.NoisePlan:
+        """The noise of the run, or of another plan in its place; of an extended run, that of its first rounds."""
+        plan = self.plan if plan is None else plan
+        if self.extension is not None:
+            plan = plan.replace(rounds=self.extension.calibrated.rounds)
+            if plan.privacy.target_epsilon is not None:
+                plan = self.extension.calibrated.replace(seed=plan.seed)
+        return noise_plan.make(plan, self.dataset)
 
     def stored_rounds(self) -> list[StoredRound]:
         """The stored updates, round by round.
@@ -51,14 +79,26 @@ class LoadedRun:
         Raises:
           records.RecordError: the run stored none; says which flag would have.
         """
-        folder = UpdateFolder(self.folder)
-        numbers = folder.rounds()
-        if not numbers:
+        folder = None if self.folder is None else UpdateFolder(self.folder)
+        numbers = () if folder is None else folder.rounds()
+        if folder is None or not numbers:
             raise files.RecordError(
                 f"{self.folder} holds no stored updates (updates/), which this attack needs. Remedy: train again into "
                 "a new folder with --store_updates=1."
             )
         return [folder.read(number) for number in numbers]
+
+
+def in_memory(run: Run, dataset: HospitalDataset) -> LoadedRun:
+    """A run that has just been trained, as if it had been read from a directory.
+
+    Args:
+      run: its result.
+      dataset: the hospitals that trained.
+    """
+    rounds = int(run.summary.get("rounds") or run.plan.rounds)
+    common = (run.plan, dataset, run.model, run.weights, run.frozen, run.ledger, run.summary)
+    return LoadedRun(run.directory, *common, rounds)
 
 
 def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
@@ -109,6 +149,7 @@ def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
         Ledger.from_json(files.read_json(folder / "ledger.json")),
         summary,
         int(summary.get("rounds") or plan.rounds),
+        extension(plan, folder),
     )
 
 

@@ -1,70 +1,118 @@
-"""The promise against its audit: no attack may prove more epsilon than the ledger states.
+"""The promise put to the test: self-tests of the mechanism, bounds that attackers prove, and one verdict.
 
->>> verdict("record", "repeated runs", lower_bound=0.4, ledger_epsilon=1.0, confidence=0.95).passed
-True
->>> print(verdict("hospital", "repeated runs", lower_bound=2.5, ledger_epsilon=1.0, confidence=0.95).words)
-FAIL at hospital level: repeated runs prove epsilon >= 2.5 with 95 % confidence, above the ledger's 1
+>>> verdict(["record"], [], [], gaps=["record level, hungary: no test of the noise"])
+'too little tested'
+>>> verdict([], [], [], gaps=[])
+'no promise'
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from tff_hospitals.audits.mechanism_checks import Check
-from tff_hospitals.foundations.validation import in_range, one_of, raise_if
+from tff_hospitals.audits.self_tests.findings import FAMILY_WISE, Finding, NotTested, SelfTest, settle
+
+if TYPE_CHECKING:
+    from tff_hospitals.audits.bounds.bound import Bound
+    from tff_hospitals.audits.loading import LoadedRun
+    from tff_hospitals.audits.options import AuditOptions
+
+PASS, BROKEN, TOO_LITTLE, NO_PROMISE = "pass", "broken promise", "too little tested", "no promise"
+EXIT_CODES = {PASS: 0, BROKEN: 1, TOO_LITTLE: 3, NO_PROMISE: 3}
+_NEEDED = {  # by unit: beginnings of the names of tests without which nothing can be said of a hospital
+    "record": {
+        "noise": ("loudness: noise on records",),
+        "clipping": ("clipping: records",),
+        "batches": ("batches: ",),
+        "ledger": ("ledger: events of every round, record level",),
+    },
+    "hospital": {
+        "noise": ("loudness: noise on updates",),
+        "clipping": ("clipping: updates",),
+        "ledger": ("ledger: events of every round, hospital level",),
+    },
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """One comparison of a proved lower bound with the ledger.
-
-    Attributes:
-      unit: "record" or "hospital".
-      method: how the bound was obtained.
-      lower_bound: epsilon that is proved with `confidence`.
-      ledger_epsilon: the promise; infinite without one (nothing can then fail).
-      passed: lower_bound <= ledger_epsilon.
-      words: one sentence for a report.
-    """
-
-    unit: str
-    method: str
-    lower_bound: float
-    ledger_epsilon: float
-    confidence: float
-    passed: bool
-    words: str
-
-
-def verdict(unit: str, method: str, *, lower_bound: float, ledger_epsilon: float, confidence: float) -> Verdict:
-    """Compares a lower bound with the ledger's epsilon at the same unit and delta.
+def examine(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
+    """Every self-test, what was not tested, every bound, and the verdict.
 
     Args:
-      unit: "record" or "hospital".
-      method: such as "one run with 243 canaries".
-      lower_bound, ledger_epsilon: both >= 0; the ledger's may be infinite.
-      confidence: of the lower bound.
+      run: a finished run.
+      options: how many runs a bound may take.
     """
-    raise_if(
-        [
-            one_of("unit", unit, ("record", "hospital")),
-            in_range("lower_bound", lower_bound, low=0.0, remedy="give the proved epsilon"),
-            in_range("confidence", confidence, low=0.0, high=1.0, low_open=True, high_open=True, remedy="give 0.95"),
-        ]
-    )
-    passed = lower_bound <= ledger_epsilon
-    proved = f"{method} prove epsilon >= {lower_bound:.3g} with {100 * confidence:g} % confidence"
-    if math.isinf(ledger_epsilon):
-        words = f"NO PROMISE at {unit} level: {proved}, and the ledger promises nothing"
-    elif passed:
-        words = f"PASS at {unit} level: {proved}, within the ledger's {ledger_epsilon:.3g}"
-    else:
-        words = f"FAIL at {unit} level: {proved}, above the ledger's {ledger_epsilon:.3g}"
-    return Verdict(unit, method, float(lower_bound), float(ledger_epsilon), confidence, passed, words)
+    from tff_hospitals.audits import attack_parts
+    from tff_hospitals.audits.bounds import proving
+    from tff_hospitals.audits.self_tests import suite
+
+    attack_parts.is_federation(run)
+    started = time.perf_counter()
+    found = suite.all_findings(run)
+    proved = proving.all_bounds(run, options.audit_runs)
+    tests = settle([one for one in found if isinstance(one, Finding)])
+    bounds: list[Any] = [one for one in proved if not isinstance(one, NotTested)]
+    missing = [one for one in (*found, *proved) if isinstance(one, NotTested)]
+    units = run.ledger.units()
+    lacking = gaps(units, run.dataset.ids[: suite.MOST_HOSPITALS], tests)
+    outcome = verdict(units, tests, bounds, lacking)
+    return {
+        "verdict": outcome,
+        "exit_code": EXIT_CODES[outcome],
+        "words": words(outcome, tests, bounds, lacking),
+        "family_wise_error": FAMILY_WISE,
+        "units": list(units),
+        "self_tests": [dataclasses.asdict(one) for one in tests],
+        "not_tested": [dataclasses.asdict(one) for one in missing],
+        "gaps": lacking,
+        "bounds": [dataclasses.asdict(one) for one in bounds],
+        "seconds": round(time.perf_counter() - started, 2),
+    }
 
 
-def holds(verdicts: Sequence[Verdict], checks: Sequence[Check]) -> bool:
-    """Whether no bound exceeds the ledger and no self-test failed."""
-    return all(one.passed for one in verdicts) and all(check.passed for check in checks)
+def gaps(units: Sequence[str], hospitals: Sequence[str], tests: Sequence[SelfTest]) -> list[str]:
+    """What must have been tested for a verdict and was not, in words: by unit and hospital.
+
+    A test of all hospitals together, or of the server, stands for each of them but where each has its own.
+    """
+    found = []
+    for unit in units:
+        for what, beginnings in _NEEDED[unit].items():
+            tested = {one.hospital for one in tests if one.name.startswith(beginnings)}
+            own = tested - {None}
+            lacking = [name for name in hospitals if name not in own] if own else [] if tested else list(hospitals)
+            found += [f"{unit} level, {name}: no test of the {what}" for name in lacking]
+    return found
+
+
+def verdict(units: Sequence[str], tests: Sequence[SelfTest], bounds: Sequence[Bound], gaps: Sequence[str]) -> str:
+    """What an audit says of a run's promise.
+
+    Args:
+      units: of privacy that its ledger knows.
+      tests, bounds: outcomes.
+      gaps: see `gaps`.
+    """
+    if _failed(tests, bounds):
+        return BROKEN
+    if not units:
+        return NO_PROMISE
+    return TOO_LITTLE if gaps or not tests else PASS
+
+
+def words(outcome: str, tests: Sequence[SelfTest], bounds: Sequence[Bound], gaps: Sequence[str]) -> str:
+    """The verdict in a sentence."""
+    failed = _failed(tests, bounds)
+    if outcome == PASS:
+        return f"The promise stands: {len(tests)} self-tests and {len(bounds)} bounds, none of them against it."
+    if outcome == BROKEN:
+        return f"The promise is BROKEN: {failed} of {len(tests)} self-tests and {len(bounds)} bounds contradict it."
+    if outcome == NO_PROMISE:
+        return "The run promises nothing, so that there was no promise to test."
+    return f"Too little was tested for a verdict: {'; '.join(gaps[:4])}{' ...' if len(gaps) > 4 else ''}."
+
+
+def _failed(tests: Sequence[SelfTest], bounds: Sequence[Bound]) -> int:
+    return sum(not one.passed for one in tests) + sum(not one.passed for one in bounds)

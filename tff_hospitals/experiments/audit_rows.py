@@ -16,7 +16,7 @@ OPTIONS: dict[str, Any] = {
     "leave_out": ("attribute", "updates", "defences"),
     "shadow_models": 16,
     "rebuilt_records": 16,
-    "audit_runs": 100,
+    "audit_runs": 4000,
 }
 
 
@@ -43,8 +43,9 @@ def audit_columns(runner: MethodRunner, seed: int) -> dict[str, Any]:
         except (InvalidInput, files.RecordError) as error:
             warnings.append(f"{name} was not audited: {error}")
     for result in results:
-        if not result.get("promise", {"holds": True})["holds"]:
-            warnings.append("the audit contradicts this method's promise: see audit.json of its run")
+        tested = result.get("promise", {})
+        if tested.get("units") and tested["exit_code"]:
+            warnings.append(f"{tested['words']} See audit.json of its run.")
     columns = [result["columns"] for result in results]
     found = {name: COLUMNS[name].join([one[name] for one in columns]) for name in (columns[0] if columns else ())}
     return {**found, "audit_warnings": warnings}

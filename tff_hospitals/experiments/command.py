@@ -1,6 +1,7 @@
 """What every command does around its work: flags and their help, quiet start, one-screen errors, exit codes.
 
-Exit codes: 0 done; 1 training or a file failed; 2 the input was refused before any training; 130 interrupted.
+Exit codes: 0 done; 1 training, a file or a promise that is audited failed; 2 the input was refused before any training;
+3 nothing or too little of a promise could be tested; 130 interrupted.
 """
 
 from __future__ import annotations

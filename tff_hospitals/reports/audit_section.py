@@ -12,6 +12,8 @@ from tff_hospitals.reports.plot_audit import membership_picture, rebuilt_picture
 from tff_hospitals.reports.plot_style import Picture, drawing
 from tff_hospitals.reports.wording import percent, significant
 
+_MOST_FAILED = 5  # that one kind of test lists for one hospital
+
 
 def read_audit(directory: pathlib.Path) -> Mapping[str, Any] | None:
     """The audit.json of a run directory, or None when the run was not audited.
@@ -23,7 +25,7 @@ def read_audit(directory: pathlib.Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     found = files.read_json(path)
-    if not isinstance(found, Mapping) or found.get("schema_version") != 1:
+    if not isinstance(found, Mapping) or found.get("schema_version") != 2:
         raise files.RecordError(f"{path} is no audit of this version. Remedy: run scripts/audit.py again.")
     return found
 
@@ -38,9 +40,9 @@ def audit_pictures(audit: Mapping[str, Any]) -> list[Picture]:
 def audit_section(audit: Mapping[str, Any]) -> dict[str, Any]:
     """What the template takes: sentences, tables and what was skipped."""
     promise = audit.get("promise") or {}
-    verdicts = [one["words"] for one in promise.get("verdicts", [])]
+    verdicts = [one["words"] for one in promise.get("bounds", [])]
     return {
-        "holds": promise.get("holds"),
+        "outcome": promise.get("words"),
         "verdicts": verdicts,
         "tables": [table for table in _tables(audit) if table["rows"]],
         "notes": (audit.get("membership") or {}).get("notes", []),
@@ -57,7 +59,8 @@ def _tables(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
         _others(audit),
         _columns(audit),
         _updates(audit),
-        _checks(audit),
+        _self_tests(audit),
+        _not_tested(audit),
         _defences(audit),
     ]
 
@@ -149,12 +152,27 @@ def _updates(audit: Mapping[str, Any]) -> dict[str, Any]:
     return {"caption": caption, "columns": columns, "rows": rows}
 
 
-def _checks(audit: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [
-        [one["name"], "passed" if one["passed"] else "FAILED", one["words"]]
-        for one in (audit.get("promise") or {}).get("checks", [])
-    ]
-    return {"caption": "Self-tests of the mechanism", "columns": ["test", "outcome", "what was seen"], "rows": rows}
+def _self_tests(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """Every test that failed, and of the others the least powerful of each kind and hospital."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for one in (audit.get("promise") or {}).get("self_tests", []):
+        groups.setdefault((one["name"].partition(":")[0], one["hospital"] or "all"), []).append(one)
+    rows = []
+    for (kind, hospital), tests in groups.items():
+        failed = [one for one in tests if not one["passed"]]
+        weakest = min(tests, key=lambda one: one["power"])
+        rows += [[one["name"], hospital, "FAILED", one["words"]] for one in failed[:_MOST_FAILED]]
+        if len(failed) < len(tests):
+            passed = f"{len(tests) - len(failed)} passed"
+            rows.append([kind, hospital, passed, f"the weakest would have noticed {weakest['notices']}"])
+    columns = ["test", "hospital", "outcome", "what was seen"]
+    return {"caption": "Self-tests of the mechanism", "columns": columns, "rows": rows}
+
+
+def _not_tested(audit: Mapping[str, Any]) -> dict[str, Any]:
+    missing = (audit.get("promise") or {}).get("not_tested", [])
+    rows = [[one["name"], one["hospital"] or "all", one["reason"]] for one in missing]
+    return {"caption": "Not tested: this is no pass", "columns": ["test", "hospital", "why"], "rows": rows}
 
 
 def _defences(audit: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from tff_hospitals.plan.parts import CohortPlan, PrivacyPlan
 from tff_hospitals.plan.planned_events import ReleaseAt
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tff_hospitals.plan.plan import Plan
 
 NOISE_BY = ("nobody", "hospital", "server", "shares")
@@ -126,7 +128,6 @@ class Mechanism(abc.ABC):
       adjacency: what neighbouring data sets differ in. Everything here accounts for one unit that is blanked out,
         because the number of units is public: steps, sampling probability and divisors follow from it.
       conversion: in which its epsilon is meant unless the plan names another.
-      attack: the attack that bounds its epsilon from below (see `audits`); empty without one.
       runs_on: the only runtime that can run it; empty for any.
       seeded: whether all of its noise follows from a key, so that a run can be drawn again and resumed bit-equal.
       computed_by: the name that its half that computes is registered under; empty for its own.
@@ -144,7 +145,6 @@ class Mechanism(abc.ABC):
     options: tuple[str, ...]
     adjacency: str = REPLACE_SPECIAL
     conversion: str = "rdp"
-    attack: str
 
     @property
     def unit(self) -> str:
@@ -172,10 +172,6 @@ class Mechanism(abc.ABC):
           privacy: the mechanism's own settings.
         """
         return []
-
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """Names of the self-tests of `audits.mechanism_checks` that its noise, clipping and batches allow."""
-        return ()
 
 
 class RecordLevel(Mechanism):
@@ -223,6 +219,19 @@ class RecordLevel(Mechanism):
           delta: of every (epsilon, delta) in the run.
         """
         return privacy
+
+    def dependence(self, steps: int, setting: RecordSetting) -> np.ndarray | None:
+        """How the noises of a round's steps hang together, for audits: they are taken apart again by it.
+
+        Args:
+          steps: that are taken in a round.
+          setting: the hospital's rounds.
+
+        Returns:
+          float64 [steps, draws], whose rows make the noise of each step out of independent unit normals; None where
+          every step has noise of its own.
+        """
+        return None
 
     def calibrate(self, setting: RecordSetting, calibration: Calibration) -> float:
         """The least noise multiplier that keeps the target."""
@@ -279,6 +288,10 @@ class HospitalLevel(Mechanism):
           cohort: hospitals that take part.
         """
 
+    def dependence(self, setting: HospitalSetting, rounds: int) -> np.ndarray | None:
+        """How the noises of the first rounds hang together: float64 [rounds, draws], as for `RecordLevel`."""
+        return None
+
     def calibrate(self, setting: HospitalSetting, calibration: Calibration) -> float:
         """The least noise multiplier that keeps the target."""
         whole_run = self.release_at(setting, counts=False)(1.0).whole_run(setting.rounds, setting.steps)
@@ -306,7 +319,6 @@ class Unprotected(HospitalLevel):
 
     private = False
     noise_by = "nobody"
-    attack = ""
     options: tuple[str, ...] = ()
 
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:
@@ -323,7 +335,7 @@ class Unprotected(HospitalLevel):
 
 
 _REQUIRED = {
-    Mechanism: ("name", "level", "words", "noise_by", "seen", "options", "attack"),
+    Mechanism: ("name", "level", "words", "noise_by", "seen", "options"),
     RecordLevel: ("batches", "clip_styles"),
 }
 

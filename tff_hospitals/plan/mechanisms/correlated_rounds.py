@@ -18,6 +18,8 @@ from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.planned_events import Events, Release, ReleaseAt
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tff_hospitals.accounting.strategies import Strategy
     from tff_hospitals.plan.plan import Plan
 
@@ -85,7 +87,6 @@ class CorrelatedRounds(HospitalLevel):
     seen = NOISED_BY_SERVER
     options: tuple[str, ...] = PRIVATE_OPTIONS
     spans_rounds = True
-    attack = "repeated_hospital"
 
     @abc.abstractmethod
     def strategy(self, privacy: PrivacyPlan, rounds: int, period: int) -> Strategy:
@@ -141,6 +142,10 @@ class CorrelatedRounds(HospitalLevel):
             "independent noise. It pays where a hospital takes part rarely. Remedy: --cohort=cyclic, or fixed_clip."
         ]
 
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """How loud a round is depends on the rounds before it."""
-        return ("update_clipping",)
+    def dependence(self, setting: HospitalSetting, rounds: int) -> np.ndarray:
+        """The inverse of the strategy."""
+        import numpy as np  # not needed to show --help
+
+        column = self.strategy_of(setting).inverse_coefficients(rounds)
+        age = np.subtract.outer(np.arange(rounds), np.arange(rounds))
+        return np.where(age >= 0, column[np.abs(age)], 0.0)

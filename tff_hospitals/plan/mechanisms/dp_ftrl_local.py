@@ -14,6 +14,8 @@ from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.planned_events import ReleaseAt, TreeOverSteps
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tff_hospitals.plan.plan import Plan
 
 
@@ -31,7 +33,6 @@ class DpFtrlLocal(RecordLevel):
     options = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
     batches = "same_order"
     clip_styles = tuple(name for name, style in CLIP_STYLES.items() if not style.follows)
-    attack = ""
 
     def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
         """A clip norm that changes from step to step."""
@@ -63,6 +64,8 @@ class DpFtrlLocal(RecordLevel):
 
         return tree_noise.prefix_variance(steps)
 
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """Batches are declared to the accountant by the period alone, which `batches` does not look at."""
-        return ("record_noise_differs", "record_clipping")
+    def dependence(self, steps: int, setting: RecordSetting) -> np.ndarray:
+        """What each step adds to the noise of its prefix."""
+        from tff_hospitals.accounting import tree_noise
+
+        return tree_noise.residual_matrix(steps).astype(float)

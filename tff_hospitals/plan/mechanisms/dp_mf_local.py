@@ -57,7 +57,6 @@ class DpMfLocal(RecordLevel):
     options = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient", "noise_bands", "record_sampling")
     batches = CYCLIC
     clip_styles = tuple(name for name, style in CLIP_STYLES.items() if not style.follows)
-    attack = ""
 
     def batches_of(self, privacy: PrivacyPlan) -> str:
         """As the option says."""
@@ -129,9 +128,9 @@ class DpMfLocal(RecordLevel):
         inverse = strategy_of(setting.privacy.noise_bands, setting.longest).inverse_coefficients(steps)
         return float(np.square(np.cumsum(inverse)).sum())
 
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """How loud a step is depends on the steps before it."""
-        return ("record_noise_differs", "record_clipping")
+    def dependence(self, steps: int, setting: RecordSetting) -> np.ndarray:
+        """The inverse of the strategy."""
+        return toeplitz_noise(setting.privacy.noise_bands, setting.longest)[:steps, :steps].astype(float)
 
 
 def most_bands(settings: tuple[RecordSetting, ...], most: int = MOST_BANDS) -> int:

@@ -28,7 +28,6 @@ class DpSgd(RecordLevel):
     options: tuple[str, ...] = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
     batches = "poisson"
     clip_styles = tuple(CLIP_STYLES)
-    attack = "repeated_record"
 
     def options_read(self, privacy: PrivacyPlan) -> tuple[str, ...]:
         """Also those of the clip style."""
@@ -70,8 +69,3 @@ class DpSgd(RecordLevel):
                 "privacy then goes to the count",
             )
         ]
-
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """All; how loud the noise is, only where the clip norm that scales it is known."""
-        loudness = () if CLIP_STYLES[privacy.clip_style].follows else ("record_noise",)
-        return ("batches", *loudness, "record_noise_differs", "record_clipping")

@@ -6,7 +6,6 @@ from tff_hospitals.accounting import MechanismEvent
 from tff_hospitals.plan.mechanisms import counts as noised_counts
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, HospitalLevel, HospitalSetting, Seen
 from tff_hospitals.plan.mechanisms.registry import register
-from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.planned_events import Release, ReleaseAt
 
 NOISED_BY_SERVER = Seen(
@@ -26,7 +25,6 @@ class FixedClip(HospitalLevel):
     seen = NOISED_BY_SERVER
     options: tuple[str, ...] = (*PRIVATE_OPTIONS, "zeroing")
     zeroing = True
-    attack = "repeated_hospital"
 
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:
         """One Gaussian a round, sampled where hospitals are in secret; noised counts with it.
@@ -53,7 +51,3 @@ class FixedClip(HospitalLevel):
     def sum_variance(self, setting: HospitalSetting, round_number: int, cohort: float) -> float:
         """Noise of its own in every round."""
         return 1.0
-
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """All."""
-        return ("update_clipping", "server_noise", "server_noise_differs")

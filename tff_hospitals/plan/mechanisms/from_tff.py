@@ -34,7 +34,6 @@ class Foreign(Mechanism):
 
     runs_on = NATIVE
     seeded = False
-    attack = ""
 
     def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
         """What our own encoders and sums would have to do between TFF's halves."""
@@ -45,10 +44,6 @@ class Foreign(Mechanism):
         if plan.privacy.secure_sum:
             found.append(Problem("secure_sum", True, bound, "drop --secure_sum, or take one of our own aggregators"))
         return found
-
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """None: they ask our own aggregators."""
-        return ()
 
 
 @register

@@ -25,7 +25,6 @@ class LocalDp(HospitalLevel):
     )
     options = PRIVATE_OPTIONS
     conversion = "gaussian_exact"
-    attack = "repeated_hospital"
 
     def conversions(self, cohort: CohortPlan) -> tuple[str, ...]:
         """Whoever sends an update shows that it takes part: nothing is amplified, whatever the cohort."""

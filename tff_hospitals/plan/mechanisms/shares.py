@@ -15,9 +15,6 @@ from tff_hospitals.plan.planned_events import InShares, ReleaseAt
 if TYPE_CHECKING:
     from tff_hospitals.plan.plan import Plan
 
-if TYPE_CHECKING:
-    pass
-
 
 class NoiseInShares(HospitalLevel):
     """The base of both: the distribution of the noise is all that they differ in."""
@@ -32,7 +29,6 @@ class NoiseInShares(HospitalLevel):
     always_secure = True
     needs_size = True
     known_cohort = "divides its noise into one share per hospital, so their number must be known before the round"
-    attack = "repeated_hospital"
 
     def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
         """A calibrated target beside budgets by which single hospitals leave, each with its share of the noise."""

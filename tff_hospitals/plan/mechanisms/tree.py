@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from tff_hospitals.accounting import MechanismEvent, tree_squared_sensitivity
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, HospitalLevel, HospitalSetting
 from tff_hospitals.plan.mechanisms.fixed_clip import NOISED_BY_SERVER
 from tff_hospitals.plan.mechanisms.registry import register
-from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.planned_events import ReleaseAt, TreeOverRounds
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @register
@@ -22,7 +25,6 @@ class Tree(HospitalLevel):
     seen = NOISED_BY_SERVER
     options = (*PRIVATE_OPTIONS, "restart_every")
     spans_rounds = True
-    attack = "repeated_hospital"
 
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:
         """A tree over the rounds until the next one begins; the accountant knows when a hospital comes back."""
@@ -55,9 +57,15 @@ class Tree(HospitalLevel):
             "Remedy: --cohort=cyclic, --restart_every, or fixed_clip."
         ]
 
-    def self_tests(self, privacy: PrivacyPlan) -> tuple[str, ...]:
-        """How loud a round is depends on its place in the tree."""
-        return ("update_clipping",)
+    def dependence(self, setting: HospitalSetting, rounds: int) -> np.ndarray:
+        """What each round adds to the noise of its tree, one tree after the other."""
+        import numpy as np
+
+        from tff_hospitals.accounting import tree_noise
+
+        per_tree = rounds_per_tree(setting)
+        one = tree_noise.residual_matrix(per_tree).astype(float)
+        return np.kron(np.eye(-(-rounds // per_tree)), one)[:rounds]
 
 
 def rounds_per_tree(setting: HospitalSetting) -> int:

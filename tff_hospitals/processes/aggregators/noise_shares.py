@@ -71,7 +71,14 @@ class NoiseInShares(FixedClip):
 
     def hospital_noise(self, parameters: Structure, key: tf.Tensor) -> Structure:
         """The hospital's share of noise and its rounding, from its own key; the signs of the rotation."""
-        shape = [self.dimension]
+        return self._drawn(parameters, key, [self.dimension])
+
+    def hospital_noises(self, parameters: Structure, key: tf.Tensor, count: int) -> Structure:
+        """As `hospital_noise` for many hospitals from one key, with a leading axis: audits draw millions."""
+        drawn = self._drawn(parameters, key, [count, self.dimension])
+        return with_changes(drawn, signs=tf.tile(drawn["signs"][tf.newaxis], [count, 1]))
+
+    def _drawn(self, parameters: Structure, key: tf.Tensor, shape: Sequence[int]) -> Structure:
         return collections.OrderedDict(
             share=self.sample(fold(key, 2), shape, parameters["local_stddev"]),
             rounding=self.source.uniforms(fold(key, 3), shape),

@@ -1,6 +1,8 @@
-"""Lower bounds on epsilon from right guesses: one run with many canaries, or many runs with one.
+"""Lower bounds on epsilon from right guesses about many canaries in one run.
 
-The bounds are statements of probability about a mechanism; who made the guesses, and how, does not matter.
+The bounds are statements of probability about a mechanism; who made the guesses, and how, does not matter. Where the
+mechanism has a trade-off curve, that curve is put to the test (Mahloujifar, Melis and Chaudhuri 2024); a run without a
+promise is held against pure differential privacy (Steinke, Nasr and Jagielski 2023).
 
 >>> round(one_run_lower_bound(canaries=100, guesses=100, correct=100, delta=0.0), 3)
 3.493
@@ -16,6 +18,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tff_hospitals.accounting.loss_shapes import Composition
+from tff_hospitals.accounting.trade_off import TradeOff, trade_off, with_noise
+from tff_hospitals.audits.bounds.pairs import least_epsilon
 from tff_hospitals.foundations.validation import in_range, raise_if, whole_number
 
 LARGEST = 60.0  # an epsilon beyond any use: the search ends there
@@ -88,6 +93,53 @@ def _largest(ruled_out: Callable[[float], bool]) -> float:
     return low
 
 
+def curve_ruled_out(curve: TradeOff, *, canaries: int, guesses: int, correct: int, error: float) -> bool:
+    """Whether so many right guesses have a chance below `error` for every mechanism with this trade-off curve.
+
+    Args:
+      curve: of the promise.
+      canaries, guesses, correct: see `one_run_lower_bound`.
+      error: error probability.
+
+    Source: Mahloujifar, Melis and Chaudhuri 2024, "Auditing f-Differential Privacy in One Run", arXiv:2410.22235,
+    algorithm 3 (two answers per canary): from the chance of `correct` right guesses or more, the chances of fewer are
+    bounded from below, one after the other; if together they exceed what there is, the first was too large.
+
+    >>> from tff_hospitals.accounting.loss_shapes import GaussianPart
+    >>> from tff_hospitals.accounting.trade_off import trade_off
+    >>> curve = trade_off(((GaussianPart(mu_squared=1.0), 1),))  # an optimal guess is right with a chance of .69
+    >>> [curve_ruled_out(curve, canaries=400, guesses=400, correct=right, error=0.05) for right in (277, 310)]
+    [False, True]
+    """
+    if correct == 0:
+        return False
+    error = error * guesses / canaries
+    right, wrong = error * correct / guesses, error * (guesses - correct) / guesses
+    for number in range(correct - 1, -1, -1):
+        least = max(wrong, curve.fnr_at(1.0 - right))
+        if number < guesses:
+            right += number / (guesses - number) * (least - wrong)
+        wrong = least
+    return right + wrong > guesses / canaries
+
+
+def curve_lower_bound(
+    promised: Composition, *, canaries: int, guesses: int, correct: int, delta: float, confidence: float
+) -> float:
+    """The epsilon of the promised releases with so little noise that the guesses do not rule it out any more.
+
+    Args:
+      promised: with a trade-off curve.
+      canaries, guesses, correct, delta, confidence: as for `one_run_lower_bound`.
+    """
+
+    def ruled_out(ratio: float) -> bool:
+        curve = trade_off(with_noise(promised, ratio))
+        return curve_ruled_out(curve, canaries=canaries, guesses=guesses, correct=correct, error=1.0 - confidence)
+
+    return least_epsilon(promised, delta, ruled_out)
+
+
 @dataclasses.dataclass(frozen=True)
 class Guesses:
     """The guesses of a one-run audit: the `k` highest scores are called in, the `k` lowest out."""
@@ -98,7 +150,14 @@ class Guesses:
     lower_bound: float
 
 
-def guess_and_bound(scores: np.ndarray, included: np.ndarray, *, delta: float, confidence: float = 0.95) -> Guesses:
+def guess_and_bound(
+    scores: np.ndarray,
+    included: np.ndarray,
+    *,
+    delta: float,
+    confidence: float = 0.95,
+    promised: Composition | None = None,
+) -> Guesses:
     """Guesses the surest canaries and bounds epsilon by how many guesses were right.
 
     Several numbers of guesses are tried, each at a share of the error probability, so that choosing the best one costs
@@ -108,6 +167,7 @@ def guess_and_bound(scores: np.ndarray, included: np.ndarray, *, delta: float, c
       scores: [canaries], high for canaries that look included.
       included: [canaries], the coins.
       delta, confidence: as for `one_run_lower_bound`.
+      promised: releases whose trade-off curve is put to the test; None: nothing is promised.
     """
     scores, included = np.asarray(scores, np.float64), np.asarray(included, bool)
     count = len(scores)
@@ -118,68 +178,10 @@ def guess_and_bound(scores: np.ndarray, included: np.ndarray, *, delta: float, c
     found = []
     for half in halves:
         correct = int(included[order[-half:]].sum() + (~included[order[:half]]).sum())
-        bound = one_run_lower_bound(canaries=count, guesses=2 * half, correct=correct, delta=delta, confidence=share)
+        counts = {"canaries": count, "guesses": 2 * half, "correct": correct}
+        if promised is None:
+            bound = one_run_lower_bound(**counts, delta=delta, confidence=share)
+        else:
+            bound = curve_lower_bound(promised, **counts, delta=delta, confidence=share)
         found.append(Guesses(count, 2 * half, correct, bound))
     return max(found, key=lambda one: (one.lower_bound, one.guesses))
-
-
-@dataclasses.dataclass(frozen=True)
-class RepeatedRuns:
-    """What repeated runs prove: counts beyond a threshold that other runs chose, and the bound that follows."""
-
-    runs_in: int
-    runs_out: int
-    detections: int
-    false_alarms: int
-    threshold: float
-    lower_bound: float
-
-
-def repeated_run_lower_bound(
-    with_unit: np.ndarray, without_unit: np.ndarray, *, delta: float, confidence: float = 0.95
-) -> RepeatedRuns:
-    """Epsilon ruled out by scores of runs with and without one unit (a record, a hospital).
-
-    (epsilon, delta)-DP bounds every test: TPR <= e^eps FPR + delta, and the same for the complements. The threshold is
-    chosen on the even-numbered runs and counted on the odd-numbered ones; both rates get exact bounds at half the
-    error probability each, and both directions are tried at half again.
-
-    Args:
-      with_unit, without_unit: scores [runs], each from an independent run; high where the unit looks present.
-
-    Source: Jagielski, Ullman and Oprea 2020, arXiv:2006.07709; Nasr et al. 2021, arXiv:2101.04535.
-    """
-    raise_if(
-        [
-            whole_number("runs", min(len(with_unit), len(without_unit)), low=4, remedy="repeat 4 runs or more each"),
-            in_range("confidence", confidence, low=0.0, high=1.0, low_open=True, high_open=True, remedy="give 0.95"),
-            in_range("delta", delta, low=0.0, high=1.0, high_open=True, remedy="give a delta below 1"),
-        ]
-    )
-    present, absent = np.asarray(with_unit, np.float64), np.asarray(without_unit, np.float64)
-    inner = 1.0 - (1.0 - confidence) / 2.0  # one of the two directions
-    candidates = np.unique(np.concatenate([present[::2], absent[::2]]))
-    if len(candidates) > 200:
-        candidates = np.quantile(candidates, np.linspace(0.0, 1.0, 200))
-    found = []
-    for sign in (1.0, -1.0):  # -1 swaps the roles: the unit's absence is detected by low scores
-        hit, false = (present, absent) if sign > 0 else (-absent, -present)
-        thresholds = sign * candidates
-        best = thresholds[int(np.argmax(_bounds(hit[::2], false[::2], thresholds, delta, inner)))]
-        value = float(_bounds(hit[1::2], false[1::2], np.array([best]), delta, inner)[0])
-        hits, alarms = int((hit[1::2] >= best).sum()), int((false[1::2] >= best).sum())
-        found.append(RepeatedRuns(len(hit[1::2]), len(false[1::2]), hits, alarms, float(sign * best), value))
-    return max(found, key=lambda one: one.lower_bound)
-
-
-def _bounds(hit: np.ndarray, false: np.ndarray, thresholds: np.ndarray, delta: float, confidence: float) -> np.ndarray:
-    """log((TPR - delta) / FPR) at each threshold, with the exact lower end of one rate and upper end of the other."""
-    from scipy import stats
-
-    tail = (1.0 - confidence) / 2.0
-    hits = (hit >= thresholds[:, np.newaxis]).sum(axis=1)
-    alarms = (false >= thresholds[:, np.newaxis]).sum(axis=1)
-    low = np.where(hits == 0, 0.0, stats.beta.ppf(tail, np.maximum(hits, 1), len(hit) - hits + 1))
-    others = np.maximum(len(false) - alarms, 1)
-    high = np.where(alarms == len(false), 1.0, stats.beta.ppf(1.0 - tail, alarms + 1, others))
-    return np.maximum(0.0, np.log(np.maximum(low - delta, 1e-300) / high))
