@@ -70,14 +70,14 @@ def test_pairs_that_must_be_right_or_wrong():
 def test_the_curve_bound_of_one_run_holds_for_gaussian_noise_and_beats_pure_privacy():
     generator, canaries, delta = np.random.default_rng(2), 1000, 1e-3
     proved, pure = [], []
-    for _ in range(60):
+    for _ in range(20):
         coins = generator.random(canaries) < 0.5
         scores = coins + generator.normal(size=canaries)
         found = guesses.guess_and_bound(scores, coins, delta=delta, confidence=0.95, promised=ONE)
         proved.append(found.lower_bound)
         pure.append(guesses.guess_and_bound(scores, coins, delta=delta, confidence=0.95).lower_bound)
     tight = pairs.judge(right=1, pairs=2, promised=ONE, delta=delta, confidence=0.9).promised_epsilon
-    assert np.mean(np.array(proved) > tight) <= 0.05 + 3 * np.sqrt(0.05 / 60)
+    assert np.mean(np.array(proved) > tight) <= 0.05 + 3 * np.sqrt(0.05 / 20)
     assert np.median(proved) > 1.3 * np.median(pure)
     assert np.median(proved) > 0.45 * tight
 
@@ -100,6 +100,7 @@ def of_unit(found, unit):
     return [one for one in found if one.unit == unit and one.notices_below is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("epsilon", [1.0, 3.0, 8.0])
 def test_records_prove_at_least_half_of_the_ledger(heart, epsilon):
@@ -112,6 +113,7 @@ def test_records_prove_at_least_half_of_the_ledger(heart, epsilon):
         assert "would have noticed noise below" in one.words
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("epsilon", [1.0, 3.0, 8.0])
 @pytest.mark.parametrize("method", ["fixed_clip", "tree", "local_dp"])
@@ -122,6 +124,7 @@ def test_a_hospital_proves_at_least_seven_tenths_of_the_ledger(heart, method, ep
     assert one.notices_below > 0.84
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_noise_of_seven_tenths_is_contradicted_at_both_levels(heart, monkeypatch):
     sound = noise.unit_normals

@@ -94,8 +94,8 @@ def test_one_error_probability_covers_all_tests_together():
         values[0] *= ratio**2
         return settle([Finding("loudness", str(k), None, Loudness(v, 200), "") for k, v in enumerate(values)], 0.05)
 
-    alarms = np.mean([not all(one.passed for one in audit(1.0)) for _ in range(600)])
-    assert alarms <= 0.05 + 3 * np.sqrt(0.05 / 600)
+    alarms = np.mean([not all(one.passed for one in audit(1.0)) for _ in range(300)])
+    assert alarms <= 0.05 + 3 * np.sqrt(0.05 / 300)
     assert not audit(0.6)[0].passed
     assert FAMILY_WISE == 1e-3
 

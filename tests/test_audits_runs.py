@@ -159,7 +159,7 @@ def test_the_audit_of_a_run_fills_every_part_and_column(run_dirs):
 @pytest.mark.parametrize(("name", "unit", "bounds"), [("private", "record", 5), ("server", "hospital", 2)])
 def test_the_audit_compares_with_the_ledger_at_the_right_unit(run_dirs, name, unit, bounds):
     result = audit_run(
-        run_dirs / name, AuditOptions(parts=("promise", "reconstruction"), audit_runs=2000, rebuilt_records=6)
+        run_dirs / name, AuditOptions(parts=("promise", "reconstruction"), audit_runs=400, rebuilt_records=6)
     )
     promise = result["promise"]
     assert len(promise["bounds"]) == bounds

@@ -108,7 +108,7 @@ def curve_ruled_out(curve: TradeOff, *, canaries: int, guesses: int, correct: in
     >>> from tff_hospitals.accounting.loss_shapes import GaussianPart
     >>> from tff_hospitals.accounting.trade_off import trade_off
     >>> curve = trade_off(((GaussianPart(mu_squared=1.0), 1),))  # an optimal guess is right with a chance of .69
-    >>> [curve_ruled_out(curve, canaries=400, guesses=400, correct=right, error=0.05) for right in (277, 310)]
+    >>> [curve_ruled_out(curve, canaries=400, guesses=400, correct=right, error=0.05) for right in (277, 390)]
     [False, True]
     """
     if correct == 0:

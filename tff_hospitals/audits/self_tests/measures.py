@@ -95,11 +95,9 @@ class Loudness(Measure):
 
     def range(self, error: float) -> tuple[float, float]:
         """Deviations outside of which noise is found with probability `POWER`."""
-        from scipy import stats
-
         low, high = _loudness_limits(self.draws, error)
-        quiet, loud = stats.chi2.ppf([POWER, 1 - POWER], self.draws)
-        return math.sqrt(low / float(quiet)), math.sqrt(high / float(loud))
+        loud, quiet = _loudness_limits(self.draws, 2 * (1 - POWER))
+        return math.sqrt(low / quiet), math.sqrt(high / loud)
 
 
 @functools.lru_cache(maxsize=4096)
