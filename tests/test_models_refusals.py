@@ -149,7 +149,7 @@ def two_outputs():
         (lambda: one(Closure()), "weight closure/hidden:0="),
         (lambda: one(layers.Dense(3, dtype="float64")), "float64"),
         (lambda: one(layers.Dense(3, dtype="mixed_float16")), "mixed_float16"),
-        (lambda: one(layers.Dense(3, kernel_regularizer="l2")), "layer dense=.*regularizer"),
+        (lambda: one(layers.Dense(3, activity_regularizer="l2")), "layer dense=.*regularizer of what it puts out"),
         (lambda: one(layers.Dense(3, kernel_constraint="max_norm")), "layer dense=.*kernel_constraint"),
         (lambda: one(shape=(5,)), r"takes features of shape \(5,\)"),
         (lambda: one(last=4), "model outputs=4: a multiclass task needs 3 outputs"),

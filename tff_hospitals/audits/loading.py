@@ -180,10 +180,7 @@ def _final_weights(folder: pathlib.Path, model: FunctionalModel, count: int) -> 
     checkpoint, _ = CheckpointFolder(folder / "checkpoints").latest()
     if checkpoint is not None:
         return tuple(checkpoint.arrays[:count])
-    import tensorflow as tf
-
     path = folder / "model.keras"
     if not path.is_file():
         raise files.RecordError(f"{folder} holds neither checkpoints nor model.keras. Remedy: train again.")
-    loaded = tf.keras.models.load_model(path, compile=False)
-    return tuple(variable.numpy() for variable in loaded.trainable_variables)
+    return model.weights_of_file(path)

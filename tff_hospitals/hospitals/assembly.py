@@ -64,7 +64,14 @@ def table_fields(
             *untested_warnings(hospitals),
         ),
         "secret": secret,
+        "target_bounds": _target_bounds(schema),
+        "inputs": tuple((one.name, (len(one.columns()),)) for one in schema.features),
     }
+
+
+def _target_bounds(schema: Schema) -> tuple[float, float] | None:
+    low, high = schema.target.low, schema.target.high
+    return None if schema.target.kind != "regression" or low is None or high is None else (float(low), float(high))
 
 
 def image_fields(

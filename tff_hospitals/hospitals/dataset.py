@@ -69,6 +69,9 @@ class HospitalDataset:
         of the records, which are checked when they are read. Empty: records are in memory.
       secret: the key of all that is derived from the records (see `secret`). Default: one for this process alone, so
         that a run cannot be resumed in another.
+      target_bounds: public bounds of a regression's target.
+      inputs: names and shapes of what a record's numbers mean, in their order: the columns of a table before encoding,
+        or the keys of features that were given as dictionaries.
 
     Raises:
       InvalidInput: names every hospital that is empty, doubled or out of shape.
@@ -92,6 +95,8 @@ class HospitalDataset:
     inside_warnings: tuple[str, ...] = ()
     recipe: str = ""
     secret: DataSecret = dataclasses.field(default_factory=passing_secret)
+    target_bounds: tuple[float, float] | None = None
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         signature = ModelSignature.of(self)
@@ -108,17 +113,19 @@ class HospitalDataset:
         division: Division | None = None,
         secret: DataSecret | None = None,
         name: str = "arrays",
+        target_bounds: tuple[float, float] | None = None,
     ) -> HospitalDataset:
         """Hospitals whose records are in memory.
 
         Args:
           arrays: by hospital id a pair of features [records, ..] and labels [records], or a `tf.data.Dataset` of such
-            pairs (single records or batches).
+            pairs (single records or batches). Features may be a dictionary of arrays, for models of several inputs.
           task: "binary", "multiclass" or "regression".
           num_classes: of "multiclass": public, so it is not counted from the labels.
           division: partition, seed and test fraction.
           secret: key of split and noise, such as `secret_of(folder)`; default: one for this process alone.
           name: for the run record.
+          target_bounds: public bounds of the target of a regression.
 
         Raises:
           InvalidInput: shapes, types or values that do not fit, by hospital.
@@ -126,6 +133,7 @@ class HospitalDataset:
         fields = array_fields(
             arrays, task=task, num_classes=num_classes, division=division or Division(), secret=secret
         )
+        fields["target_bounds"] = target_bounds
         return cls(name=name, provenance="arrays in memory", licence="not stated", **fields)
 
     @classmethod
@@ -224,6 +232,8 @@ class HospitalDataset:
             "warnings": list(self.warnings),
             "fingerprint": self.fingerprint(),
             "salt": "public" if self.secret.public else "secret",
+            "target_bounds": self.target_bounds,
+            "inputs": [[name, list(shape)] for name, shape in self.inputs],
         }
 
     def fingerprint(self) -> str:

@@ -36,7 +36,11 @@ def array_fields(
     if not arrays:
         raise InvalidInput([Problem("arrays", 0, "must be at least one hospital", "give {id: (features, labels)}")])
     classes = int(num_classes or {"binary": 2, "regression": 1}[task])
-    parts = {str(hospital_id): _part(str(hospital_id), pair, task) for hospital_id, pair in arrays.items()}
+    inputs: list[tuple[tuple[str, tuple[int, ...]], ...]] = []
+    parts = {str(hospital_id): _part(str(hospital_id), pair, task, inputs) for hospital_id, pair in arrays.items()}
+    if len(set(inputs)) > 1 or len(inputs) not in (0, len(parts)):
+        bound = f"must have the same inputs and shapes at every hospital, not {' and '.join(map(str, set(inputs)))}"
+        raise InvalidInput([Problem("features", "dictionaries", bound[:400], "give every hospital the same keys")])
     signature = ModelSignature(next(iter(parts.values())).features.shape[1:], classes, task)
     raise_if([p for name, part in parts.items() for p in part_problems(f"records of {name}", part, signature)])
     secret = secret or passing_secret()
@@ -63,6 +67,7 @@ def array_fields(
         "preprocessing": NO_PREPROCESSING,
         "inside_warnings": (*one_class_warnings(hospitals, task), *untested_warnings(hospitals)),
         "secret": secret,
+        "inputs": inputs[0] if inputs else (),
     }
 
 
@@ -118,8 +123,11 @@ def _classes_problem(task: str, num_classes: int | None) -> Problem | None:
     return None
 
 
-def _part(hospital_id: str, given: Any, task: str) -> Part:
-    """Features and labels of one hospital in the types that training takes; nothing is rounded in silence."""
+def _part(hospital_id: str, given: Any, task: str, inputs: list) -> Part:
+    """Features and labels of one hospital in the types that training takes; nothing is rounded in silence.
+
+    Features that are a dictionary are laid side by side, and what lies where is added to `inputs`.
+    """
     name = f"records of {hospital_id}"
     if hasattr(given, "iloc"):
         remedy = "use HospitalDataset.from_frames with a schema, or give (features, labels)"
@@ -128,6 +136,8 @@ def _part(hospital_id: str, given: Any, task: str) -> Part:
         given = _gathered(name, given)
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise InvalidInput([Problem(name, type(given).__name__, "must be a pair (features, labels)", "give both")])
+    if isinstance(given[0], Mapping):
+        given = (_side_by_side(name, given[0], inputs), given[1])
     features, labels = np.asarray(given[0]), np.asarray(given[1])
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -151,7 +161,19 @@ def _part(hospital_id: str, given: Any, task: str) -> Part:
 _ENDLESS = -1  # tf.data.INFINITE_CARDINALITY
 
 
-def _gathered(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
+def _side_by_side(name: str, features: Mapping[str, Any], inputs: list) -> np.ndarray:
+    """A dictionary of arrays [records, ..] as one array [records, numbers], keys in alphabetical order."""
+    arrays = {str(key): np.asarray(value) for key, value in sorted(features.items())}
+    arrays = {key: value[:, None] if value.ndim == 1 else value for key, value in arrays.items()}
+    if len({value.shape[:1] for value in arrays.values()}) != 1 or not all(value.ndim for value in arrays.values()):
+        shapes = {key: value.shape for key, value in arrays.items()}
+        bound = "must be a dictionary of arrays with as many records each"
+        raise InvalidInput([Problem(name, str(shapes)[:200], bound, "give every input [records, ..]")])
+    inputs.append(tuple((key, value.shape[1:]) for key, value in arrays.items()))
+    return np.concatenate([value.reshape(len(value), -1) for value in arrays.values()], axis=1)
+
+
+def _gathered(name: str, given: Any) -> tuple[Any, np.ndarray]:
     """All elements of a `tf.data.Dataset` of (features, labels), single records or batches; they are read once."""
     if hasattr(given, "cardinality") and int(given.cardinality()) == _ENDLESS:
         raise InvalidInput([Problem(name, "endless", "must come to an end", "drop repeat() from the data set")])
@@ -161,8 +183,11 @@ def _gathered(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
             words = sorted(element) if isinstance(element, dict) else type(element).__name__
             remedy = "map the data set to (features, labels), one array each"
             raise InvalidInput([Problem(name, words, "must hold pairs (features, labels)", remedy)])
-        pairs.append((np.asarray(element[0]), np.asarray(element[1])))
+        pairs.append((element[0], np.asarray(element[1])))
     if not pairs:
         raise InvalidInput([Problem(name, 0, "must hold at least one element", "leave the hospital out")])
     join = np.stack if pairs[0][1].ndim == 0 else np.concatenate
-    return join([pair[0] for pair in pairs]), join([pair[1] for pair in pairs])
+    first, labels = pairs[0][0], join([pair[1] for pair in pairs])
+    if isinstance(first, Mapping):
+        return {key: join([np.asarray(pair[0][key]) for pair in pairs]) for key in first}, labels
+    return join([np.asarray(pair[0]) for pair in pairs]), labels

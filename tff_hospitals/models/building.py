@@ -16,7 +16,7 @@ from tensorflow.python.eager import context as eager_context
 
 from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.models import layer_tree
+from tff_hospitals.models import failures, inputs, layer_tree
 
 # Building changes global state for a moment (seeds, layer names): one build at a time.
 FIXED_KEY = np.array([0, 0], np.int64)  # for weights that are replaced right away
@@ -80,11 +80,13 @@ def outside_graphs() -> Iterator[None]:
 
 
 def _call_once(model: tf.keras.Model, signature: ModelSignature, name: str) -> None:
+    features = inputs.arrangement(model, signature)(tf.zeros([1, *signature.feature_shape]))
     try:
-        model(tf.zeros([1, *signature.feature_shape]), training=False)
-    except Exception as error:
-        bound = f"cannot be called on features of shape {[None, *signature.feature_shape]}: {str(error).strip()[:400]}"
-        raise InvalidInput([Problem("model", name, bound, "fit its first layer to the data set")]) from error
+        model(features, training=False)
+    except Exception as error:  # whatever a user's layers do
+        bound = f"cannot be called on {failures.shapes_of(features)}: {failures.reason(error)}"
+        remedy = "fit its first layer to the data set; call() takes the features (a tensor, or a dict of them) alone"
+        raise InvalidInput([Problem("model", name, bound, remedy)]) from error
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import raise_if
-from tff_hospitals.models import keras_zoo, options, user_model
+from tff_hospitals.models import keras_zoo, objectives, options, user_model
 from tff_hospitals.models.functional import FunctionalModel
 from tff_hospitals.models.low_rank import LowRankModel
 
@@ -25,11 +25,15 @@ def build_model(name_or_path: str, signature: ModelSignature, **given: Any) -> F
         builder = user_model.load_builder(name_or_path, signature)
     else:
         builder = functools.partial(keras_zoo.BUILDERS[name_or_path], signature, **own)
-    settings = {
+    settings: dict[str, Any] = {
         "name": name_or_path,
         "trainable": options.masks(common["trainable"]),
         "pretrained": common["pretrained"],
         "keep_initial": common["keep_initial"],
+        "loss": None if not common["loss"] else objectives.load_loss(common["loss"]),
+        "class_weights": objectives.class_weights_of(common["class_weights"]),
+        "target_scaling": common["target_scaling"],
+        "l2": float(common["l2"]),
     }
     if common["lora_rank"] is not None:
         return LowRankModel(builder, signature, rank=int(common["lora_rank"]), **settings)

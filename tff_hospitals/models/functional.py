@@ -15,8 +15,23 @@ import tensorflow as tf
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
-from tff_hospitals.models import building, group_norm, identity, inspection, layer_tree, losses, saving
-from tff_hospitals.models.logits import as_logits
+from tff_hospitals.models import (
+    building,
+    compilation,
+    group_norm,
+    identity,
+    inputs,
+    inspection,
+    layer_tree,
+    losses,
+    mixing,
+    notes,
+    objectives,
+    penalties,
+    saving,
+    target,
+)
+from tff_hospitals.models.logits import as_logits, hides_logits
 from tff_hospitals.models.randomness import MissingKey, Rows
 from tff_hospitals.models.swapping import Override, Slots
 from tff_hospitals.models.tracing import autograph_enabled, plain_python
@@ -46,6 +61,11 @@ class FunctionalModel:
       trainable: names or patterns of the layers to train; None: as the model says.
       pretrained: path of saved weights to start from (.keras, .h5, .weights.h5).
       keep_initial: start from the weights that the builder's model has, whatever the key.
+      loss: a function of (labels, outputs) to the loss of each record; None: what the model was compiled with, or the
+        loss of the task. Outputs are logits, or for regression in the unit of `target_scale`, and so are labels.
+      class_weights: factor of each class's records in the loss.
+      target_scaling: "bounds" learns a regression on the scale of its public bounds, "none" as it is.
+      l2: factor of the sum of squares of the trained weights, which is added to the loss.
 
     Raises:
       InvalidInput: the model cannot be built, a pattern matches no layer, or pretrained weights have other shapes.
@@ -60,6 +80,10 @@ class FunctionalModel:
         trainable: tuple[str, ...] | None = None,
         pretrained: os.PathLike[str] | str | None = None,
         keep_initial: bool = False,
+        loss: Callable[[Any, Any], Any] | None = None,
+        class_weights: tuple[float, ...] | None = None,
+        target_scaling: str = "bounds",
+        l2: float = 0.0,
     ):
         self.name, self.signature = name, signature
         self.task, self.num_classes, self.feature_shape = signature.task, signature.num_classes, signature.feature_shape
@@ -68,6 +92,10 @@ class FunctionalModel:
         self.lock = threading.RLock()
         self.keras = self._build(building.FIXED_KEY)
         self._trainable_variables, self._frozen_variables = _split(self.keras)
+        self._own_loss, self._class_weights, self._l2 = loss, class_weights, l2
+        self.penalties = penalties.Penalties(self.keras, self._trainable_variables, l2)
+        self.target_scale = self._scale_of_target(target_scaling)
+        self._arranged = inputs.arrangement(self.keras, signature)
         variables = (*self._trainable_variables, *self._frozen_variables)
         names = _names(self.keras, variables)
         split = len(self._trainable_variables)
@@ -81,10 +109,14 @@ class FunctionalModel:
         with building.outside_graphs():
             if pretrained is not None:
                 self._load_weights(self.keras, pretrained)
+            if (pretrained is not None or keep_initial) and self.target_scale is not None:
+                self._unscale(self.keras, pretrained)
             if pretrained is not None or keep_initial:
                 self._given = self._values(self.keras)
         self._findings: inspection.Findings | None = None
         self.mixing: dict[str, str | None] = {}  # what `mixing.mixing` saw, by the records that it was shown
+        self._activation: str | None = None
+        self._objective: objectives.Objective | None = None
         # How clipped gradients are computed, decided on first use by `ghost.ghost_plan` and `per_record.method_for`.
         self.ghost: Any = None
         self.clipping_method: tuple[str, str] | None = None
@@ -93,6 +125,19 @@ class FunctionalModel:
 
     def _build(self, key: np.ndarray) -> tf.keras.Model:
         return building.build_under_key(self._builder, self.signature, key, name=self.name, trainable=self._mask)
+
+    def _scale_of_target(self, scaling: str) -> target.TargetScale | None:
+        bounds = self.signature.target_bounds
+        if self.task != "regression" or bounds is None or scaling == "none":
+            return None
+        return target.TargetScale.of(bounds, positive=target.never_negative(self.keras))
+
+    def _unscale(self, model: tf.keras.Model, pretrained: Any) -> None:
+        """Weights that were given put out original units; what is learnt is scaled."""
+        if self.target_scale is not None and not self.target_scale.unscale(model):
+            bound = "ends in no dense layer that could take the scale of the target out of given weights"
+            remedy = "end in Dense(1) without activation, or set --target_scaling=none"
+            raise InvalidInput([Problem("pretrained", pretrained, bound, remedy)])
 
     def _load_weights(self, model: tf.keras.Model, path: os.PathLike[str] | str) -> None:
         saving.load_weights(model, path)
@@ -159,11 +204,20 @@ class FunctionalModel:
         """
         try:
             with self.computing(trainable, frozen, key, rows, overrides):
-                outputs = self.keras(tf.convert_to_tensor(features), training=bool(training))
-                return as_logits(outputs, self.task)
+                outputs = self.keras(self._arranged(tf.convert_to_tensor(features)), training=bool(training))
         except MissingKey as error:
             bound = "a layer draws random numbers in training and needs a key"
             raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")]) from error
+        if not hides_logits(outputs, self.task) or self.output_activation == "linear":
+            return as_logits(outputs, self.task)
+        # Only a graph shows what a sigmoid of TensorFlow's was computed from.
+        again = tf.function(
+            lambda: self.predict(
+                trainable, frozen, features, training=training, key=key, rows=rows, overrides=overrides
+            ),
+            autograph=False,
+        )
+        return again()
 
     @contextlib.contextmanager
     def computing(
@@ -187,8 +241,34 @@ class FunctionalModel:
             yield
 
     def per_record_loss(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Cross-entropy in nats, or squared error, of each record: float32 [batch]."""
-        return losses.per_record_loss(self.task, outputs, labels)
+        """The loss that is trained, of each record: float32 [batch].
+
+        Cross-entropy in nats, or the squared error on the scale of the target, unless the model has a loss of its own.
+        """
+        return self.objective(outputs, labels)
+
+    @property
+    def objective(self) -> objectives.Objective:
+        """The loss of a record as a function of its own."""
+        with self.lock:
+            if self._objective is None:
+                given = self.compiled
+                own = self._own_loss
+                self._objective = objectives.Objective(
+                    self.task,
+                    given.function if own is None else own,
+                    given.name if own is None else str(getattr(own, "__name__", "loss")),
+                    self._class_weights,
+                    given.factor if own is None else 1.0,
+                    self.target_scale,
+                )
+            return self._objective
+
+    @functools.cached_property
+    def compiled(self) -> compilation.Compiled:
+        """What the Keras model was compiled with."""
+        activation = self.output_activation if getattr(self.keras, "_is_compiled", False) else "linear"
+        return compilation.compiled(self.keras, self.task, self.num_classes, activation)
 
     def correct(self, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """1.0 where the most probable class is the label, else 0.0 (NaN for regression): float32 [batch]."""
@@ -196,16 +276,33 @@ class FunctionalModel:
 
     def scores(self, outputs: tf.Tensor) -> tf.Tensor:
         """Probability of class 1 [batch] (binary), of each class [batch, classes], or the prediction [batch]."""
-        return losses.scores(self.task, outputs)
+        found = losses.scores(self.task, outputs)
+        return found if self.target_scale is None else self.target_scale.restore(found)
 
     def keras_model(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
-        """A new plain Keras model with these weights; it ends in the activation that the builder gave it."""
+        """A new plain Keras model with these weights; it ends in the activation that the builder gave it, and puts out
+        original units.
+        """
+        with building.outside_graphs():
+            model = self._filled(trainable, frozen)
+            return model if self.target_scale is None else self.target_scale.model(model)
+
+    def _filled(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
         with building.outside_graphs():
             model = self._build(building.FIXED_KEY)
             own_trainable, own_frozen = _split(model)
             for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
                 variable.assign(value)
         return model
+
+    def weights_of_file(self, path: os.PathLike[str] | str) -> tuple[np.ndarray, ...]:
+        """The trained weights of a model that `keras_model` made and that was saved."""
+        with building.outside_graphs():
+            model = self._build(building.FIXED_KEY)
+            self._load_weights(model, path)
+            if self.target_scale is not None:
+                self._unscale(model, path)
+            return self._values(model)[0]
 
     def problems(self, under_dp: bool, records: np.ndarray | None = None) -> list[Problem]:
         """All reasons why this model cannot be trained here; empty when fit.
@@ -224,6 +321,17 @@ class FunctionalModel:
                 with building.outside_graphs():
                     self._findings = inspection.inspect_model(self)
             return self._findings
+
+    @property
+    def mixes_records(self) -> bool:
+        """Whether a record's output was seen to depend on the other records of its batch."""
+        return mixing.mixing(self) is not None
+
+    @functools.cached_property
+    def learning(self) -> str:
+        """A digest of what the model learns: its loss, and what changes it."""
+        keras_loss = [getattr(self.keras, "loss", None), self.compiled.factor]
+        return identity.learning(self, keras_loss, self._own_loss, self._class_weights, self.target_scale, self._l2)
 
     @functools.cached_property
     def program(self) -> str:
@@ -253,7 +361,18 @@ class FunctionalModel:
     @property
     def output_activation(self) -> str:
         """What the Keras model ends in: "linear", "sigmoid" or "softmax" (`predict` returns logits for each)."""
-        return self.findings.output_activation
+        if self._activation is None:
+            self._activation = self.findings.output_activation
+        return self._activation
+
+    def note_activation(self, activation: str) -> None:
+        """Tells what the graph shows the model to end in, before anything is computed with it."""
+        self._activation = activation
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever trains this model must know of how it is taken, one sentence each."""
+        return notes.of(self)
 
     @property
     def draws_random_numbers(self) -> bool:

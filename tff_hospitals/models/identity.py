@@ -147,10 +147,22 @@ def program(model: Any, builder: Any) -> tuple[str, bool]:
         describe.of(builder),
         [describe.of(type(layer)) for layer in (model.keras, *layer_tree.layer_paths(model.keras))],
         _configuration(model.keras, describe),
+        model.learning,
         [*map(str, model.trainable_specs), "frozen", *map(str, model.frozen_specs)],
         [*model.trainable_names, "frozen", *model.frozen_names],
     ]
     return files.fingerprint(parts), describe.of_users_own
+
+
+def learning(model: Any, keras_loss: Any, *settings: Any) -> str:
+    """A digest of what a model learns: its loss and everything that changes it.
+
+    Args:
+      model: a `FunctionalModel`.
+      keras_loss: what its Keras model was compiled with.
+      *settings: class weights, scale of the target and the like.
+    """
+    return files.fingerprint(Description().of([keras_loss, *settings, model.signature]))
 
 
 def digest_of_weights(values: Sequence[np.ndarray]) -> str:
@@ -214,14 +226,15 @@ def _contents(function: types.FunctionType) -> Iterator[Any]:
 
 def _state(value: Any) -> Any:
     config = getattr(value, "get_config", None)
-    if callable(config):
+    of_users_own = not _installed(type(value).__module__)
+    if callable(config) and (isinstance(value, tf.Module) or not of_users_own):
         try:
             return _without_code(config())
         except Exception:  # whatever a user's object does
             return None
     state = getattr(value, "__dict__", None)
     ours = type(value).__module__.partition(".")[0] == __name__.partition(".")[0]
-    return dict(state) if state is not None and (ours or not _installed(type(value).__module__)) else None
+    return dict(state) if state is not None and (ours or of_users_own) else None
 
 
 def _name(value: Any) -> str:

@@ -6,14 +6,13 @@ A model passes when it is a pure function of weights, one record's features and 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.foundations.validation import Problem
-from tff_hospitals.models import layer_tree, mixing
+from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.models import compilation, failures, heads, inputs, layer_tree, mixing, objectives, penalties
 from tff_hospitals.models.logits import source_operation
 from tff_hospitals.models.tracing import converted, plain_python
 
@@ -77,23 +76,29 @@ def inspect_model(model: Any) -> Findings:
     found = _static_problems(model)
     statistics = _batch_statistics(model.keras)
     activation = "linear"
-    if not statistics:
+    model.note_activation(activation)
+    if not statistics and len(model.keras.outputs or [0]) == 1:
         before = _public_state(model.keras)
         try:
             graph, outputs, raw = _trace(model)
+        except InvalidInput as error:
+            return Findings((*found, *error.problems), statistics, activation)
         except Exception as error:  # whatever a user's layers do while they are traced
-            text = " ".join(str(error).split())[:400]
-            bound = f"cannot be traced as a function of its weights: {type(error).__name__}: {text}"
+            bound = f"cannot be traced as a function of its weights: {_why(model, error)}"
             found.append(Problem("model", model.name, bound, "keep layers free of state, Python effects and branches"))
             return Findings(tuple(found), statistics, activation)
         found += (
             _effects(model, before, _public_state(model.keras)) + _captures(model, graph) + _operations(model, graph)
         )
         activation = {"Sigmoid": "sigmoid", "Softmax": "softmax"}.get(source_operation(raw).type, "linear")
-        fit = _output_problems(model, outputs, activation)
-        found += fit
+        model.note_activation(activation)
+        found += _output_problems(model, outputs, activation)
         if not found:
             found += _probe(model)
+        if not found:
+            found += heads.problems(model, activation) + list(model.compiled.problems)
+        if not found:
+            found += objectives.problems(model, int(outputs.shape[1]))
     return Findings(tuple(found), statistics, activation)
 
 
@@ -114,24 +119,19 @@ def _static_problems(model: Any) -> list[Problem]:
         if compute in ("float16", "bfloat16", "float64") or layer.dtype_policy.name.startswith("mixed"):
             bound = "only float32 is computed here: clipping bounds and noise are set in float32"
             found.append(Problem(f"layer {path}", layer.dtype_policy.name, bound, "drop dtype= and mixed precision"))
-        if layer._callable_losses or getattr(layer, "activity_regularizer", None) is not None:
-            bound = "has a regularizer, which would be left out of the per-record loss"
-            found.append(
-                Problem(f"layer {path}", type(layer).__name__, bound, "drop it; FedProx or weight decay do this")
-            )
+        if penalties.others(layer) or getattr(layer, "activity_regularizer", None) is not None:
+            bound = "has a regularizer of what it puts out, which would be left out: those of weights are added"
+            found.append(Problem(f"layer {path}", type(layer).__name__, bound, "drop it, or regularize the kernel"))
         for attribute in ("kernel_constraint", "bias_constraint", "embeddings_constraint", "gamma_constraint"):
             if getattr(layer, attribute, None) is not None:
                 bound = f"has a {attribute}, which the server's update would break"
                 found.append(Problem(f"layer {path}", type(layer).__name__, bound, "drop it or norm inside the layer"))
-    expected = (None, *model.feature_shape)
-    inputs = model.keras.inputs or []
-    if len(inputs) > 1:
-        found.append(
-            Problem("model", f"{len(inputs)} inputs", "must have one input", "join the features in one tensor")
-        )
-    elif inputs and not tf.TensorShape(expected).is_compatible_with(inputs[0].shape):
-        bound = f"takes features of shape {tuple(inputs[0].shape)[1:]}, and the data set has {model.feature_shape}"
-        found.append(Problem("model", model.name, bound, "fit its Input to the data set or reshape in its first layer"))
+    outputs = list(model.keras.outputs or [])
+    if len(outputs) > 1:
+        names = ", ".join(getattr(model.keras, "output_names", None) or [one.name for one in outputs])
+        bound = f"has {len(outputs)} outputs ({names}); must have one output tensor"
+        found.append(Problem("model", model.name, bound, "return one of them: tf.keras.Model(inputs, output)"))
+    found += inputs.problems(model.keras, model.signature, model.name) + compilation.own_steps(model.keras)
     return found
 
 
@@ -168,9 +168,11 @@ def _trace(model: Any) -> tuple[Any, Any, Any]:
     concrete = function.get_concrete_function(
         model.trainable_specs, model.frozen_specs, features, tf.TensorSpec([2], tf.int64)
     )
-    extra = model.keras.losses
+    extra = len(model.keras.losses) - sum(len(layer._callable_losses) for layer in model.keras._flatten_layers())
     if extra:
-        raise ValueError(f"the model adds {len(extra)} losses of its own (add_loss), which would be left out")
+        bound = f"adds {extra} losses of its own (add_loss), which would be left out"
+        remedy = "drop them: penalties on weights go into a regularizer, the loss of a record into --loss"
+        raise InvalidInput([Problem("model", model.name, bound, remedy)])
     return concrete.graph, kept[-1], raw[-1]
 
 
@@ -264,9 +266,6 @@ def _probe(model: Any) -> list[Problem]:
     if not np.all(np.isfinite(together)):
         bound = "puts out NaN or infinity for features between 0 and 1"
         found.append(Problem("model", model.name, bound, "check its layers for divisions and logarithms"))
-    elif model.task != "regression" and _looks_like_probabilities(together):
-        bound = "puts out probabilities in a way that hides the logits they come from"
-        found.append(Problem("model", model.name, bound, "return logits: drop the last sigmoid or softmax"))
     for training in (False, True):
         if not np.allclose(outputs(training), outputs(training), rtol=1e-3, atol=1e-4, equal_nan=True):
             bound = (
@@ -279,9 +278,10 @@ def _probe(model: Any) -> list[Problem]:
     return found
 
 
-def _looks_like_probabilities(outputs: np.ndarray) -> bool:
-    if outputs.min() < 0.0 or outputs.max() > 1.0:
-        return False
-    if outputs.shape[1] == 1:
-        return False
-    return all(math.isclose(total, 1.0, abs_tol=1e-5) for total in outputs.sum(axis=1))
+def _why(model: Any, error: Exception) -> str:
+    """Which layer cannot be traced, on what, and why."""
+    weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
+    features = np.zeros((_BATCH, *model.feature_shape), np.float32)
+    key = np.array([3, 4], np.int64)
+    found = failures.failing_layer(model, weights, frozen, features, training=True, key=key)
+    return found or failures.reason(error)

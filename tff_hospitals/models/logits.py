@@ -26,6 +26,12 @@ def as_logits(outputs: Any, task: str) -> tf.Tensor:
     return outputs
 
 
+def hides_logits(outputs: Any, task: str) -> bool:
+    """Whether what a classifier put out, computed at once and not in a graph, may be probabilities."""
+    at_once = tf.is_tensor(outputs) and task != "regression" and tf.executing_eagerly()
+    return at_once and getattr(outputs, "_keras_logits", None) is None
+
+
 def source_operation(tensor: tf.Tensor) -> Any:
     """The operation of a graph that computes a tensor, past mere copies."""
     operation = tensor.op

@@ -74,29 +74,35 @@ class LowRankModel(FunctionalModel):
         trainable: tuple[str, ...] | None = None,
         pretrained: Any = None,
         keep_initial: bool = False,
+        **loss: Any,
     ):
         self._plain_builder, whole = builder, trainable or ()
 
         def adapted() -> tf.keras.Model:
             return adapt(building.built(builder, signature, name), rank, whole, name)
 
-        super().__init__(adapted, signature, name=name, pretrained=pretrained, keep_initial=keep_initial)
+        super().__init__(adapted, signature, name=name, pretrained=pretrained, keep_initial=keep_initial, **loss)
 
     def _load_weights(self, model: tf.keras.Model, path: Any) -> None:
         """Loads weights of the plain architecture; the adapters keep theirs."""
         plain = self._plain()
         saving.load_weights(plain, path)
+        if self.target_scale is not None:
+            super()._unscale(plain, path)
         own = _layers_by_path(model)
         for path_of_layer, layer in _layers_by_path(plain).items():
             _copy(layer, own[path_of_layer])
 
+    def _unscale(self, model: tf.keras.Model, pretrained: Any) -> None:
+        """Done on the plain architecture, by `_load_weights`."""
+
     def _plain(self) -> tf.keras.Model:
         return building.build_under_key(self._plain_builder, self.signature, building.FIXED_KEY, name=self.name)
 
-    def keras_model(self, trainable: Any, frozen: Any) -> tf.keras.Model:
+    def _filled(self, trainable: Any, frozen: Any) -> tf.keras.Model:
         """A new plain Keras model: adapters are merged into the kernels."""
         with building.outside_graphs():
-            adapted = super().keras_model(trainable, frozen)
+            adapted = super()._filled(trainable, frozen)
             plain, own = self._plain(), _layers_by_path(adapted)
             for path, layer in _layers_by_path(plain).items():
                 trained = own[path]
@@ -127,6 +133,11 @@ def adapt(model: tf.keras.Model, rank: int, whole: tuple[str, ...], name: str) -
         found = ", ".join(f"{paths[layer]} {sizes[layer]}" for layer in dense) or "none"
         bound = f"adapters of this rank are smaller than no dense layer of {name} ({found})"
         raise InvalidInput([Problem("lora_rank", rank, bound, "lower the rank, or use --trainable instead")])
+
+    left_out = [layer for layer in smaller - chosen if layer.kernel_regularizer or layer.bias_regularizer]
+    if left_out:
+        bound = f"leaves out the regularizer of {', '.join(paths[layer] for layer in left_out)}"
+        raise InvalidInput([Problem("lora_rank", rank, bound, "drop it; --l2 regularizes the adapters")])
 
     def clone(layer: Any) -> Any:
         if layer in smaller and layer not in chosen:

@@ -17,7 +17,16 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "cnn": {"filters": (16, 32), "norm": "group", "groups": 8, "dense_units": 128, "dropout": 0.0},
 }
 # Options of every model, a user's own included.
-COMMON_OPTIONS: dict[str, Any] = {"trainable": None, "pretrained": None, "keep_initial": False, "lora_rank": None}
+COMMON_OPTIONS: dict[str, Any] = {
+    "trainable": None,
+    "pretrained": None,
+    "keep_initial": False,
+    "lora_rank": None,
+    "loss": None,
+    "class_weights": None,
+    "target_scaling": "bounds",
+    "l2": 0.0,
+}
 _ACTIVATIONS = ("elu", "gelu", "relu", "selu", "sigmoid", "swish", "tanh")
 _INITS = ("fan_in_uniform", "glorot", "zeros")
 
@@ -43,6 +52,7 @@ def model_problems(name_or_path: str, signature: Any, **options: Any) -> list[Pr
         bound = f"{name_or_path} has no such option"
         found.append(Problem(name, options[name], bound, f"its options are {', '.join(sorted(known))}"))
     found += _value_problems({**known, **{name: options[name] for name in options if name in known}})
+    found.append(_class_weights_problem(options.get("class_weights"), signature))
     if name_or_path == "cnn" and not _is_image(signature.feature_shape):
         bound = "a CNN needs images of [height, width] or [height, width, channels], 8x8 or larger"
         found.append(Problem("feature_shape", signature.feature_shape, bound, "choose --model=mlp"))
@@ -79,6 +89,26 @@ def accepted_keywords(function: Any, offered: dict[str, Any]) -> tuple[dict[str,
     return taken, missing
 
 
+def _class_weights_problem(given: Any, signature: ModelSignature) -> Problem | None:
+    if given is None or given == "":
+        return None
+    remedy = f"give {signature.num_classes} public numbers such as {','.join(['1'] * signature.num_classes)}"
+    if signature.task == "regression":
+        return Problem("class_weights", given, "are for classes, and the target is a number", "drop them")
+    try:
+        numbers = [float(part) for part in (given.split(",") if isinstance(given, str) else given)]
+    except (TypeError, ValueError):
+        bound = "must be numbers that are stated: counted from the records they would tell of them"
+        return Problem("class_weights", given, bound, remedy)
+    if len(numbers) != signature.num_classes:
+        return Problem(
+            "class_weights", given, f"must be one number for each of {signature.num_classes} classes", remedy
+        )
+    if not all(0.0 <= number < float("inf") for number in numbers) or not any(numbers):
+        return Problem("class_weights", given, "must be finite, 0 or more, and not all 0", remedy)
+    return None
+
+
 def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) and min(shape[:2]) >= 8
 
@@ -111,6 +141,10 @@ def _value_problems(options: dict[str, Any]) -> list[Problem | None]:
         found.append(Problem("keep_initial", True, bound, "drop one of the two"))
     if options.get("lora_rank") is not None:
         found.append(whole_number("lora_rank", options["lora_rank"], low=1, remedy="give a small rank such as 4"))
+    if "target_scaling" in options:
+        found.append(one_of("target_scaling", options["target_scaling"], ("bounds", "none")))
+    if "l2" in options:
+        found.append(in_range("l2", options["l2"], low=0.0, remedy="give a small factor such as 1e-4, or 0 for none"))
     if masks(options.get("trainable")) == ():
         found.append(
             Problem("trainable", options["trainable"], "names no layer", "give layer names or patterns such as dense_*")

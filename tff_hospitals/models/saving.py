@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
@@ -13,7 +15,11 @@ import tensorflow as tf
 
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.models import layer_tree
 
+KERAS, WEIGHTS, CONFIG = "model.keras", "model.weights.h5", "model_config.json"
+ORIGINAL_UNITS = "original_units"
+"""The layer that brings a scaled target back, where no dense layer could."""
 _SUFFIXES = (".keras", ".weights.h5", ".h5")
 _LISTED = 8
 
@@ -41,6 +47,76 @@ def save_keras(model: tf.keras.Model, path: os.PathLike[str] | str) -> None:
                 f"could not prepare {path} in {folder}: {error}. Remedy: free some space there or set TMPDIR."
             ) from error
         files.write_bytes(path, draft.read_bytes())
+
+
+def save_trained(model: tf.keras.Model, folder: pathlib.Path, builder: str) -> list[str]:
+    """Writes `model.keras`, and where plain Keras cannot load it also its weights and its configuration.
+
+    Args:
+      model: the trained model.
+      folder: where to.
+      builder: the plan's name of the function that makes it.
+
+    Returns:
+      Warnings: that model.keras could not be written at all.
+
+    Raises:
+      RecordError: a file could not be written.
+    """
+    warnings: list[str] = []
+    obstacles = loading_obstacles(model)
+    try:
+        save_keras(model, folder / KERAS)
+    except files.RecordError:
+        raise
+    except Exception as error:  # a layer that Keras cannot describe
+        why = " ".join(str(error).split())[:200]
+        warnings.append(f"{KERAS} could not be written ({why}): take {WEIGHTS} and the function that made the model")
+        obstacles = obstacles or ["the model"]
+    if obstacles:
+        with tempfile.TemporaryDirectory(prefix="tff_hospitals_") as place:
+            draft = pathlib.Path(place) / WEIGHTS
+            model.save_weights(draft)
+            files.write_bytes(folder / WEIGHTS, draft.read_bytes())
+        try:
+            config = json.loads(json.dumps(model.get_config(), default=str))
+        except Exception:  # whatever a user's layers do
+            config = None
+        module, _, function = builder.partition(":")
+        load = f"from {module} import {function}; model = {function}(); model.load_weights({WEIGHTS!r})"
+        scaled = [one for one in model.layers if one.name == ORIGINAL_UNITS] if builder.partition(":")[2] else []
+        if scaled:
+            load += f"; its outputs are times {scaled[0].scale:g} plus {scaled[0].offset:g} in original units"
+        about = {"load": load, "not_plain_keras": obstacles, "class": type(model).__name__, "config": config}
+        files.write_json(folder / CONFIG, about)
+    return warnings
+
+
+def loading_obstacles(model: tf.keras.Model) -> list[str]:
+    """The layers for whose code plain Keras has to be given something: Lambda, and classes of a user's own.
+
+    Classes that are registered (`tf.keras.saving.register_keras_serializable`) are found once their module is imported.
+    """
+    found = []
+    for layer in (model, *layer_tree.layer_paths(model)):
+        kind = type(layer)
+        own = kind.__module__.partition(".")[0] not in ("keras", "tensorflow")
+        registered = tf.keras.saving.get_registered_name(kind) != kind.__name__
+        if isinstance(layer, tf.keras.layers.Lambda):
+            found.append(f"{layer.name} (Lambda)")
+        elif own and not registered:
+            found.append(f"{layer.name} ({kind.__name__}, not registered)")
+    return list(dict.fromkeys(found))
+
+
+def cannot_load(obstacles: Sequence[str]) -> str:
+    """What is said before training of a model that plain Keras cannot load."""
+    more = f" and {len(obstacles) - _LISTED} more" if len(obstacles) > _LISTED else ""
+    return (
+        f"plain Keras cannot load the {KERAS} of this model by itself: {', '.join(obstacles[:_LISTED])}{more}. "
+        f"{WEIGHTS} and {CONFIG} are written beside it: call the function that makes the model, then load_weights. "
+        "Remedy: register the class with tf.keras.saving.register_keras_serializable, and write a layer in place of a Lambda"
+    )
 
 
 def load_weights(model: tf.keras.Model, path: os.PathLike[str] | str) -> None:

@@ -35,6 +35,8 @@ def load_builder(path: str, signature: ModelSignature) -> Callable[[], Any]:
         bound = f"{attribute} is {_kind(target)}, not a function that returns a tf.keras.Model"
         raise _invalid(path, bound, f"write `def build(): return ...` in {module_name}")
     offered = offered_arguments(signature)
+    if inspect.isclass(target) and target.__init__.__module__.partition(".")[0] == "keras":
+        return functools.partial(target)  # a subclass without arguments of its own: Keras' take none of these
     try:
         taken, missing = accepted_keywords(target, offered)
     except (TypeError, ValueError) as error:

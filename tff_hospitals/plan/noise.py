@@ -17,6 +17,7 @@ from tff_hospitals.accounting import MechanismEvent
 from tff_hospitals.accounting.epsilon import conversions_of
 from tff_hospitals.accounting.events import REPLACE_SPECIAL
 from tff_hospitals.foundations import files as records_lib
+from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.calibration import Calibration, Spent
@@ -243,8 +244,8 @@ def _hospital_part(plan: Plan, dataset: HospitalDataset, delta: float, adjacency
 
 def parameters(plan: Plan, dataset: HospitalDataset) -> int:
     """How many parameters travel; the sensitivity of rounded updates depends on it (builds the model once)."""
-    options = json.dumps(records_lib.plain(dict(plan.model.options)), sort_keys=True)
-    return _counted(plan.model.name, options, tuple(dataset.feature_shape), dataset.num_classes, dataset.task)
+    options = json.dumps(records_lib.plain(plan.model.settings), sort_keys=True)
+    return _counted(plan.model.name, options, ModelSignature.of(dataset))
 
 
 def size_problem(plan: Plan, dataset: HospitalDataset, trained: int) -> Problem | None:
@@ -259,10 +260,10 @@ def size_problem(plan: Plan, dataset: HospitalDataset, trained: int) -> Problem 
 
 
 @functools.lru_cache(maxsize=64)
-def _counted(name: str, options: str, shape: tuple[int, ...], classes: int, task: str) -> int:
+def _counted(name: str, options: str, signature: ModelSignature) -> int:
     from tff_hospitals import models
 
-    model = models.build_model(name, models.ModelSignature(shape, classes, task), **json.loads(options))
+    model = models.build_model(name, signature, **json.loads(options))
     return sum(spec.shape.num_elements() for spec in model.trainable_specs)
 
 

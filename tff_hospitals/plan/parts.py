@@ -30,6 +30,7 @@ STOPPING_METRICS = {
     "auc": ("binary", "multiclass"),
 }
 """What may tell a plateau, and the tasks that have it."""
+TARGET_SCALINGS = ("bounds", "none")
 WEIGHTINGS = ("records", "equal")
 CONVERSIONS = ("rdp", "pld", "gaussian_exact")
 RECORD_SAMPLINGS = ("cyclic_poisson", "same_order")
@@ -67,7 +68,28 @@ class ModelPlan:
     """Which Keras model, and which layers travel."""
 
     name: str = option("logistic_regression", "logistic_regression, mlp, cnn, or package.module:function", flag="model")
+    loss: str = option(
+        "", "package.module:function of (labels, outputs) to the loss of each record; by default that of the task"
+    )
+    class_weights: str = option(
+        "", "factor of each class in the loss, such as 1,5: public numbers, never counted from records"
+    )
+    target_scaling: str = option(
+        "bounds",
+        "learn a regression on the scale of the target's public bounds, or as it is",
+        choices=lambda: TARGET_SCALINGS,
+    )
+    l2: float = option(
+        0.0, "factor of the sum of squared weights in the loss, added after clipping and noise", low=0.0, high=1e6
+    )
     options: Options = dataclasses.field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the model is built with, beside its name."""
+        own = (field for field in dataclasses.fields(self) if field.name not in ("name", "options"))
+        changed = {one.name: getattr(self, one.name) for one in own if getattr(self, one.name) != one.default}
+        return {**changed, **self.options}
 
 
 @dataclasses.dataclass(frozen=True)

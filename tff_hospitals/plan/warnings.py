@@ -33,6 +33,12 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
     if not noise.parts:
         return simulated
     words = [*_of_preprocessing(plan, dataset), *_of_starting_weights(plan), *simulated]
+    if dataset.task == "regression" and (dataset.target_bounds is None or plan.model.target_scaling == "none"):
+        words.append(
+            "the target is learnt in its own unit: clipping leaves of a large gradient its direction alone, and a "
+            "model far from its target comes no nearer. Remedy: state the target's public bounds (low and high in the "
+            "schema, target_bounds of arrays) and leave --target_scaling as it is."
+        )
     for part in noise.parts:
         units = len(dataset.hospitals) if part.unit == "hospital" else max(dataset.records().values())
         if part.delta >= 1 / units:

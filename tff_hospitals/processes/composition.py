@@ -203,7 +203,8 @@ def architecture(model: FunctionalModel, planned: str) -> str:
         and getattr(keras, "_is_graph_network", False)
         and all(_of_keras(layer) for layer in keras._flatten_layers())
     ):
-        return files.fingerprint([type(model).__name__, json.loads(keras.to_json())["config"]])
+        config = json.loads(keras.to_json())["config"]
+        return files.fingerprint([type(model).__name__, config, getattr(model, "learning", "")])
     if getattr(model, "name", None) == planned:
         return f"{planned} {getattr(model, 'program', '')}"
     if model not in _token_of:

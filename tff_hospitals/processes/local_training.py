@@ -66,6 +66,7 @@ class LocalTraining:
         self.client = client
         self.privacy = privacy
         self.drawn = (*DRAWN, "attack") if attacked else DRAWN
+        self.penalties = getattr(model, "penalties", None)  # TFF's models keep theirs to themselves
         self.rule = build_step_rule(model, privacy, max_local_steps)
         self.record_level, self.block, self.noise_width = self.rule.protects, self.rule.block, self.rule.noise_width
         self.noise_block = self.rule.noise_block
@@ -187,6 +188,8 @@ class LocalTraining:
             )
             row = noise[step - start] if self.record_level else noise
             gradients, losses, clip_norm = self.rule.gradients(weights, batch, row, clip_norm)
+            if self.penalties:  # of the weights alone: no record's gradient is clipped for it, no noise hides it
+                gradients = tuple(one + more for one, more in zip(gradients, self.penalties.gradients(weights)))
             if self.client.proximal_mu:
                 gradients = tuple(
                     gradient + self.client.proximal_mu * (weight - origin)

@@ -30,6 +30,7 @@ from tff_hospitals.training.run_record import read_record
 PAGE, FOR_MACHINES = "guarantee.html", "guarantee.json"
 _JSON = ("plan.json", "record.json", "ledger.json", "summary.json")
 _TABLES = ("metrics.csv", "bytes.csv")
+_MODEL = ("model.keras", "model.weights.h5", "model_config.json")
 
 
 def publish(
@@ -86,8 +87,11 @@ def publish(
         if kept:
             files.write_csv(out / name, kept, rows)
             written.append(out / name)
-    shutil.copyfile(run_dir / "model.keras", out / "model.keras")
-    return [*written, out / "model.keras"]
+    for name in _MODEL:
+        if (run_dir / name).exists():
+            shutil.copyfile(run_dir / name, out / name)
+            written.append(out / name)
+    return written
 
 
 def _joint(plan: Plan, record: Mapping[str, Any], dataset: HospitalDataset | None) -> list[Total] | None:

@@ -178,14 +178,19 @@ def _functions_of(model: FunctionalModel) -> tuple[Any, Any]:
         shapes = [tuple(spec.shape) for spec in model.trainable_specs]
         sizes = [int(np.prod(shape)) for shape in shapes]
 
+        def split(flat: Any) -> tuple:
+            return tuple(tf.reshape(part, shape) for part, shape in zip(tf.split(flat, sizes), shapes))
+
         def each(flat: Any, frozen: tuple, features: Any, labels: Any) -> Any:
-            weights = tuple(tf.reshape(part, shape) for part, shape in zip(tf.split(flat, sizes), shapes))
-            return model.per_record_loss(model.predict(weights, frozen, features, training=False), labels)
+            return model.per_record_loss(model.predict(split(flat), frozen, features, training=False), labels)
 
         def total(flat: Any, frozen: tuple, features: Any, labels: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(flat)
                 loss = tf.reduce_sum(tf.cast(each(flat, frozen, features, labels), tf.float64))
+                if model.penalties:
+                    rows = tf.cast(tf.shape(labels)[0], tf.float64)
+                    loss += rows * tf.cast(model.penalties(split(flat)), tf.float64)
             return loss, tape.gradient(loss, flat, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
         if len(_KEPT) >= 8:

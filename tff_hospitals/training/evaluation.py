@@ -47,7 +47,14 @@ class Evaluator:
             parts.append((SERVER, server_held))
             self.spans[SERVER] = slice(position, position + server_held.records)
         # Lazy test parts pass through one batch after the other; only labels and one row of results stay.
-        self._batches = (lambda: _batches([part for _, part in parts])) if dataset.recipe else _kept([_together(parts)])
+        whole = [part for _, part in parts]
+        self._batches: Callable[[], Iterable[Part]]
+        if getattr(
+            model, "mixes_records", False
+        ):  # what a record gets then depends on whom it is evaluated with: its own hospital
+            self._batches = lambda: (load_part(one) for one in whole if one.records)
+        else:
+            self._batches = (lambda: _batches(whole)) if dataset.recipe else _kept([_together(parts)])
         self._task = model.task
         self._predict = _predictor(model)
 

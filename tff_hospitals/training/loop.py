@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def build_model(plan: Plan, dataset: HospitalDataset) -> FunctionalModel:
     """The plan's model for these hospitals."""
-    return models.build_model(plan.model.name, dataset, **dict(plan.model.options))
+    return models.build_model(plan.model.name, dataset, **plan.model.settings)
 
 
 def train(
@@ -166,7 +166,9 @@ def train_to_the_end(
             if session.finished is None:
                 started = time.perf_counter()
                 streams = Streams.from_seed(plan.seed).child("baseline", hospital.hospital_id)
-                found = convergence.fit(session.model, session.state.weights, session.frozen, hospital.train, streams)
+                with session.explained(training=True):
+                    start = session.state.weights
+                    found = convergence.fit(session.model, start, session.frozen, hospital.train, streams)
                 warnings = [] if found.converged else [f"{hospital.hospital_id}: {found.words}"]
                 session.adopt(found.weights, found.words, time.perf_counter() - started, warnings)
             if session.finished is not None:
@@ -229,11 +231,12 @@ def _advance(
     inputs = [session.draw_rounds(places) for session in group]
     runtime = group[0].runtime
     started = time.perf_counter()
-    if places > 1:
-        states, frozen = [session.state for session in group], [session.frozen for session in group]
-        results = runtime.run_rounds_of_many(states, inputs, frozen)
-    else:
-        results = [runtime.run_rounds(group[0].state, inputs[0])]
+    with group[0].explained(training=True):
+        if places > 1:
+            states, frozen = [session.state for session in group], [session.frozen for session in group]
+            results = runtime.run_rounds_of_many(states, inputs, frozen)
+        else:
+            results = [runtime.run_rounds(group[0].state, inputs[0])]
     seconds = (time.perf_counter() - started) / sum(map(len, inputs))
     failures = []
     for session, rounds, (state, outputs) in zip(group, inputs, results):

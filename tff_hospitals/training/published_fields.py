@@ -205,6 +205,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "model.keras": {"*": "released"},
     "guarantee.html": {"*": "accounting"},
     "guarantee.json": {"*": "accounting"},
+    "model.weights.h5": {"*": "released"},
+    "model_config.json": {"*": "settings"},
     "report.html": {"*": "pages"},
     "summary.csv": {"*": "pages"},
     "plots/": {"*": "pages"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.checks.privacy import secure_noise_problems
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.rounds import RoundInput, RoundOutput
-from tff_hospitals.training import stopping
+from tff_hospitals.training import failures, stopping
 from tff_hospitals.training.budgets import RoundBudgets, RoundDecision
 from tff_hospitals.training.evaluation import POOLED
 from tff_hospitals.training.extension import Extension
@@ -130,6 +131,11 @@ class Session:
             rest = self.charges.plan_ahead(self.drawer, self.next_round, max_total_epsilon)
             if self.extension is not None and self.extension.new:
                 self._state_extension(self.extension, rest, on_note)
+        for text in getattr(self.model, "notes", ()):  # TFF's models keep theirs to themselves
+            if text not in self.history.statements:
+                self.history.statements.append(text)
+            if on_note is not None:
+                on_note(text)
         self.files.claim()
         self.charges.begin()
 
@@ -251,8 +257,15 @@ class Session:
 
         return float(f"{float(learning_rate_at(self.plan.client, round_number)):.7g}")  # float32 has no more digits
 
+    def explained(self, *, training: bool) -> contextlib.AbstractContextManager[None]:
+        """While this is open, a layer that fails is named with its hospital."""
+        dataset, where = (self.dataset if training else self.evaluated), f"round {self.next_round + 1}"
+        weights = tuple(self.state.weights)
+        return failures.explained(self.model, dataset, weights, self.frozen, where, training=training)
+
     def _evaluate(self) -> dict[str, dict[str, float]]:
-        return self.shared.evaluate(self.state.weights, self.frozen)
+        with self.explained(training=False):
+            return self.shared.evaluate(self.state.weights, self.frozen)
 
     def _check_finite(self, output: RoundOutput) -> None:
         """A NaN update is reported with round and hospital id, from the hospital's own report: no sum holds it.

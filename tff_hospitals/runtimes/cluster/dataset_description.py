@@ -98,4 +98,6 @@ def rebuild(description: Description, data: DataPlan) -> HospitalDataset:
         recipe=about["fingerprint"],
         secret=description.secret,
         split_rule=about["split_rule"],
+        target_bounds=None if about["target_bounds"] is None else tuple(about["target_bounds"]),
+        inputs=tuple((name, tuple(shape)) for name, shape in about["inputs"]),
     )

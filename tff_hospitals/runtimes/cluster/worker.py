@@ -94,7 +94,7 @@ class Worker:
         _one_core()
         plan = Plan.from_json(plan_json)
         self._dataset = dataset_description.rebuild(description, plan.data)
-        model = models.build_model(plan.model.name, self._dataset, **dict(plan.model.options))
+        model = models.build_model(plan.model.name, self._dataset, **plan.model.settings)
         self._parts = composition.compose(plan, self._dataset, model)
         if self._parts.signature != signature:
             raise RuntimeError(
