@@ -60,7 +60,8 @@ def others(layer: Any) -> int:
 
 def _of_weights(layer: Any) -> list[tuple[tf.Variable, Callable[[Any], Any]]]:
     found: list[tuple[tf.Variable, Callable[[Any], Any]]] = []
-    for call in layer._callable_losses:
+    for tagged in layer._callable_losses:
+        call = tagged.args[0] if isinstance(tagged, functools.partial) and tagged.args else tagged
         inner: Any = getattr(call, "func", None)
         if isinstance(call, functools.partial) and getattr(inner, "__qualname__", "") == _KERAS_OWN:
             found.append((call.args[0], inner))

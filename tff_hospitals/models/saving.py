@@ -115,7 +115,7 @@ def cannot_load(obstacles: Sequence[str]) -> str:
     return (
         f"plain Keras cannot load the {KERAS} of this model by itself: {', '.join(obstacles[:_LISTED])}{more}. "
         f"{WEIGHTS} and {CONFIG} are written beside it: call the function that makes the model, then load_weights. "
-        "Remedy: register the class with tf.keras.saving.register_keras_serializable, write a layer in place of a Lambda"
+        "Remedy: register classes with tf.keras.saving.register_keras_serializable, write a layer in place of a Lambda"
     )
 
 

@@ -49,9 +49,7 @@ class Evaluator:
         # Lazy test parts pass through one batch after the other; only labels and one row of results stay.
         whole = [part for _, part in parts]
         self._batches: Callable[[], Iterable[Part]]
-        if getattr(
-            model, "mixes_records", False
-        ):  # what a record gets then depends on whom it is evaluated with: its own hospital
+        if getattr(model, "mixes_records", False):  # a record is then evaluated with those of its own hospital
             self._batches = lambda: (load_part(one) for one in whole if one.records)
         else:
             self._batches = (lambda: _batches(whole)) if dataset.recipe else _kept([_together(parts)])
