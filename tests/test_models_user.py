@@ -111,5 +111,7 @@ def test_what_cannot_be_built_is_named(path, message):
 
 
 def test_options_of_the_zoo_are_not_for_a_users_model():
-    with pytest.raises(InvalidInput, match=r"hidden_units=.*has no such option.*its options are keep_initial,"):
+    with pytest.raises(
+        InvalidInput, match=r"hidden_units=.*has no such option.*its options are class_weights, keep_initial,"
+    ):
         build_model("own_models.heart:build", HEART, hidden_units=(3,))

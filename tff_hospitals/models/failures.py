@@ -74,6 +74,6 @@ def reason(error: Exception) -> str:
     text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]( name:.*)?", "", text)
     text = text.split("Call arguments received by")[0]
     text = re.sub(r"Exception encountered when calling layer.*?\n\n", "", text, flags=re.DOTALL)
-    stated = re.search(r"assertion failed: \[([^\]]*)\]", text)
-    words = " ".join((stated.group(1) if stated else text).split()).rstrip(". ")
+    stated = re.search(r"assertion failed: \[([^\]]*)\]|Summarized data: b'([^']*)'", text)
+    words = " ".join(((stated.group(1) or stated.group(2)) if stated else text).split()).rstrip(". ")
     return f"{type(error).__name__}: {words[:_LONGEST]}" if words else type(error).__name__
