@@ -273,3 +273,14 @@ def test_headers_that_say_different_units_are_different_columns(tmp_path):
     assert "features:\ntarget" in text
     for words in ("temp (C): not in b.csv, c.csv", "Temp [F]: not in a.csv, c.csv", "age: not in a.csv, b.csv"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    "add", ["files: {a.csv: {encoding: nothing}}", "files: {a.csv: {colour: blue}}", "decimal: x", "missing: [yes]"]
+)
+def test_a_schema_that_is_wrong_is_said_before_files_are_read(tmp_path, add, capsys):
+    (tmp_path / "a.csv").write_text("age,ill\n40,yes\n50,no\n")
+    schema = "features: [{name: age, bounds: open}]\ntarget: {name: ill, classes: [no, yes]}\n"
+    (tmp_path / "schema.yaml").write_text(f"{schema}scaling: fixed_bounds\n{add}\n")
+    assert code_of("inspect", str(tmp_path)) == 0
+    assert "2 points to settle before training" in capsys.readouterr().out

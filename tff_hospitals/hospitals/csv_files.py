@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import pathlib
+from collections.abc import Iterator
 
 from tff_hospitals.hospitals.file_formats import FileFormat
 from tff_hospitals.hospitals.tables import Problems, Sheet
@@ -26,20 +28,18 @@ def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> She
     rows: list[list[str]] = []
     lines: list[int] = []
     start = 1
-    largest = csv.field_size_limit(2**31 - 1)  # the library's own limit of 128 KiB stops at long notes
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        for row in reader:
-            spreadsheet = start == 1 and stated is not None  # Excel's first line says how to read, it is no header
-            if any(cell.strip() for cell in row) and not spreadsheet:  # blank lines say nothing
-                rows.append(row)
-                lines.append(start)
-            start = reader.line_num + 1
+        with cells_of_any_length():
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            for row in reader:
+                spreadsheet = start == 1 and stated is not None  # Excel's first line says how to read, it is no header
+                if any(cell.strip() for cell in row) and not spreadsheet:  # blank lines say nothing
+                    rows.append(row)
+                    lines.append(start)
+                start = reader.line_num + 1
     except csv.Error as error:
         problems.add(path.name, f"line {start}: {error}", "must be a readable CSV file", "check its quotes")
         return None
-    finally:
-        csv.field_size_limit(largest)
     if not rows:
         problems.add(path.name, "no lines", "must have a header and at least one record", "remove the file or fill it")
         return None
@@ -58,6 +58,16 @@ def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> She
         return [rows[number][at].strip() for number in kept]
 
     return Sheet(header, column, [f"line {lines[number]}" for number in kept], "header only" if len(rows) == 1 else "")
+
+
+@contextlib.contextmanager
+def cells_of_any_length() -> Iterator[None]:
+    """The csv library's own limit of 128 KiB stops at long notes; in this block it does not."""
+    largest = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(largest)
 
 
 def stated_delimiter(text: str) -> str | None:

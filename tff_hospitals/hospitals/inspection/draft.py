@@ -84,7 +84,10 @@ def draft(path: os.PathLike[str] | str, stated: Roles) -> Draft:
         read = {*features, *roles.named.values()}
         lines += ["headers:", *(f"  {quoted(f)}: {_map(h)}" for f, h in _kept(gathered.headers, read).items())]
     lines += ["scaling: fixed_bounds   # by the bounds alone: nothing is learnt from the records", ""]
-    lines += ["# Columns that are left out, and why:", *(f"#   {name}: {why}" for name, why in left_out.items())]
+    lines += [
+        "# Columns that are left out, and why:",
+        *(_comment(f"  {name}: {why}") for name, why in left_out.items()),
+    ]
     open_columns = [name for name in features if guesses[name].kind == "numeric"]
     return Draft("\n".join(lines) + "\n", tuple(notes), tuple(open_columns))
 
@@ -142,8 +145,7 @@ def _target(name: str, guess: Guess) -> str:
 
 
 def _entry(entries: Iterable[str], guess: Guess) -> str:
-    notes = "; ".join(re.sub(r"\s", " ", note) for note in guess.notes)
-    return f"{{{', '.join(entries)}}}" + (f"   # {notes}" if notes else "")
+    return f"{{{', '.join(entries)}}}" + (f"   {_comment('; '.join(guess.notes))}" if guess.notes else "")
 
 
 def _spellings(guess: Guess) -> list[str]:
@@ -185,5 +187,11 @@ def quoted(text: str) -> str:
     >>> quoted("age"), quoted("age (years)"), quoted("")
     ('age', '"age (years)"', '""')
     """
-    plain = re.fullmatch(r"\w[\w.%]*", text, re.ASCII) is not None
-    return text if plain and text != OPEN else json.dumps(text, ensure_ascii=not text.isprintable())
+    if re.fullmatch(r"\w[\w.%]*", text, re.ASCII) and text != OPEN:
+        return text
+    whole = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in whole)
+
+
+def _comment(text: str) -> str:
+    return "# " + "".join(letter if letter.isprintable() else " " for letter in text)

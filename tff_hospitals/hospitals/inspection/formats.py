@@ -8,7 +8,7 @@ import io
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from tff_hospitals.hospitals.csv_files import likely_encoding, stated_delimiter
+from tff_hospitals.hospitals.csv_files import cells_of_any_length, likely_encoding, stated_delimiter
 from tff_hospitals.hospitals.dates import ISO, days
 from tff_hospitals.hospitals.file_formats import DATES, FileFormat
 from tff_hospitals.hospitals.inspection.words import MISSING
@@ -46,7 +46,8 @@ def _delimiter(text: str) -> str:
         return stated
     best, width = ",", 1
     for delimiter in (",", ";", "\t", "|"):
-        rows = [row for row in csv.reader(io.StringIO("".join(lines), newline=""), delimiter=delimiter) if row]
+        with cells_of_any_length():
+            rows = [row for row in csv.reader(io.StringIO("".join(lines), newline=""), delimiter=delimiter) if row]
         alike = sum(len(row) == len(rows[0]) for row in rows) if rows else 0
         if rows and len(rows[0]) > width and alike >= 0.8 * len(rows):
             best, width = delimiter, len(rows[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -79,14 +80,15 @@ def readiness(place: pathlib.Path, schema: Schema) -> Readiness:
       schema: what the columns mean.
     """
     problems = Problems()
-    tables = tables_of(place, schema, problems)
     open_points = [InvalidInput([problem]).args[0] for problem in schema.problems()]
-    if tables:
-        # Without open bounds: what is missing there is said already.
-        open_points += _cell_problems(tables, schema, problems)
-    else:
-        open_points += _lines(problems)
     names = [*(feature.name for feature in schema.features), schema.target.name]
+    closed = _closed(schema)
+    if closed.problems():  # more than open settings: it says nothing of the files
+        return Readiness((), tuple(dict.fromkeys(open_points)), tuple(names))
+    tables = tables_of(place, schema, problems)
+    if tables:
+        pools_of(tables, closed, problems)
+    open_points += _lines(problems)
     columns = {
         hospital_id: {name: _values(schema, name, parts) for name in names} for hospital_id, parts in tables.items()
     }
@@ -100,19 +102,15 @@ def readiness(place: pathlib.Path, schema: Schema) -> Readiness:
     return Readiness(tuple(facts), tuple(dict.fromkeys(open_points)), tuple(names))
 
 
-def _cell_problems(tables: Mapping[str, Sequence[Table]], schema: Schema, problems: Problems) -> list[str]:
-    """Cells that do not fit the schema; open settings are left out of it."""
+def _closed(schema: Schema) -> Schema:
+    """The schema as if its open settings did not matter."""
     features = tuple(
         dataclasses.replace(feature, impute="median") if feature.impute == "middle" and feature.low is None else feature
         for feature in schema.features
     )
-    bound = schema.records_per_patient
-    if schema.patient_column is not None and bound is None:
-        bound = sum(table.records for parts in tables.values() for table in parts)
-    closed = dataclasses.replace(schema, features=features, records_per_patient=bound, scaling=None)
-    if not closed.problems():
-        pools_of(tables, closed, problems)
-    return _lines(problems)
+    stated = schema.patient_column is None or schema.records_per_patient is not None
+    bound = schema.records_per_patient if stated else sys.maxsize
+    return dataclasses.replace(schema, features=features, records_per_patient=bound, scaling=None)
 
 
 def _lines(problems: Problems) -> list[str]:
