@@ -163,7 +163,7 @@ def test_settings_need_a_name_and_a_value(text):
         (["--aggregator=dp_sgd", "--target_epsilon=-2", "--run_dir=x"], "target_epsilon=-2.0: must be > 0.0"),
         (["--target_epsilon=2", "--run_dir=x"], "is only used with a private method"),
         (["--aggregator=pooled", "--run_dir=x"], "is a baseline of comparisons"),
-        (["--runtime=quick", "--run_dir=x"], "must be one of cluster, compiled, native"),
+        (["--runtime=quick", "--run_dir=x"], "must be one of cluster, compiled, deployed, native"),
         (["--cluster_address=10.0.0.1:6379", "--run_dir=x"], "is only used with runtime=cluster"),
         (["--runtime=cluster", "--cluster_time_limit_seconds=0", "--run_dir=x"], "cluster_time_limit_seconds=0"),
         (["--cluster_hospitals_per_chunk=2", "--run_dir=x"], "is only used with runtime=cluster"),

@@ -29,6 +29,7 @@ RANKS = {
     "training": 5,
     "tff": 5,
     "audits": 6,
+    "deployment": 6,
     "experiments": 7,
     "reports": 7,
     "installation": 7,

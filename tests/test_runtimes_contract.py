@@ -46,7 +46,7 @@ def test_there_is_one_reference_and_the_default_is_registered():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("nativ", {}, "must be one of cluster, compiled, native"),
+        ("nativ", {}, "must be one of cluster, compiled, deployed, native"),
         ("native", {"strategy": "fused"}, "is not one of its options (it has none)"),
         ("compiled", {"address": "a:1"}, "is not one of its options (strategy)"),
     ],

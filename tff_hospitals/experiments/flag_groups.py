@@ -85,6 +85,9 @@ def runtime_options() -> dict[str, Any]:
     chosen, limit = FLAGS.runtime, FLAGS.cluster_time_limit_seconds
     size = FLAGS[names[2]].value if len(names) > 2 else None
     found = [one_of("runtime", chosen, RUNTIMES)]
+    if chosen in RUNTIMES and not RUNTIMES[chosen].holds_records:
+        bound, remedy = "runs where the hospitals are, not from this command", "start it by scripts/federation.py"
+        found.append(Problem("--runtime", chosen, bound, remedy))
     found.append(in_range("--cluster_time_limit_seconds", limit, low=0.0, low_open=True, remedy="give seconds above 0"))
     if size is not None:
         found.append(whole_number("--cluster_hospitals_per_chunk", size, low=1, remedy="give 1 or more hospitals"))

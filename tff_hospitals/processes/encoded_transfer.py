@@ -32,12 +32,17 @@ class Broadcast:
     Attributes:
       weights: what they decode.
       held: the server's state after it.
-      payload_bytes: of the payload; None in the first round of `delta`, where the model is fetched as it is.
+      payload: the bytes; None in the first round of `delta`, where the model is fetched as it is.
     """
 
     weights: Arrays
     held: Arrays
-    payload_bytes: int | None
+    payload: bytes | None
+
+    @property
+    def payload_bytes(self) -> int | None:
+        """Bytes of the payload."""
+        return None if self.payload is None else len(self.payload)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +51,18 @@ class Upload:
 
     Attributes:
       update: what the server decodes (zeros when nothing was sent).
-      payload_bytes: of the payload; None when the hospital sent nothing.
+      payload: the bytes; None when the hospital sent nothing.
       residual: float32 [parameters], what waits at the hospital for its next upload; None without error feedback.
     """
 
     update: Arrays
-    payload_bytes: int | None
+    payload: bytes | None
     residual: np.ndarray | None
+
+    @property
+    def payload_bytes(self) -> int | None:
+        """Bytes of the payload."""
+        return None if self.payload is None else len(self.payload)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +140,27 @@ class EncodedTransfer:
         reference = [np.asarray(array) for array in held] if self.broadcast.needs_reference else None
         named = self.named(weights)
         payload = self.broadcast.encode(named, key, reference=reference, want_decoded=False).payload
-        decoded = tuple(self.broadcast.decode(payload, self.shapes, key, reference))
-        return Broadcast(decoded, decoded, len(payload))
+        decoded = self.receive_broadcast(payload, held, key)
+        return Broadcast(decoded, decoded, payload)
+
+    def receive_broadcast(self, payload: bytes, held: Sequence[Any], key: Any) -> Arrays:
+        """The model that a hospital decodes from a payload, beside the one that it decoded last.
+
+        Raises:
+          PayloadError: the bytes are not such a payload.
+        """
+        reference = [np.asarray(array) for array in held] if self.broadcast.needs_reference else None
+        return tuple(self.broadcast.decode(payload, self.shapes, key, reference))
+
+    def receive_upload(self, payload: bytes | None, key: Any) -> Arrays:
+        """The update that the server decodes from a payload; zeros where the hospital sent nothing.
+
+        Raises:
+          PayloadError: the bytes are not such a payload.
+        """
+        if payload is None:
+            return tuple(np.zeros(shape, np.float32) for shape in self.shapes)
+        return tuple(self.upload.decode(payload, self.shapes, key))
 
     def send_upload(self, update: Sequence[Any], key: Any, residual: np.ndarray | None) -> Upload:
         """Encodes a hospital's update and decodes it as the server does.
@@ -147,11 +176,9 @@ class EncodedTransfer:
             waiting = np.zeros(sum(self.lengths), np.float32) if state is None else state.residual
             meant = Feedback(waiting).after_skip(named)
             if float(np.linalg.norm(meant.residual)) < self.skip_below:
-                nothing = tuple(np.zeros(shape, np.float32) for shape in self.shapes)
-                return Upload(nothing, None, meant.residual if state is not None else None)
+                return Upload(self.receive_upload(None, key), None, meant.residual if state is not None else None)
         payload, _, state = self.upload.encode(named, key, state, want_decoded=False)
-        decoded = tuple(self.upload.decode(payload, self.shapes, key))
-        return Upload(decoded, len(payload), None if state is None else state.residual)
+        return Upload(self.receive_upload(payload, key), payload, None if state is None else state.residual)
 
     # -- for runtimes that compute with the twin ---------------------------
 

@@ -40,6 +40,13 @@ RUNTIMES: dict[str, Registered] = {
         needs_plan=True,
         options=("address", "time_limit_seconds", "hospitals_per_chunk", "workers"),
     ),
+    "deployed": Registered(
+        "tff_hospitals.deployment.runtime:DeployedRuntime",
+        "real hospitals, each with its own records",
+        equality="rounding",
+        options=("federation",),
+        holds_records=False,
+    ),
 }
 
 

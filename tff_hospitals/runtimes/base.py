@@ -54,6 +54,8 @@ class Registered:
       needs_plan: whether it builds the process again from the plan, somewhere else.
       options: names of the keyword arguments that it takes.
       package: that it needs beside TensorFlow; empty for none.
+      holds_records: whether the records are where it runs. Without them hospitals evaluate themselves
+        (`Runtime.evaluate`), and a federation has to be started for it (`scripts/federation.py`).
     """
 
     path: str
@@ -63,6 +65,7 @@ class Registered:
     needs_plan: bool = False
     options: tuple[str, ...] = ()
     package: str = ""
+    holds_records: bool = True
 
     def missing(self, name: str) -> list[Problem]:
         """That its package cannot be imported, if so; `name` is the runtime's own."""
@@ -123,6 +126,14 @@ class Runtime(abc.ABC):
                 bound = "has frozen weights of its own, and this runtime holds one set"
                 raise_if([Problem("run", number, bound, "build a runtime for each run")])
         return [self.run_rounds(state, rounds) for state, rounds in zip(states, rounds_of_each)]
+
+    def evaluate(self, weights: tuple) -> dict[str, dict[str, float]]:
+        """Metrics by scope as `training.evaluation.Evaluator` gives them, of a runtime that holds no records."""
+        raise TypeError(f"{type(self).__name__} evaluates nothing: the records are where it runs")
+
+    def summary_fields(self) -> dict[str, Any]:
+        """What it adds to the summary of a run, by name."""
+        return {}
 
     def close(self) -> None:
         """Frees what it started or holds; calling it twice is no error."""

@@ -52,7 +52,7 @@ def train(
       plan: what to do; refused when it has problems.
       dataset: the hospitals.
       run_dir: folder for the run's files and checkpoints; None keeps everything in memory.
-      runtime: `compiled`, `native` or `cluster`.
+      runtime: `compiled`, `native`, `cluster`, or `deployed` (see `deployment.server`).
       model: a model built before (several seeds of one plan share it).
       evaluate_on: hospitals to evaluate on when they are not those that train (baselines).
       server_held: records that the server holds itself, evaluated as `server`.

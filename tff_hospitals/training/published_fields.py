@@ -177,6 +177,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "rounds": "settings",
         "stop_reason": "accounting",
         "runtime": "settings",
+        "engine": "settings",
+        "overhead_seconds_per_round": "timing",
         "guarantee": "accounting",
         "certificate": "accounting",
         "second_unit": "accounting",

@@ -74,6 +74,8 @@ class SeedIndependentParts:
 
     def evaluate(self, weights: tuple, frozen: tuple) -> dict[str, dict[str, float]]:
         """Metrics of the weights by hospital id, `pooled`, and `server` where it holds records."""
+        if not self.registered.holds_records:
+            return self.runtime(frozen).evaluate(weights)
         if self._evaluator is None:
             self._evaluator = Evaluator(self.model, self.evaluated, self._server_held)
         return self._evaluator(weights, frozen)
@@ -81,6 +83,10 @@ class SeedIndependentParts:
     def backdoor_success(self, weights: tuple, frozen: tuple) -> float | None:
         """How often the mark of an attacking hospital works; None where no hospital hides one."""
         return backdoor_success(self._plan, self.model, self.evaluated, weights, frozen)
+
+    def summary_fields(self) -> dict[str, Any]:
+        """What the runtime adds to a run's summary; nothing where none was built."""
+        return {} if self._runtime is None else self._runtime.summary_fields()
 
     def close(self) -> None:
         """Frees what the runtime holds."""

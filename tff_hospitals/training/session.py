@@ -348,6 +348,7 @@ class Session:
         success = self.shared.backdoor_success(self.state.weights, self.frozen)
         if success is not None:
             summary["backdoor_success"] = success
+        summary.update(self.shared.summary_fields())
         run = self._result(summary, already_finished=False)
         self.charges.settle(self.history.ledger, self.next_round)
         self._save(last=True)

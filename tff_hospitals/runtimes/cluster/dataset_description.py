@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.foundations.signature import ModelSignature
@@ -59,9 +60,7 @@ class Local:
 
 def rebuild(description: Description, data: DataPlan) -> HospitalDataset:
     """The same hospitals, whose records are read here when they are used."""
-    about, local = description.about, Local(data)
-    signature = ModelSignature(tuple(about["feature_shape"]), about["num_classes"], about["task"])
-    store = PartStore()
+    local = Local(data)
     recognised: set[str] = set()  # records do not change under way: looked at once
 
     def read(hospital_id: str, word: str) -> Part:
@@ -77,12 +76,31 @@ def rebuild(description: Description, data: DataPlan) -> HospitalDataset:
         recognised.add(hospital_id)
         return part
 
+    return stand_in(description.about, description.secret, read)
+
+
+def stand_in(
+    about: Mapping[str, Any],
+    secret: DataSecret,
+    read: Callable[[str, str], Part],
+    kind: type[HospitalDataset] = HospitalDataset,
+) -> HospitalDataset:
+    """A data set of lazy hospitals from its description.
+
+    Args:
+      about: `HospitalDataset.describe`.
+      secret: of the data set, here.
+      read: gives the records for (hospital id, "train" or "test").
+      kind: the class of the data set.
+    """
+    signature = ModelSignature(tuple(about["feature_shape"]), about["num_classes"], about["task"])
+    store = PartStore()
     hospitals = tuple(
         lazy_hospital(one["id"], one["train_records"], one["test_records"], read, store, signature)
         for one in about["hospitals"]
     )
     preprocessing = {**about["preprocessing"], "events": tuple(about["preprocessing"]["events"])}
-    return HospitalDataset(
+    return kind(
         name=about["name"],
         hospitals=hospitals,
         task=about["task"],
@@ -96,8 +114,9 @@ def rebuild(description: Description, data: DataPlan) -> HospitalDataset:
         preprocessing=Preprocessing(**preprocessing),
         warnings=tuple(about["warnings"]),
         recipe=about["fingerprint"],
-        secret=description.secret,
+        secret=secret,
         split_rule=about["split_rule"],
         target_bounds=None if about["target_bounds"] is None else tuple(about["target_bounds"]),
         inputs=tuple((name, tuple(shape)) for name, shape in about["inputs"]),
+        records_per_patient=about["records_per_patient"],
     )

@@ -57,13 +57,16 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A round that was begun: what hospitals receive, and what the server keeps to finish it."""
+    """A round that was begun: what hospitals receive, and what the server keeps to finish it.
+
+    `payload` holds the bytes of an encoded broadcast; None: the model is sent as it is.
+    """
 
     broadcast: Broadcast
     at_server: ServerState
     distributor: collections.OrderedDict
     residuals: Mapping[str, np.ndarray]
-    payload_bytes: int | None
+    payload: bytes | None
 
 
 class ServerHalf:
@@ -86,14 +89,14 @@ class ServerHalf:
         # What hospitals keep, and the model that they hold, stay on the host: neither takes part in the arithmetic.
         bare = state._replace(distributor=collections.OrderedDict(), hospitals=collections.OrderedDict())
         at_server = tf.nest.map_structure(tf.convert_to_tensor, bare)
-        weights, distributor, payload_bytes = at_server.weights, state.distributor, None
+        weights, distributor, payload = at_server.weights, state.distributor, None
         if self._exchange is not None and self._exchange.encodes_broadcast:
             held = distributor.get("held", ())
             sent = self._exchange.send_broadcast(state.weights, held, int(state.round_number) == 0, one.broadcast_key)
-            weights, payload_bytes = tuple(tf.constant(weight) for weight in sent.weights), sent.payload_bytes
+            weights, payload = tuple(tf.constant(weight) for weight in sent.weights), sent.payload
             distributor = collections.OrderedDict(held=sent.held)
         broadcast = Broadcast(weights, at_server.round_number, self._parts.aggregator.parameters(at_server.aggregator))
-        return Opened(broadcast, at_server, distributor, state.hospitals, payload_bytes)
+        return Opened(broadcast, at_server, distributor, state.hospitals, payload)
 
     def finish(
         self, opened: Opened, one: RoundInput, total: Structure | None, reports: Sequence[Report]
@@ -123,7 +126,8 @@ class ServerHalf:
             return None
         encoded = [report for report in reports if report.encoded]
         payloads = {report.hospital_id: report.payload_bytes for report in encoded}
-        return BytesSent(opened.payload_bytes, payloads, {report.hospital_id: report.norm for report in encoded})
+        sent = None if opened.payload is None else len(opened.payload)
+        return BytesSent(sent, payloads, {report.hospital_id: report.norm for report in encoded})
 
     def _finish_round(self, state: ServerState, total: Structure) -> tuple[ServerState, Structure]:
         return self._parts.finish_round(state, total, self._parts.aggregator.server_noise(state.aggregator))

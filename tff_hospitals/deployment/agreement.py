@@ -1,0 +1,277 @@
+"""The agreement: everything that all hospitals and the server approved, and its digest, which every message names.
+
+It holds the plan, what must be known of the data (names, shapes, numbers of records; no record), the roster of signing
+keys, and how the federation is run. Whoever changes a character has another digest, and nobody answers to that.
+
+In the declared *test mode* it also holds a common key, from which all noise and batches follow: then a run gives the
+numbers of a simulation on the same data. It protects nobody, and everything says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tff_hospitals
+from tff_hospitals.deployment import keys
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, raise_if, whole_number
+from tff_hospitals.hospitals import DataSecret, HospitalDataset, Part
+from tff_hospitals.plan import mechanisms, review
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.runtimes.cluster.dataset_description import stand_in
+
+FILE_NAME = "agreement.json"
+SERVER = "server"
+_SECURE_HOSPITALS = 3
+
+
+class Described(HospitalDataset):
+    """A data set known by its description; it keeps the name that its owner gave the records."""
+
+    def fingerprint(self) -> str:
+        """As it was described."""
+        return self.recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """What everybody approved.
+
+    Attributes:
+      federation: its name, for people.
+      identity: 32 hexadecimal digits that no other federation has.
+      plan: `Plan.to_json`.
+      data: `HospitalDataset.describe`: numbers of records are public among those who approve.
+      server_key: the server's public signing key.
+      hospital_keys: public signing keys by hospital id: the roster.
+      valid_until: date (UTC) after which nobody answers.
+      deadline_seconds: for the answer of a hospital.
+      fewest_hospitals: below which a round is repeated.
+      share_test_metrics: whether hospitals tell the metrics of their own test records, which no epsilon covers.
+      test_key: 64 hexadecimal digits in test mode; empty: every hospital draws from its own secret.
+      version: of the package.
+    """
+
+    federation: str
+    identity: str
+    plan: Mapping[str, Any]
+    data: Mapping[str, Any]
+    server_key: str
+    hospital_keys: Mapping[str, str]
+    valid_until: str
+    deadline_seconds: float = 120.0
+    fewest_hospitals: int = 2
+    share_test_metrics: bool = True
+    test_key: str = ""
+    version: str = tff_hospitals.__version__
+
+    @classmethod
+    def make(
+        cls,
+        federation: str,
+        plan: Plan,
+        dataset: HospitalDataset,
+        server_key: str,
+        hospital_keys: Mapping[str, str],
+        *,
+        days: float = 90.0,
+        test_key: bytes = b"",
+        **settings: Any,
+    ) -> Agreement:
+        """A new agreement under a new identity.
+
+        Raises:
+          InvalidInput: what is wrong with it, all at once.
+        """
+        until = _now() + datetime.timedelta(days=days)
+        everyone = len(dataset.hospitals)
+        chosen = {"fewest_hospitals": max(1, everyone - everyone // 3), **settings}
+        made = cls(
+            federation,
+            secrets.token_hex(16),
+            plan.to_json(),
+            files.plain(dataset.describe()),
+            server_key,
+            dict(hospital_keys),
+            until.isoformat(timespec="seconds"),
+            test_key=test_key.hex(),
+            **chosen,
+        )
+        raise_if(made.problems())
+        return made
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Agreement:
+        """What `to_json` gave.
+
+        Raises:
+          InvalidInput: fields are missing, unknown, or wrong.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        found = sorted(set(value) ^ names) if isinstance(value, Mapping) else ["all"]
+        remedy = "take the file that the federation gave out, and the version of tff_hospitals that it names"
+        raise_if(Problem("agreement", name, "is missing or unknown", remedy) for name in found)
+        made = cls(**value)
+        raise_if(made.problems())
+        return made
+
+    @classmethod
+    def read(cls, path: os.PathLike[str] | str) -> Agreement:
+        """The agreement in a file.
+
+        Raises:
+          RecordError, InvalidInput: it cannot be read, or is not one.
+        """
+        return cls.from_json(files.read_json(path))
+
+    def write(self, path: os.PathLike[str] | str) -> None:
+        """Writes it."""
+        files.write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return files.plain(dataclasses.asdict(self))
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that name every character of it."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).digest()
+
+    @property
+    def identity_bytes(self) -> bytes:
+        """16 bytes that name the federation in every message."""
+        return bytes.fromhex(self.identity)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the hospitals, in the data's order."""
+        return tuple(one["id"] for one in self.data["hospitals"])
+
+    @property
+    def threshold(self) -> int:
+        """How many hospitals must help to open a secure sum: more than two thirds.
+
+        So no two disjoint groups of them, nor a server that tells different hospitals different survivors, open two.
+        """
+        return 2 * len(self.hospital_keys) // 3 + 1
+
+    def the_plan(self) -> Plan:
+        """The plan as an object."""
+        return Plan.from_json(self.plan)
+
+    def dataset(self, secret: DataSecret, read: Callable[[str, str], Part]) -> HospitalDataset:
+        """The data as one side sees it: numbers of all, records where `read` has them.
+
+        Args:
+          secret: of this side; in test mode the common one takes its place.
+          read: records of (hospital id, "train" or "test"); raises where there are none.
+        """
+        if self.test_key:
+            secret = DataSecret(bytes.fromhex(self.test_key), True, None)
+        return stand_in(self.data, secret, read, Described)
+
+    # -- checks ---------------------------------------------------------------
+
+    def problems(self, now: datetime.datetime | None = None) -> list[Problem]:
+        """All that is wrong with it; nobody starts with an agreement that has problems."""
+        found = self._roster_problems()
+        found += self._settings_problems(now or _now())
+        if not found:
+            try:
+                plan = self.the_plan()
+            except (files.RecordError, InvalidInput) as error:
+                return [Problem("agreement.plan", "?", str(error)[:200], "take a plan of this version")]
+            found += review.problems(plan, self.dataset(DataSecret(bytes(32), True, None), no_records))
+            found += deployment_problems(plan, len(self.hospital_keys))
+        return found
+
+    def problems_of_today(self) -> list[Problem]:
+        """What may become wrong with it under way: it ends one day."""
+        return [one for one in self._settings_problems(_now()) if one.name == "valid_until"]
+
+    def _roster_problems(self) -> list[Problem]:
+        found = []
+        try:
+            ids = list(self.ids)
+        except (KeyError, TypeError):
+            return [Problem("agreement.data", "?", "does not describe hospitals", "describe them as a run does")]
+        remedy = "give every hospital of the data one signing key, and nobody else"
+        for name in sorted(set(ids) ^ set(self.hospital_keys)):
+            bound = "is in the roster and not in the data" if name in self.hospital_keys else "has no key in the roster"
+            found.append(Problem("hospital", name, bound, remedy))
+        found += [
+            Problem("hospital", name, "is there twice", remedy) for name in sorted(set(ids)) if ids.count(name) > 1
+        ]
+        for name in ids:
+            if not isinstance(name, str) or not 0 < len(name.encode()) < 128 or name == SERVER:
+                found.append(Problem("hospital", name, "must be a text of 1 to 127 bytes, not 'server'", "rename it"))
+        public = {SERVER: self.server_key, **self.hospital_keys}
+        for name, key in public.items():
+            if not keys.is_public_key(key):
+                found.append(Problem(f"key of {name}", key, "must be 64 hexadecimal digits", "give its public key"))
+            elif list(public.values()).count(key) > 1:
+                found.append(Problem(f"key of {name}", key[:8] + "..", "is somebody else's too", remedy))
+        return found
+
+    def _settings_problems(self, now: datetime.datetime) -> list[Problem]:
+        most = len(self.hospital_keys)
+        found = [
+            in_range("deadline_seconds", self.deadline_seconds, low=0, low_open=True, remedy="give seconds above 0"),
+            whole_number("fewest_hospitals", self.fewest_hospitals, low=1, high=most, remedy=f"give 1 to {most}"),
+        ]
+        for name, digits in (("identity", 32), ("test_key", 64)):
+            value = getattr(self, name)
+            if not (name == "test_key" and value == "") and not _is_hexadecimal(value, digits):
+                found.append(Problem(name, value, f"must be {digits} hexadecimal digits", "make the agreement anew"))
+        if self.version != tff_hospitals.__version__:
+            bound = f"is another version than the {tff_hospitals.__version__} that is installed here"
+            found.append(Problem("version", self.version, bound, f"install tff_hospitals {self.version}"))
+        try:
+            until = datetime.datetime.fromisoformat(self.valid_until)
+            if until < now:
+                found.append(Problem("valid_until", self.valid_until, "is over", "agree anew, with a later date"))
+        except (TypeError, ValueError):
+            found.append(Problem("valid_until", self.valid_until, "must be a date with its zone", "write it in UTC"))
+        return [problem for problem in found if problem is not None]
+
+
+def deployment_problems(plan: Plan, hospitals: int) -> list[Problem]:
+    """What a simulation can do and real hospitals cannot."""
+    found = []
+    if mechanisms.summed_securely(plan.privacy) and hospitals < _SECURE_HOSPITALS:
+        bound = f"needs {_SECURE_HOSPITALS} hospitals: of two, each knows the other's part of the sum"
+        found.append(Problem("secure_sum", hospitals, bound, "take part with more hospitals, or without it"))
+    scaling = plan.data.options.get("scaling")
+    if scaling == "pooled":
+        bound = "takes means over the records of all hospitals, which nobody has"
+        found.append(Problem("scaling", scaling, bound, "take --scaling=fixed_bounds or per_hospital"))
+    return found
+
+
+def no_records(hospital_id: str, word: str) -> Part:
+    """Stands for the records of others.
+
+    Raises:
+      InvalidInput: always.
+    """
+    bound = "are not on this machine, and never will be"
+    raise InvalidInput([Problem(f"{word} records", hospital_id, bound, "ask the hospital for what the plan allows")])
+
+
+def _is_hexadecimal(value: object, digits: int) -> bool:
+    try:
+        return isinstance(value, str) and len(value) == digits and len(bytes.fromhex(value)) == digits // 2
+    except ValueError:
+        return False
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)

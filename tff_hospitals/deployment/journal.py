@@ -1,0 +1,112 @@
+"""A hash-chained journal: what happened, in order, so that nobody changes or removes a line unseen.
+
+Every line is a JSON object with the SHA-256 of the line before it, and is on the disk when `append` returns. Who knows
+the hash of the last line (it is told when a worker ends, and stands in every report) sees any change before it.
+
+>>> import tempfile, pathlib
+>>> journal = Journal(pathlib.Path(tempfile.mkdtemp()) / "journal.jsonl")
+>>> for event in ("approved", "answered"):
+...     journal.append(event, round=3)
+>>> [entry["event"] for entry in journal.entries], problems(journal.path)
+(['approved', 'answered'], [])
+>>> _ = journal.path.write_text(journal.path.read_text().replace("approved", "improved"))
+>>> problems(journal.path)
+['line 2 does not follow from line 1: a line was changed, removed or added']
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from tff_hospitals.foundations.files import RecordError, flush_folder, plain
+
+_FIRST = "0" * 64
+
+
+class Journal:
+    """A journal that is gone on with.
+
+    Args:
+      path: of the file; made when something is appended.
+
+    Attributes:
+      entries: all of them, in order.
+      head: hash of the last line.
+
+    Raises:
+      RecordError: what is there is not whole.
+    """
+
+    def __init__(self, path: os.PathLike[str] | str):
+        self.path = pathlib.Path(path)
+        found = problems(self.path)
+        if found:
+            raise RecordError(
+                f"{self.path}: {found[0]}. Nothing is sent on the ground of a journal that is not whole. Remedy: "
+                "restore it from a backup; without one, count what was released so far as lost, and agree anew."
+            )
+        lines = _lines(self.path)
+        self.entries = [json.loads(line) for line in lines]
+        self.head = _hash(lines[-1]) if lines else _FIRST
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Adds a line; it is on the disk when this returns.
+
+        Raises:
+          RecordError: the disk refuses.
+        """
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        entry = {"event": event, "time": now, **plain(fields), "before": self.head}
+        line = json.dumps(entry, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new = not self.path.exists()
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                flush_folder(self.path.parent)
+        except OSError as error:
+            raise RecordError(
+                f"could not write {self.path}: {error.strerror or error}. Nothing was sent. Remedy: free some space."
+            ) from error
+        self.entries.append(entry)
+        self.head = _hash(line)
+
+
+def problems(path: os.PathLike[str] | str) -> list[str]:
+    """Where a journal is not whole; empty for one that is, or that does not exist."""
+    before, found = _FIRST, []
+    for number, line in enumerate(_lines(pathlib.Path(path)), start=1):
+        try:
+            entry = json.loads(line)
+            follows = entry["before"] == before
+        except (ValueError, KeyError, TypeError):
+            found.append(f"line {number} is no entry")
+            follows = True
+        if not follows:
+            found.append(f"line {number} does not follow from line {number - 1}: a line was changed, removed or added")
+        before = _hash(line)
+    return found
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    """Whole lines; what a crash left of the last one is none: nothing was sent on its ground."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}. Remedy: run as its owner.") from error
+    return text.split("\n")[:-1]
+
+
+def _hash(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()

@@ -1,0 +1,130 @@
+"""Signing keys (Ed25519, RFC 8032): each party signs every message with its own; the agreement says whose is whose.
+
+>>> key = SigningKey.generate()
+>>> signature = key.sign(b"text")
+>>> verifies(key.public, signature, b"text"), verifies(key.public, signature, b"other text")
+(True, False)
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from tff_hospitals.foundations.files import RecordError
+
+SIGNATURE_BYTES = 64
+PUBLIC_KEY_BYTES = 32
+_DOMAIN = b"tff_hospitals/deployment/1\0"
+
+
+class SigningKey:
+    """A private key; it is never printed.
+
+    Args:
+      private: of the package `cryptography`.
+    """
+
+    def __init__(self, private: Ed25519PrivateKey):
+        self._private = private
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A new key from the operating system's source."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def read(cls, path: os.PathLike[str] | str) -> SigningKey:
+        """The key in a file that `write` made.
+
+        Raises:
+          RecordError: no such key, or others may read it.
+        """
+        content = read_private(path)
+        try:
+            private = serialization.load_pem_private_key(content, None)
+        except (ValueError, TypeError) as error:
+            raise RecordError(f"{path} holds no private key: {error}. Remedy: restore it from a backup.") from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise RecordError(f"{path} holds a key of another kind. Remedy: name the signing key (Ed25519).")
+        return cls(private)
+
+    @property
+    def public(self) -> str:
+        """The public half, 64 hexadecimal digits."""
+        return self._private.public_key().public_bytes_raw().hex()
+
+    def sign(self, text: bytes) -> bytes:
+        """64 bytes."""
+        return self._private.sign(_DOMAIN + text)
+
+    def write(self, path: os.PathLike[str] | str) -> None:
+        """Writes the private key, readable for its owner alone; a key that is there is never overwritten."""
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        write_private(path, self._private.private_bytes(encoding, form, serialization.NoEncryption()))
+
+
+def verifies(public: str, signature: bytes, text: bytes) -> bool:
+    """Whether the holder of the public key's other half signed the text."""
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(signature, _DOMAIN + text)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def is_public_key(text: object) -> bool:
+    """Whether a text is a public key: 64 hexadecimal digits."""
+    if not isinstance(text, str) or len(text) != 2 * PUBLIC_KEY_BYTES:
+        return False
+    try:
+        bytes.fromhex(text)
+    except ValueError:
+        return False
+    return True
+
+
+def write_private(path: os.PathLike[str] | str, content: bytes) -> None:
+    """A new file that its owner alone may read.
+
+    Raises:
+      RecordError: there is one already, or the disk refuses.
+    """
+    target = pathlib.Path(path)
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise RecordError(
+            f"could not write {target}: {error.strerror or error}. Remedy: name a folder that is new and yours."
+        ) from error
+
+
+def read_private(path: os.PathLike[str] | str) -> bytes:
+    """What a private file holds.
+
+    Raises:
+      RecordError: it is missing, or others may read it.
+    """
+    target = pathlib.Path(path)
+    try:
+        with target.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read()
+    except OSError as error:
+        raise RecordError(
+            f"{target} cannot be read: {error.strerror or error}. Remedy: run as the user who owns it."
+        ) from error
+    if mode & 0o077:
+        raise RecordError(
+            f"{target} has mode {mode:04o}: others may read it, must be 0600. Remedy: chmod 600 {target}; if somebody "
+            "may have read it, make a new one."
+        )
+    return content

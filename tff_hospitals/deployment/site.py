@@ -1,0 +1,280 @@
+"""A hospital's worker: takes requests in, decides, and answers; it needs no network to be tested.
+
+`handle` gets bytes that came from outside and gives the bytes of the answer, or None. Whatever comes, one of three
+things happens: an answer that the agreement covers, charged before it is given; a signed refusal with its reason; or
+nothing, where the sender could not even prove to be the server. Nothing but the first changes what the hospital holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tff_hospitals.communication.container import PayloadError
+from tff_hospitals.deployment import body, wire
+from tff_hospitals.deployment.agreement import SERVER
+from tff_hospitals.deployment.envelope import Envelope, Kind, Rejected, seal, unseal
+from tff_hospitals.deployment.journal import Journal
+from tff_hospitals.deployment.keys import SigningKey
+from tff_hospitals.deployment.secure_sum import Member
+from tff_hospitals.deployment.site_ledger import SiteLedger
+from tff_hospitals.deployment.site_memory import SiteMemory
+from tff_hospitals.deployment.site_work import SiteWork, Work
+from tff_hospitals.foundations.validation import InvalidInput
+
+_JOURNALLED_REJECTIONS = 1000
+_MOST_EVALUATIONS = 4  # of one round, with different weights
+_SESSION_BYTES = 16
+
+
+@dataclasses.dataclass
+class _Session:
+    """A secure sum under way."""
+
+    number: int
+    name: bytes
+    member: Member
+    request: str = ""
+
+
+class Site:
+    """One hospital under one approved agreement.
+
+    Args:
+      work: what it computes.
+      key: it signs with.
+      journal: of this hospital.
+      memory: what it keeps from round to round.
+      budget: that was approved; infinite without one.
+    """
+
+    def __init__(self, work: SiteWork, key: SigningKey, journal: Journal, memory: SiteMemory, budget: float):
+        self.work, self.agreement, self.journal = work, work.agreement, journal
+        self._key, self._memory = key, memory
+        self.ledger = SiteLedger(
+            work.own,
+            work.dataset,
+            work.noise,
+            work.steps,
+            work.plan.rounds,
+            budget,
+            bool(self.agreement.test_key),
+            journal,
+        )
+        self._numbers = itertools.count(time.time_ns())
+        self._seen = max((entry.get("number", 0) for entry in journal.entries), default=0)
+        self._evaluated: dict[int, set[str]] = {}
+        self._session: _Session | None = None
+        self._opened: dict[int, tuple[str, tuple[str, ...]]] = {}
+        for entry in journal.entries:
+            if entry["event"] == "unmasked":
+                self._opened[entry["round"]] = (entry["request"], tuple(entry["survivors"]))
+        self._rejected = 0
+        self.ended = False
+        self._handlers: Mapping[Kind, Callable[[Envelope, body.Body], bytes]] = {
+            Kind.ROUND: self._round,
+            Kind.EVALUATE: self._evaluate,
+            Kind.KEYS: self._keys,
+            Kind.SHARES: self._shares,
+            Kind.UNMASK: self._unmask,
+        }
+
+    def hello(self) -> bytes:
+        """How the hospital presents itself on a new connection."""
+        return self._sealed(Kind.HELLO, 0, 0, body.pack({"process": self.work.parts.signature}))
+
+    def handle(self, data: bytes) -> bytes | None:
+        """The answer to bytes from outside; None: none is due.
+
+        Raises:
+          RecordError: the journal cannot be written, so that nothing may leave.
+        """
+        one = self.agreement
+        try:
+            request = unseal(data, {SERVER: one.server_key}, one.identity_bytes, one.digest)
+            if request.number <= self._seen:
+                raise Rejected("a request that came before, or is older than one that came")
+        except Rejected as error:
+            self._reject(str(error))
+            return None
+        self._seen = request.number
+        if request.kind is Kind.END:
+            self.ended = True
+            self.journal.append("end", number=request.number, epsilon=_told(self.ledger.epsilon))
+            return None
+        try:
+            if one.problems_of_today():
+                raise Rejected("the agreement is over")
+            if request.kind not in self._handlers:
+                raise Rejected(f"the server does not send {request.kind.name}")
+            answer = self._handlers[request.kind](request, body.unpack(request.body))
+            kind = Kind.ANSWER
+        except (Rejected, PayloadError, InvalidInput) as error:
+            why = str(error)[:500]
+            self.journal.append("refused", number=request.number, asked=request.kind.name, round=request.round, why=why)
+            answer, kind = body.pack({"why": why}), Kind.REFUSAL
+        else:
+            self.journal.append(
+                "answered",
+                number=request.number,
+                asked=request.kind.name,
+                round=request.round,
+                bytes=len(answer),
+                epsilon=_told(self.ledger.epsilon),
+            )
+        return self._sealed(kind, request.round, request.number, answer)
+
+    # -- rounds -----------------------------------------------------------------
+
+    def _round(self, request: Envelope, asked: body.Body) -> bytes:
+        number, link = request.round, self.work.wire
+        cohort = self._cohort(asked)
+        weights, form = self._weights(number, asked)
+        parameters = link.parameters.unpack(asked.section("parameters"))
+        keys = {name: asked.section(name) for name in ("broadcast_key", "upload_key")}
+        # What decides the answer, whatever form it came in: the same is the same release, anything else is another.
+        hashed = hashlib.sha256(repr((number, cohort)).encode())
+        for part in (link.weights.pack(weights), link.parameters.pack(parameters), keys["upload_key"]):
+            hashed.update(len(part).to_bytes(8, "big") + part)
+        digest = hashed.hexdigest()
+        session = self._in_session(number, digest, asked) if link.bits is not None else None
+        if link.bits is not None and self.work.needs_everyone:
+            self._check_whole(cohort)
+        self.ledger.charge(number, cohort, digest)
+        if form:
+            self._memory.hold(number, weights)
+        residual = self._memory.residual_before(number, digest)
+        work = self.work.train(number, weights, parameters, wire.key_from_bytes(keys["upload_key"]), residual, digest)
+        self._memory.keep(number, digest, residual, work.residual)
+        return self._packed(work, session, asked)
+
+    def _packed(self, work: Work, session: _Session | None, asked: body.Body) -> bytes:
+        link = self.work.wire
+        fields: dict[str, Any] = {"seconds": work.seconds, "sent": True}
+        if self.work.tells_metrics:
+            if not np.isfinite(work.metrics).all():
+                fields["not_finite"] = True
+            fields["metrics"] = [float(one) if np.isfinite(one) else None for one in work.metrics]
+        if session is not None and link.bits is not None:
+            words = link.contribution.to_words(work.contribution, link.bits)
+            boxes = {name[4:]: data for name, data in asked.sections.items() if name.startswith("box:")}
+            masked = session.member.masked(words, boxes) & np.uint32(2**link.bits - 1)
+            return body.pack(fields, {"masked": wire.pack_words(masked, link.bits)})
+        if link.encodes_upload:
+            fields["sent"] = work.payload is not None
+            return body.pack(fields, {"payload": work.payload or b"", "beside": link.beside.pack(work.contribution)})
+        return body.pack(fields, {"contribution": link.contribution.pack(work.contribution)})
+
+    def _cohort(self, asked: body.Body) -> list[str]:
+        cohort = wire.rows_of_text(asked.field("cohort", list))
+        if self.work.own not in cohort or not set(cohort) <= set(self.agreement.hospital_keys):
+            raise Rejected("the cohort names a stranger, or not this hospital")
+        return cohort
+
+    def _weights(self, number: int, asked: body.Body) -> tuple[tuple[np.ndarray, ...], bool]:
+        """The model of the round, and whether the hospital has to hold it for the next payload."""
+        link, data = self.work.wire, asked.section("weights")
+        encodes = link.transfer is not None and link.transfer.encodes_broadcast
+        if asked.field("form", str) == "whole" or link.transfer is None or not encodes:
+            return tuple(link.weights.unpack(data)), encodes
+        held: tuple[np.ndarray, ...] = ()
+        if link.transfer.broadcast.needs_reference:
+            held = self._memory.held(asked.field("held", int))
+        key = wire.key_from_bytes(asked.section("broadcast_key"))
+        found = link.transfer.receive_broadcast(data, held, key)
+        if not all(np.isfinite(one).all() for one in found):
+            raise Rejected("the model holds a value that is not finite")
+        return found, True
+
+    def _evaluate(self, request: Envelope, asked: body.Body) -> bytes:
+        if not self.agreement.share_test_metrics:
+            raise Rejected("the agreement says that no metrics of test records leave")
+        if request.round > self.work.plan.rounds:
+            raise Rejected("beyond the rounds of the approved plan")
+        data = asked.section("weights")
+        weights = self.work.wire.weights.unpack(data)
+        known = self._evaluated.setdefault(request.round, set())
+        if len(known | {hashlib.sha256(data).hexdigest()}) > _MOST_EVALUATIONS:
+            raise Rejected(f"{len(known)} different models were evaluated in this round already")
+        known.add(hashlib.sha256(data).hexdigest())
+        started = time.perf_counter()
+        metrics = self.work.evaluate(weights)
+        return body.pack({"metrics": metrics, "seconds": time.perf_counter() - started})
+
+    # -- the secure sum -----------------------------------------------------------
+
+    def _keys(self, request: Envelope, asked: body.Body) -> bytes:
+        name = asked.section("session", _SESSION_BYTES)
+        if self.work.wire.bits is None:
+            raise Rejected("the plan has no secure sum")
+        one = self.agreement
+        context = b"|".join((one.identity_bytes, one.digest, str(request.round).encode(), name))
+        member = Member(self.work.own, self._key, context, one.hospital_keys, one.threshold)
+        self._session = _Session(request.round, name, member)
+        return body.pack({}, {"statement": member.statement()})
+
+    def _shares(self, request: Envelope, asked: body.Body) -> bytes:
+        session = self._current(request.round, asked)
+        statements = {name[4:]: data for name, data in asked.sections.items() if name.startswith("say:")}
+        boxes = session.member.shares(statements)
+        return body.pack({}, {f"box:{name}": data for name, data in boxes.items()})
+
+    def _unmask(self, request: Envelope, asked: body.Body) -> bytes:
+        session = self._current(request.round, asked)
+        survivors = tuple(sorted(wire.rows_of_text(asked.field("survivors", list))))
+        if not session.request:
+            raise Rejected("nothing was masked in this session")
+        before = self._opened.get(request.round)
+        if before is not None and before != (session.request, survivors):
+            # The difference of two sums would be somebody's own numbers.
+            raise Rejected("another sum of this round was opened already")
+        if self.work.needs_everyone:
+            self._check_whole(survivors)
+        shares = session.member.unmask(survivors)
+        self.journal.append("unmasked", round=request.round, request=session.request, survivors=survivors)
+        self._opened[request.round] = (session.request, survivors)
+        return body.pack({}, {f"share:{name}": data for name, data in shares.items()})
+
+    def _current(self, number: int, asked: body.Body) -> _Session:
+        session = self._session
+        if session is None or session.number != number or session.name != asked.section("session", _SESSION_BYTES):
+            raise Rejected("not the session that is under way here")
+        return session
+
+    def _in_session(self, number: int, digest: str, asked: body.Body) -> _Session:
+        session = self._current(number, asked)
+        if session.request:
+            raise Rejected("numbers were masked in this session already")
+        session.request = digest
+        return session
+
+    def _check_whole(self, hospitals: Any) -> None:
+        """Noise in shares is calibrated for the planned cohort: with fewer, there would be too little of it."""
+        planned = self.work.plan.cohort.expected_size(len(self.agreement.hospital_keys))
+        if len(hospitals) < planned:
+            raise Rejected(f"the noise is planned for {planned:g} hospitals, and {len(hospitals)} would be in the sum")
+
+    # -- inside -------------------------------------------------------------------
+
+    def _sealed(self, kind: Kind, number_of_round: int, answers: int, content: bytes) -> bytes:
+        one = self.agreement
+        number = next(self._numbers)
+        return seal(
+            Envelope(kind, self.work.own, one.identity_bytes, one.digest, number_of_round, number, answers, content),
+            self._key,
+        )
+
+    def _reject(self, why: str) -> None:
+        self._rejected += 1
+        if self._rejected <= _JOURNALLED_REJECTIONS:
+            self.journal.append("rejected", why=why[:200])
+
+
+def _told(epsilon: float) -> float | None:
+    return epsilon if np.isfinite(epsilon) else None

@@ -1,0 +1,67 @@
+"""Makes a test federation: authority, certificates, signing keys and the agreement that all approve.
+
+    ./run scripts/make_federation.py --folder=federation --dataset=heart_disease --aggregator=dp_sgd --target_epsilon=4
+
+The flags of the plan are those of `tff-hospitals train`. Each hospital gets its own folder, the server another one; no
+record is in any of them. A real federation makes every signing key where it stays: see docs/deployment.md.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from tff_hospitals.experiments import train_command
+
+FLAGS = flags.FLAGS
+
+
+def define_federation_flags() -> None:
+    """What every federation has beside its plan."""
+    flags.DEFINE_list("hosts", ["localhost", "127.0.0.1"], "names or addresses under which hospitals reach the server")
+    flags.DEFINE_float("days", 90.0, "days until certificates and agreement are over")
+    flags.DEFINE_float("deadline_seconds", 120.0, "seconds that a hospital has for an answer")
+    flags.DEFINE_integer("fewest_hospitals", None, "hospitals below which a round is repeated (default: two thirds)")
+    flags.DEFINE_bool("share_test_metrics", True, "hospitals tell the metrics of their own test records")
+    flags.DEFINE_bool("test_mode", False, "all noise follows from the data's key, as in a simulation: protects nobody")
+
+
+def define_flags() -> None:
+    """Flags of a plan, and of the federation."""
+    train_command.define_flags()
+    flags.DEFINE_string("folder", None, "new folder for everything (required)")
+    define_federation_flags()
+
+
+def settings() -> dict[str, object]:
+    """The agreement's settings that the flags name."""
+    found = {"deadline_seconds": FLAGS.deadline_seconds, "share_test_metrics": FLAGS.share_test_metrics}
+    return found if FLAGS.fewest_hospitals is None else {**found, "fewest_hospitals": FLAGS.fewest_hospitals}
+
+
+def run() -> None:
+    """Makes the folders."""
+    from tff_hospitals.deployment import founding
+    from tff_hospitals.experiments import baselines
+    from tff_hospitals.foundations.validation import Problem, raise_if
+
+    if not FLAGS.folder:
+        raise_if([Problem("--folder", None, "must name a new folder", "write --folder=federation")])
+    plan = train_command.plan_from_flags()
+    dataset = baselines.load(plan.data)
+    folder = pathlib.Path(FLAGS.folder)
+    made = founding.found(
+        folder,
+        plan,
+        dataset,
+        name=folder.name,
+        hosts=FLAGS.hosts,
+        days=FLAGS.days,
+        test_mode=FLAGS.test_mode,
+        settings=settings(),
+    )
+    print(f"agreement {made.digest.hex()[:16]} of {len(made.hospital_keys)} hospitals, valid until {made.valid_until}")
+    for name in ("server", *made.ids):
+        print(f"  {name}: {founding.folder_of(folder, name)}")
+    print("give each its folder, over a way that you trust; keep authority/ca.key off all of these machines")
