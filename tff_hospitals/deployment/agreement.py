@@ -24,6 +24,7 @@ from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, raise_if, whole_number
 from tff_hospitals.hospitals import DataSecret, HospitalDataset, Part
 from tff_hospitals.plan import mechanisms, review
+from tff_hospitals.plan.checks.privacy import only_elsewhere
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.runtimes.cluster.dataset_description import stand_in
 
@@ -38,6 +39,10 @@ class Described(HospitalDataset):
     def fingerprint(self) -> str:
         """As it was described."""
         return self.recipe
+
+    def examples(self, count: int = 64) -> None:
+        """None: the server has none, and a hospital looks at its own (`SiteWork`)."""
+        return
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,10 +250,13 @@ class Agreement:
 
 def deployment_problems(plan: Plan, hospitals: int) -> list[Problem]:
     """What a simulation can do and real hospitals cannot."""
-    found = []
+    found = only_elsewhere(plan.privacy, "deployed")
     if mechanisms.summed_securely(plan.privacy) and hospitals < _SECURE_HOSPITALS:
         bound = f"needs {_SECURE_HOSPITALS} hospitals: of two, each knows the other's part of the sum"
         found.append(Problem("secure_sum", hospitals, bound, "take part with more hospitals, or without it"))
+    if plan.poison:
+        bound = "makes hospitals attack, which simulations are for"
+        found.append(Problem("poison", plan.poison, bound, "drop --poison"))
     scaling = plan.data.options.get("scaling")
     if scaling == "pooled":
         bound = "takes means over the records of all hospitals, which nobody has"

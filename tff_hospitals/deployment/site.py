@@ -150,7 +150,9 @@ class Site:
         if form:
             self._memory.hold(number, weights)
         residual = self._memory.residual_before(number, digest)
-        work = self.work.train(number, weights, parameters, wire.key_from_bytes(keys["upload_key"]), residual, digest)
+        work = self.work.train(
+            number, cohort, weights, parameters, wire.key_from_bytes(keys["upload_key"]), residual, digest
+        )
         self._memory.keep(number, digest, residual, work.residual)
         return self._packed(work, session, asked)
 

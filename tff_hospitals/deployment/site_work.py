@@ -80,12 +80,13 @@ class SiteWork:
             model = models.build_model(self.plan.model.name, self.dataset, **dict(self.plan.model.options))
             parts = composition.compose(self.plan, self.dataset, model)
         self.parts, self.model = parts, parts.model
+        self.private = any(mechanism.private for mechanism, _ in mechanisms.layers(self.plan.privacy))
+        raise_if(self.model.problems(under_dp=self.private, records=hospital.train.features[:64]))
         self.noise = noise_plan.make(self.plan, self.dataset)
         self.wire = Wire(self.parts)
         self.steps = {
             name: noise_plan.steps_per_round(self.plan, size) for name, size in self.dataset.records().items()
         }
-        self.private = any(mechanism.private for mechanism, _ in mechanisms.layers(self.plan.privacy))
         # Drop-outs take their share of the noise with them: such a sum is opened whole or not at all.
         self.needs_everyone = self.wire.bits is not None and self.parts.aggregator.draws_at_hospital
         self._streams = run_streams(self.plan, self.dataset, self.model)
@@ -107,6 +108,7 @@ class SiteWork:
     def train(
         self,
         number: int,
+        cohort: Sequence[str],
         weights: Sequence[np.ndarray],
         parameters: Any,
         upload_key: np.ndarray | None,
@@ -117,6 +119,7 @@ class SiteWork:
 
         Args:
           number: of the round, 0-based.
+          cohort: ids of the hospitals in it, in order: a rule that sees single updates knows them by their places.
           weights: that the hospital received.
           parameters: of the aggregator.
           upload_key: of the bits that its encoder shares with the server.
@@ -124,7 +127,7 @@ class SiteWork:
           request: digest of everything that was asked; outside of test mode noise follows from it.
         """
         started = time.perf_counter()
-        one = self._draw(number, request)
+        one = self._draw(number, cohort, request)
         constants = tf.nest.map_structure(tf.constant, (tuple(weights), np.int32(number), parameters))
         broadcast = Broadcast(*constants)
         payload = None
@@ -153,14 +156,14 @@ class SiteWork:
         """Metrics of weights on the hospital's own test records."""
         return self._evaluate(tuple(tf.constant(one) for one in weights), self._frozen)[self.own]
 
-    def _draw(self, number: int, request: str) -> HospitalRound:
+    def _draw(self, number: int, cohort: Sequence[str], request: str) -> HospitalRound:
         streams = self._streams
         if not self.agreement.test_key:
             own = streams.own.child("agreement", self.agreement.digest.hex(), "request", request)
             streams = dataclasses.replace(streams, own=own)
         drawer = RoundDrawer(self.plan, self.dataset, self.noise, streams)
-        (one,) = drawer.draw(number, (self.own,)).cohort
-        return one
+        drawn = drawer.draw(number, tuple(cohort)).cohort
+        return drawn[list(cohort).index(self.own)]
 
     def _prepared(self, broadcast: Broadcast, element: Any) -> Any:
         return self.parts.prepared_upload(broadcast.state, broadcast.parameters, element)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import abc
 
 from tff_hospitals.foundations.validation import Failure
+from tff_hospitals.training.results import TrainingError
 
 
-class DeploymentError(Failure):
+class DeploymentError(TrainingError):
     """The federation cannot go on; the message names round, hospitals, cause and remedy."""
 
 

@@ -210,6 +210,10 @@ class HospitalDataset:
         """All hospitals' training records; only baselines that give up federation use it."""
         return _pool([hospital.train for hospital in self.hospitals])
 
+    def examples(self, count: int = 64) -> np.ndarray | None:
+        """Features of some training records, for a probe of a few batches; None where no records are here."""
+        return self.hospitals[0].train.features[:count]
+
     def describe(self) -> dict[str, Any]:
         """Everything but the records, as plain types, for run records and reports."""
         return {

@@ -227,8 +227,7 @@ def compose(
         output that does not fit the target).
     """
     raise_if(review.problems(plan, dataset))
-    examples = dataset.hospitals[0].train.features[:64]  # some, for a probe of a few batches
-    raise_if(model.problems(under_dp=mechanisms.of(plan.privacy).private, records=examples))
+    raise_if(model.problems(under_dp=mechanisms.of(plan.privacy).private, records=dataset.examples()))
     trained = sum(spec.shape.num_elements() for spec in model.trainable_specs)
     raise_if([noise_plan.size_problem(plan, dataset, trained)])
     hospitals = len(dataset.hospitals)
