@@ -1,11 +1,13 @@
-"""Runs a federation: all of it on this machine (up), or its server alone (serve).
+"""Makes and runs a federation: keys and agreement (make), all of it here (up), its server alone (serve).
 
     ./run scripts/federation.py up --hospitals=4 --dataset=heart_disease --rounds=5 --run_dir=runs/federation
+    ./run scripts/make_federation.py --folder=federation --dataset=heart_disease --aggregator=dp_sgd --target_epsilon=4
     ./run scripts/federation.py serve --folder=server --listen=0.0.0.0:8443 --run_dir=runs/federation
 
 `up` starts server and hospitals as processes of their own, each with its own folder only, and stops all of them at the
-end. The flags of the plan are those of `tff-hospitals train`. `serve` needs the folder of a server, as
-scripts/make_federation.py makes it; each hospital starts `tff-hospitals hospital` where its records are.
+end. The flags of the plan are those of `tff-hospitals train`. `make` gives the server and each hospital
+a folder of its own, without any record (a real federation makes every signing key where it stays: docs/deployment.md).
+`serve` needs the folder of a server; each hospital starts `tff-hospitals hospital` where its records are.
 """
 
 from __future__ import annotations
@@ -16,26 +18,26 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from tff_hospitals.experiments import command, make_federation_command, train_command
+from tff_hospitals.experiments import command, federation_making, train_command
 
 if TYPE_CHECKING:
     from tff_hospitals.training.results import Progress
 
 FLAGS = flags.FLAGS
 POSITIONAL = ("action",)
-_ACTIONS = ("up", "serve")
+_ACTIONS = ("make", "up", "serve")
 _ENGINES = ("grpc",)
 
 
 def define_flags() -> None:
     """Flags of a plan, of the federation, and of where it runs."""
     train_command.define_flags()
-    make_federation_command.define_federation_flags()
-    flags.DEFINE_string("action", None, "up or serve (required; or the first argument)")
+    federation_making.define_federation_flags()
+    flags.DEFINE_string("action", None, "make, up or serve (required; or the first argument)")
     flags.DEFINE_integer("hospitals", None, "up: how many hospitals the data set must have")
     flags.DEFINE_string("engine", "grpc", "what carries the messages: grpc")
     flags.DEFINE_float("budget", None, "up: the epsilon that every hospital approves")
-    flags.DEFINE_string("folder", None, "serve: folder of the server")
+    flags.DEFINE_string("folder", None, "make: new folder for everything; serve: folder of the server")
     flags.DEFINE_string("listen", "127.0.0.1:8443", "serve: host:port to listen on; port 0 takes a free one")
     flags.DEFINE_float("wait_seconds", 300.0, "serve: how long to wait for hospitals to present themselves")
     flags.DEFINE_bool("insecure", False, "without TLS, on the loopback interface only: for trying out")
@@ -46,6 +48,9 @@ def run() -> None:
     from tff_hospitals.foundations.validation import one_of, raise_if
 
     raise_if([one_of("action", FLAGS.action, _ACTIONS), one_of("engine", FLAGS.engine, _ENGINES)])
+    if FLAGS.action == "make":
+        federation_making.make()
+        return
     command.need_run_dir()
     if FLAGS.insecure:
         red, plain = "\033[31m", "\033[0m"
@@ -73,7 +78,7 @@ def _up() -> None:
     run_dir = pathlib.Path(FLAGS.run_dir)
     with launch.PassingFolder() as folder:
         agreement = founding.found(
-            folder, plan, dataset, test_mode=FLAGS.test_mode, settings=make_federation_command.settings()
+            folder, plan, dataset, test_mode=FLAGS.test_mode, settings=federation_making.settings()
         )
         launch.prepare(folder, dataset)
         with launch.Local(folder, agreement) as local:

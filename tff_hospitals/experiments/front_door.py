@@ -27,7 +27,6 @@ COMMANDS = {
     "pretrain": "tff_hospitals.experiments.pretrain_command",
     "hospital": "tff_hospitals.experiments.hospital_command",
     "federation": "tff_hospitals.experiments.federation_command",
-    "make_federation": "tff_hospitals.experiments.make_federation_command",
     "options": "tff_hospitals.experiments.options_command",
     "doctor": "tff_hospitals.installation.doctor",
 }
@@ -71,7 +70,7 @@ def main(name: str = "", argv: Sequence[str] | None = None) -> None:
 
 def _overview() -> str:
     words = {name: importlib.import_module(module).__doc__ or "" for name, module in COMMANDS.items()}
-    lines = [f"  {name:<17}{text.splitlines()[0]}" for name, text in words.items()]
+    lines = [f"  {name:<11}{text.splitlines()[0]}" for name, text in words.items()]
     return "\n".join(
         [
             "Compare ways in which hospitals train one model together, at the same verified privacy.",

@@ -1,10 +1,4 @@
-"""Makes a test federation: authority, certificates, signing keys and the agreement that all approve.
-
-    ./run scripts/make_federation.py --folder=federation --dataset=heart_disease --aggregator=dp_sgd --target_epsilon=4
-
-The flags of the plan are those of `tff-hospitals train`. Each hospital gets its own folder, the server another one; no
-record is in any of them. A real federation makes every signing key where it stays: see docs/deployment.md.
-"""
+"""What every federation has beside its plan, as flags; and making the folders of a test federation."""
 
 from __future__ import annotations
 
@@ -27,21 +21,14 @@ def define_federation_flags() -> None:
     flags.DEFINE_bool("test_mode", False, "all noise follows from the data's key, as in a simulation: protects nobody")
 
 
-def define_flags() -> None:
-    """Flags of a plan, and of the federation."""
-    train_command.define_flags()
-    flags.DEFINE_string("folder", None, "new folder for everything (required)")
-    define_federation_flags()
-
-
 def settings() -> dict[str, object]:
     """The agreement's settings that the flags name."""
     found = {"deadline_seconds": FLAGS.deadline_seconds, "share_test_metrics": FLAGS.share_test_metrics}
     return found if FLAGS.fewest_hospitals is None else {**found, "fewest_hospitals": FLAGS.fewest_hospitals}
 
 
-def run() -> None:
-    """Makes the folders."""
+def make() -> None:
+    """Makes the folders that the flags describe."""
     from tff_hospitals.deployment import founding
     from tff_hospitals.experiments import baselines
     from tff_hospitals.foundations.validation import Problem, raise_if
