@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "tff_hospitals.experiments.compare_command",
     "train": "tff_hospitals.experiments.train_command",
     "program": "tff_hospitals.experiments.program_command",
+    "tune": "tff_hospitals.experiments.tune_command",
     "audit": "tff_hospitals.experiments.audit_command",
     "publish": "tff_hospitals.experiments.publish_command",
     "report": "tff_hospitals.experiments.report_command",

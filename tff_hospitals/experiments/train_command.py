@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tff_hospitals.experiments.methods import Method
 
 FLAGS = flags.FLAGS
-_OWN = ("target_epsilon", "seed")  # a comparison has several of them
+OWN = ("target_epsilon", "seed")  # a comparison has several of them
 
 
 def define_method_flags() -> None:
@@ -29,6 +29,7 @@ def define_method_flags() -> None:
     flags.DEFINE_string(
         "aggregator", "weighted_mean", "the method: a name that a comparison knows, or package.module:factory"
     )
+    flags.DEFINE_string("tuned_on", None, "data set that the settings were searched on (as in best.flags of tune)")
     flags.DEFINE_string("robust", None, "rule against bad hospitals, such as trimmed_mean or multi_krum")
     flag_groups.define_plan_flags(also=_OWN)
 
@@ -38,6 +39,7 @@ def define_flags() -> None:
     flag_groups.define_run_flags()
     flag_groups.define_chunk_flag()
     define_method_flags()
+    flag_groups.define_plan_flags(also=OWN)
 
 
 def method_of_flags() -> Method:
@@ -65,7 +67,7 @@ def plan_from_flags() -> Plan:
     from tff_hospitals.plan.checks import options as option_checks
 
     method = method_of_flags()
-    given = flag_groups.given_options(also=_OWN)
+    given = flag_groups.given_options(also=OWN)
     base = presets.preset(given.get("dataset", "heart_disease"))
     base_options = {} if "partition" in given else dict(base.data.options)
     base = base.replace(
@@ -85,6 +87,10 @@ def plan_from_flags() -> Plan:
                 f"take one of {federated}",
             )
         )
+    if FLAGS.tuned_on is not None and FLAGS.tuned_on != plan.data.name:
+        bound = f"is not the data set of this run, {plan.data.name}: what suits one does not suit another"
+        remedy = "search again with tune, or drop --tuned_on if it is meant so"
+        found.append(Problem("--tuned_on", FLAGS.tuned_on, bound, remedy))
     raise_if(found)
     return plan
 
