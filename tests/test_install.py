@@ -14,6 +14,7 @@ import time
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tff_hospitals.experiments import front_door
 
@@ -61,11 +62,13 @@ def test_every_file_that_is_not_python_goes_into_the_wheel(
 def test_only_bounds_that_are_overridden_are_unmet(checkout: pathlib.Path) -> None:
     """An override hides what every package asks of one: nothing else may be hidden."""
     lines = (checkout / "requirements.overrides").read_text().splitlines()
-    overridden = {Requirement(line).name for line in lines if line and not line.startswith("#")}
+    overridden = {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
     unmet = []
     for distribution in importlib.metadata.distributions():
         for wanted in map(Requirement, distribution.requires or []):
-            if wanted.name in overridden or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            if canonicalize_name(wanted.name) in overridden or (
+                wanted.marker and not wanted.marker.evaluate({"extra": ""})
+            ):
                 continue
             try:
                 version = importlib.metadata.version(wanted.name)

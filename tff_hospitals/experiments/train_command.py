@@ -31,7 +31,7 @@ def define_method_flags() -> None:
     )
     flags.DEFINE_string("tuned_on", None, "data set that the settings were searched on (as in best.flags of tune)")
     flags.DEFINE_string("robust", None, "rule against bad hospitals, such as trimmed_mean or multi_krum")
-    flag_groups.define_plan_flags(also=_OWN)
+    flag_groups.define_plan_flags(also=OWN)
 
 
 def define_flags() -> None:
@@ -39,7 +39,6 @@ def define_flags() -> None:
     flag_groups.define_run_flags()
     flag_groups.define_chunk_flag()
     define_method_flags()
-    flag_groups.define_plan_flags(also=OWN)
 
 
 def method_of_flags() -> Method:
