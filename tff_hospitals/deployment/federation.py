@@ -212,7 +212,7 @@ class Federation:
     def _reject(self, hospital: str, why: str) -> None:
         self.rejected += 1
         if self.rejected <= _JOURNALLED_REJECTIONS:
-            self.journal.append("rejected", connection=hospital, why=why[:200])
+            self.journal.append("rejected", durable=False, connection=hospital, why=why[:200])
 
     def close(self) -> None:
         """Tells everybody that it is over, and ends the connections."""

@@ -275,7 +275,7 @@ class Site:
     def _reject(self, why: str) -> None:
         self._rejected += 1
         if self._rejected <= _JOURNALLED_REJECTIONS:
-            self.journal.append("rejected", why=why[:200])
+            self.journal.append("rejected", durable=False, why=why[:200])
 
 
 def _told(epsilon: float) -> float | None:
