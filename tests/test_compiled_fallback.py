@@ -59,7 +59,9 @@ def trained(name, runtime="compiled", **changes):
     )
 
 
-@pytest.mark.parametrize(("name", "strategy"), [("bicubic", "fused"), ("wide", "scanned")])
+@pytest.mark.parametrize(
+    ("name", "strategy"), [("bicubic", "fused"), pytest.param("wide", "scanned", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("privacy", [{}, DP], ids=["plain", "dp_sgd"])
 def test_what_xla_lacks_is_done_without_it_and_said_once(monkeypatch, name, strategy, privacy):
     found = trained(name, privacy=privacy)

@@ -73,6 +73,7 @@ def prepared(folder: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.tensorflow
+@pytest.mark.slow
 @pytest.mark.parametrize("section", [one for one in SECTIONS if one.files], ids=repr)
 def test_files_of_a_section_do_what_it_says(section: Section, tmp_path: pathlib.Path) -> None:
     for name, code in section.files.items():

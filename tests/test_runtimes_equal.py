@@ -127,7 +127,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("strategy", ["fused", "scanned", "side_by_side"])
+@pytest.mark.parametrize("strategy", ["fused", "scanned", pytest.param("side_by_side", marks=pytest.mark.slow)])
 def test_compiled_equals_native(case, strategy):
     same(run(CASES[case], "compiled", strategy=strategy), native(case))
 
