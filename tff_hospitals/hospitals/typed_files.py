@@ -83,15 +83,15 @@ def read_excel(path: pathlib.Path, written: FileFormat, problems: Problems) -> S
     except Exception as error:  # of zip, of XML, or the library's own: all of them mean the same
         _unreadable(path, error, "Excel", problems)
         return None
-    filled = [title for title, rows in values.items() if any(cell is not None for row in rows for cell in row)]
+    filled = [title for title, rows in formulas.items() if any(cell is not None for row in rows for cell in row)]
     title = written.sheet or (filled[0] if len(filled) == 1 else "")
-    if title not in values:
-        if not filled:
-            problems.add(path.name, "no cells", "must have a header and at least one record", "remove the file")
-        else:
-            bound = f"must name one of its sheets: {', '.join(filled)}"
-            remedy = f"keep one sheet, or write files: {{{path.name}: {{sheet: {filled[0]}}}}} in the schema"
-            problems.add(path.name, title or f"{len(filled)} sheets", bound, remedy)
+    if not filled or (title in values and title not in filled):
+        problems.add(path.name, "no cells", "must have a header and at least one record", "remove the file or fill it")
+        return None
+    if title not in filled:
+        bound = f"must name one of its sheets: {', '.join(filled)}"
+        remedy = f"keep one sheet, or write files: {{{path.name}: {{sheet: {filled[0]}}}}} in the schema"
+        problems.add(path.name, title or f"{len(filled)} sheets", bound, remedy)
         return None
     for number, (row, written_row) in enumerate(zip(values[title], formulas[title]), 1):
         for cell, formula in zip(row, written_row):
