@@ -13,6 +13,7 @@ from toy import hospitals
 
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.models import FunctionalModel, ModelSignature, build_model
+from tff_hospitals.models.failures import failing_layer
 from tff_hospitals.plan import Plan
 from tff_hospitals.training.loop import train
 from tff_hospitals.training.results import TrainingError
@@ -145,6 +146,27 @@ def test_two_outputs_are_named_in_one_line():
             return self.last(inputs), self.hidden(inputs)
 
     assert "must have one output tensor" in refusals(lambda: Both(None))
+
+
+def test_the_only_output_of_a_dictionary_is_taken():
+    def builder():
+        inputs = tf.keras.Input((2,))
+        return tf.keras.Model(inputs, {"risk": L.Dense(1, "sigmoid")(inputs)})
+
+    model = taken(builder)
+    assert model.output_activation == "sigmoid"
+    assert model.predict(*model.initial_weights(KEY), np.ones((3, 2), np.float32), training=False).shape == (3, 1)
+
+
+def test_a_message_holds_no_value_of_a_record():
+    model = FunctionalModel(
+        lambda: tf.keras.Sequential([tf.keras.Input((2,)), L.Embedding(50, 3), L.Flatten(), L.Dense(1)]), TWO
+    )
+    words = failing_layer(
+        model, *model.initial_weights(KEY), np.full((3, 2), 4711.0, np.float32), training=False, key=KEY
+    )
+    assert "layer embedding (Embedding) fails on inputs of shape (3, 2)" in words
+    assert "4711" not in words
 
 
 # What a model was compiled with.

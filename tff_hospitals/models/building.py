@@ -60,7 +60,7 @@ def built(builder: Callable[[], Any], signature: ModelSignature, name: str) -> t
     except InvalidInput:
         raise
     except Exception as error:  # whatever a user's function does
-        bound = f"building it fails: {type(error).__name__}: {str(error).strip()[:400]}"
+        bound = f"building it fails: {failures.reason(error)}"
         raise InvalidInput([Problem("model", name, bound, "call the function by itself to see where")]) from error
     if not isinstance(model, tf.keras.Model):
         bound = f"returned {type(model).__module__}.{type(model).__qualname__}, not a tf.keras.Model"

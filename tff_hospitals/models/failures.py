@@ -71,7 +71,7 @@ def _shape(value: Any) -> str:
 def reason(error: Exception) -> str:
     """The first words of an error, without what Keras and TensorFlow wrap around them and without values of records."""
     text = str(getattr(error, "message", None) or error)
-    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]( name:.*)?", "", text)
+    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]( name:.*)?|\[[\d, ]+\] = [^\s,]+", "", text)
     text = text.split("Call arguments received by")[0]
     text = re.sub(r"Exception encountered when calling layer.*?\n\n", "", text, flags=re.DOTALL)
     stated = re.search(r"assertion failed: \[([^\]]*)\]|Summarized data: b'([^']*)'", text)

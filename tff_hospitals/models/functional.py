@@ -31,7 +31,7 @@ from tff_hospitals.models import (
     saving,
     target,
 )
-from tff_hospitals.models.logits import as_logits, hides_logits
+from tff_hospitals.models.logits import as_logits, hides_logits, single
 from tff_hospitals.models.randomness import MissingKey, Rows
 from tff_hospitals.models.swapping import Override, Slots
 from tff_hospitals.models.tracing import autograph_enabled, plain_python
@@ -208,6 +208,7 @@ class FunctionalModel:
         except MissingKey as error:
             bound = "a layer draws random numbers in training and needs a key"
             raise InvalidInput([Problem("key", None, bound, "give key=, an int64 array of shape [2]")]) from error
+        outputs = single(outputs)
         if not hides_logits(outputs, self.task) or self.output_activation == "linear":
             return as_logits(outputs, self.task)
         # Only a graph shows what a sigmoid of TensorFlow's was computed from.

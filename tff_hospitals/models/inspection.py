@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.models import compilation, failures, heads, inputs, layer_tree, mixing, objectives, penalties
-from tff_hospitals.models.logits import source_operation
+from tff_hospitals.models.logits import single, source_operation
 from tff_hospitals.models.tracing import converted, plain_python
 
 _BATCH = 4
@@ -84,6 +84,8 @@ def inspect_model(model: Any) -> Findings:
         except InvalidInput as error:
             return Findings((*found, *error.problems), statistics, activation)
         except Exception as error:  # whatever a user's layers do while they are traced
+            if found:  # of which this is a consequence, such as another precision
+                return Findings(tuple(found), statistics, activation)
             bound = f"cannot be traced as a function of its weights: {_why(model, error)}"
             found.append(Problem("model", model.name, bound, "keep layers free of state, Python effects and branches"))
             return Findings(tuple(found), statistics, activation)
@@ -173,7 +175,7 @@ def _trace(model: Any) -> tuple[Any, Any, Any]:
         bound = f"adds {extra} losses of its own (add_loss), which would be left out"
         remedy = "drop them: penalties on weights go into a regularizer, the loss of a record into --loss"
         raise InvalidInput([Problem("model", model.name, bound, remedy)])
-    return concrete.graph, kept[-1], raw[-1]
+    return concrete.graph, kept[-1], single(raw[-1])
 
 
 def _public_state(keras_model: tf.keras.Model) -> dict[tuple[str, str], Any]:

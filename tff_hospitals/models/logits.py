@@ -11,9 +11,6 @@ from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 def as_logits(outputs: Any, task: str) -> tf.Tensor:
     """What a model puts out, or for a classifier that ends in a sigmoid or softmax what these were computed from."""
-    if isinstance(outputs, (list, tuple, dict)):
-        bound = "must have one output tensor"
-        raise InvalidInput([Problem("model", f"{len(outputs)} outputs", bound, "return one tensor of logits")])
     if task == "regression":
         return outputs
     before = getattr(outputs, "_keras_logits", None)  # left by Keras' own sigmoid and softmax
@@ -24,6 +21,19 @@ def as_logits(outputs: Any, task: str) -> tf.Tensor:
         if operation.type in ("Sigmoid", "Softmax"):
             return operation.inputs[0]
     return outputs
+
+
+def single(outputs: Any) -> Any:
+    """The one tensor that a model puts out, also where it is the only one of a list or dictionary.
+
+    Raises:
+      InvalidInput: there are several.
+    """
+    found = tf.nest.flatten(outputs)
+    if len(found) != 1:
+        bound = "must have one output tensor"
+        raise InvalidInput([Problem("model", f"{len(found)} outputs", bound, "return one tensor of logits")])
+    return found[0]
 
 
 def hides_logits(outputs: Any, task: str) -> bool:

@@ -259,7 +259,8 @@ class Session:
 
     def explained(self, *, training: bool) -> contextlib.AbstractContextManager[None]:
         """While this is open, a layer that fails is named with its hospital."""
-        dataset, where = (self.dataset if training else self.evaluated), f"round {self.next_round + 1}"
+        dataset = self.dataset if training else self.evaluated
+        where = f"round {self.next_round + 1}" if training else f"evaluation after round {self.next_round}"
         weights = tuple(self.state.weights)
         return failures.explained(self.model, dataset, weights, self.frozen, where, training=training)
 
