@@ -270,7 +270,7 @@ CASES = {
     ),
     "one_file": (
         both(remove("sound.csv"), put(a_csv=SITES)),
-        "name the column",
+        "name the column, or put the file of one hospital into a folder",
         [add("hospital_column: site\n")],
     ),
     "open_bounds": (

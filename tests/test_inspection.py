@@ -284,3 +284,13 @@ def test_a_schema_that_is_wrong_is_said_before_files_are_read(tmp_path, add, cap
     (tmp_path / "schema.yaml").write_text(f"{schema}scaling: fixed_bounds\n{add}\n")
     assert code_of("inspect", str(tmp_path)) == 0
     assert "2 points to settle before training" in capsys.readouterr().out
+
+
+def test_a_file_alone_is_inspected_and_must_say_whose_its_rows_are(tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("age,ill\n" + "".join(f"{40 + at},{'ny'[at % 2]}\n" for at in range(20)))
+    assert code_of("inspect", str(tmp_path / "mine.csv")) == 0
+    assert "hospital_column=None: must be given when one file holds all hospitals" in capsys.readouterr().out
+    state_bounds(tmp_path / "schema.yaml", {"age": "[18, 110]"})
+    assert code_of("inspect", str(tmp_path)) == 0  # the remedy: the folder
+    assert "ready: " in capsys.readouterr().out
+    assert load_dataset(tmp_path).ids == ("mine",)

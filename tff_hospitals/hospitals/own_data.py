@@ -53,11 +53,7 @@ def own_data(
     """
     place = pathlib.Path(path)
     rules = schema_of(place, schema)
-    found = rules.problems()
-    if place.is_file() and rules.hospital_column is None:
-        found.append(
-            Problem("hospital_column", None, "must be given when one file holds all hospitals", "name the column")
-        )
+    found = [*rules.problems(), *place_problems(place, rules)]
     if found:
         raise InvalidInput(found)
     problems = Problems()
@@ -122,6 +118,14 @@ def schema_file(place: pathlib.Path) -> pathlib.Path | None:
     folder = place if place.is_dir() else place.parent
     candidates = (folder / f"schema{suffix}" for suffix in SCHEMA_SUFFIXES)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def place_problems(place: pathlib.Path, schema: Schema) -> list[Problem]:
+    """A file alone whose rows nobody can tell whose they are."""
+    if not place.is_file() or schema.hospital_column is not None:
+        return []
+    bound = "must be given when one file holds all hospitals"
+    return [Problem("hospital_column", None, bound, "name the column, or put the file of one hospital into a folder")]
 
 
 def tables_of(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[str, list[Table]]:

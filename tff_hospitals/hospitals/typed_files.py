@@ -41,11 +41,8 @@ def cell_text(value: Any, written: FileFormat) -> str:
 
 def read_parquet(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
     """Header and cells of a Parquet file; notes problems and returns None when it cannot be used."""
-    try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        remedy = "install a pyarrow that fits (numpy 1.26: pyarrow < 26), or save the table as CSV"
-        problems.add(path.name, str(error), "needs pyarrow, which cannot be imported", remedy)
+    parquet = _library("pyarrow.parquet", "install a pyarrow that fits (numpy 1.26: pyarrow < 26)", path, problems)
+    if parquet is None:
         return None
     try:
         table = parquet.ParquetFile(path)
@@ -68,11 +65,8 @@ def read_parquet(path: pathlib.Path, written: FileFormat, problems: Problems) ->
 
 def read_excel(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
     """Header and cells of a sheet of an Excel file; notes problems and returns None when it cannot be used."""
-    try:
-        excel: Any = importlib.import_module("openpyxl")
-    except ImportError as error:
-        remedy = "install it (pip install openpyxl), or save the table as CSV"
-        problems.add(path.name, str(error), "needs openpyxl, which cannot be imported", remedy)
+    excel = _library("openpyxl", "install it (pip install openpyxl)", path, problems)
+    if excel is None:
         return None
     try:
         # Once for values and once for formulas: a formula that nobody computed looks like an empty cell.
@@ -127,6 +121,16 @@ def frame_sheet(name: str, frame: Any, written: FileFormat, problems: Problems) 
 
 def _rows(count: int) -> list[str]:
     return [f"row {row}" for row in range(1, count + 1)]
+
+
+def _library(module: str, remedy: str, path: pathlib.Path, problems: Problems) -> Any:
+    """An optional module, or None where it cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        bound = f"needs {module.split('.')[0]}, which cannot be imported"
+        problems.add(path.name, str(error), bound, f"{remedy}, or save the table as CSV")
+        return None
 
 
 def _unreadable(path: pathlib.Path, error: Exception, kind: str, problems: Problems) -> None:

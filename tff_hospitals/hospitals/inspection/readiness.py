@@ -17,7 +17,7 @@ from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals.encoding import target_classes
 from tff_hospitals.hospitals.features import canonical, match_level
 from tff_hospitals.hospitals.file_formats import FileFormat
-from tff_hospitals.hospitals.own_data import tables_of
+from tff_hospitals.hospitals.own_data import place_problems, tables_of
 from tff_hospitals.hospitals.pools import pools_of
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.hospitals.tables import PROBLEMS_SHOWN, InvalidTable, Problems, Table
@@ -80,7 +80,7 @@ def readiness(place: pathlib.Path, schema: Schema) -> Readiness:
       schema: what the columns mean.
     """
     problems = Problems()
-    open_points = [InvalidInput([problem]).args[0] for problem in schema.problems()]
+    open_points = [InvalidInput([problem]).args[0] for problem in (*schema.problems(), *place_problems(place, schema))]
     names = [*(feature.name for feature in schema.features), schema.target.name]
     closed = _closed(schema)
     if closed.problems():  # more than open settings: it says nothing of the files
