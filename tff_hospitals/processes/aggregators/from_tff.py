@@ -26,6 +26,7 @@ from tff_hospitals.processes.noise import Tensors
 
 Build = Callable[[Setting, int], Any]
 _SEEDS = 2**31 - 1
+_IDLE_COUNT = 5.0  # times the noise multiplier: (z / (2 * 5 z))**2 is a hundredth
 _WITHOUT_NOISE = ("clipping_norm", "current_estimate")
 _CLIPS = (("clip_value",), _WITHOUT_NOISE, ("l2_norm_clip",))
 """Where the states of TFF's aggregators hold the norm that clips next, the first one that is there."""
@@ -272,7 +273,14 @@ def _adaptive(setting: Setting, seed: int) -> Any:
 
 
 def _tree(setting: Setting, seed: int) -> Any:
-    """One tree over the run, as our twin has it; a clip norm may change between trees alone."""
+    """One tree over the run, as our twin has it.
+
+    A clip norm changes between trees alone, so that the count which it follows decides nothing here: unless its noise is
+    given, it gets so much that it takes a hundredth of the privacy, and the updates have the noise of our twin.
+    """
+    counts = _counts(setting)
+    if setting.privacy.clipped_count_stddev is None:
+        counts["clipped_count_stddev"] = _IDLE_COUNT * setting.noise_multiplier
     return _dp().tree_adaptive(
         setting.noise_multiplier,
         setting.expected,
@@ -281,7 +289,7 @@ def _tree(setting: Setting, seed: int) -> Any:
         restart_frequency=setting.rounds + 2,
         clip_learning_rate=float(setting.privacy.clip_learning_rate),
         noise_seed=seed,
-        **_counts(setting),
+        **counts,
     )
 
 
