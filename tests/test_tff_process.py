@@ -337,6 +337,12 @@ def test_metrics_of_a_variable_model_that_cannot_be_finalised_are_named():
     assert "metric of the VariableModel='num_batches': is reported and has no finalizer" in text
     assert "finalizer of the metric='loss': must be callable" in text
 
+    def dividing_by_text(self):
+        return {**original(self), "loss": lambda values: values / "records"}
+
+    broken.metric_finalizers = dividing_by_text
+    assert "finalizer of the metric='loss': fails on what the model reports" in refusal(model, PLAN)
+
 
 def next_refusal(process, data):
     with pytest.raises(InvalidInput) as error:

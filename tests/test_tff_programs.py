@@ -21,18 +21,20 @@ quiet.be_quiet()
 quiet.allow_deep_protocol_buffers()
 import tensorflow as tf
 import tensorflow_federated as tff
-import toy
 import tff_hospitals
+from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.tff import LedgerReleaseManager, preprocess_fn, to_client_data
 
 folder = sys.argv[1]
-dataset = toy.hospitals()
-plan = Plan().replace(rounds=2, client={"local_steps": None, "local_epochs": 1, "batch_size": 8}, weighting="equal",
-                      privacy={"mechanism": "fixed_clip", "noise_multiplier": 2.0, "delta": 1e-2})
+dataset = load_dataset("digits", partition="iid", sites=20)
+plan = Plan().replace(rounds=2, weighting="equal",
+                      client={"local_steps": None, "local_epochs": 3, "batch_size": 8, "learning_rate": 0.5},
+                      privacy={"mechanism": "fixed_clip", "noise_multiplier": 0.1, "clip_norm": 3.0, "delta": 1e-2})
 
 def keras_model():
-    return tf.keras.Sequential([tf.keras.Input((5,)), tf.keras.layers.Dense(1)])
+    layers = tf.keras.layers
+    return tf.keras.Sequential([tf.keras.Input(dataset.feature_shape), layers.Flatten(), layers.Dense(10)])
 
 clients = to_client_data(dataset).preprocess(preprocess_fn(plan))
 process = tff_hospitals.build_learning_process(
@@ -42,7 +44,12 @@ state = process.initialize()
 for _ in range(2):
     result = process.next(state, [clients.create_tf_dataset_for_client(one) for one in clients.client_ids])
     state = result.state
-print("loop", [np.asarray(w).shape for w in process.get_model_weights(state).trainable])
+model = keras_model()
+process.get_model_weights(state).assign_weights_to(model)
+test = [one.test for one in dataset]
+correct = model(np.concatenate([one.features for one in test])).numpy().argmax(axis=1)
+right = np.mean(correct == np.concatenate([one.labels for one in test]))
+print("loop", [w.shape for w in model.get_weights()], "learnt" if right > 0.5 else right)
 
 context = tff.program.NativeFederatedContext(tff.backends.native.create_async_local_cpp_execution_context())
 tff.framework.set_default_context(context)
@@ -51,7 +58,7 @@ over_ids = tff.simulation.compose_dataset_computation_with_learning_process(clie
 asyncio.run(tff.learning.programs.train_model(
     train_process=over_ids,
     train_data_source=tff.program.ClientIdDataSource(clients.client_ids),
-    train_per_round_clients=3,
+    train_per_round_clients=20,
     train_total_rounds=2,
     program_state_manager=tff.program.FileProgramStateManager(os.path.join(folder, "states")),
     model_output_manager=tff.program.LoggingReleaseManager(),
@@ -96,5 +103,5 @@ def test_it_runs_in_the_stock_context_and_under_tff_programs(tmp_path):
     found = next((ended for number in range(3) if (ended := attempt(tmp_path / str(number))) is not None), None)
     assert found is not None, "hung three times"
     printed, complaints = found
-    assert "loop [(5, 1), (1,)]" in printed, complaints
+    assert "loop [(64, 10), (10,)] learnt" in printed, complaints
     assert "program [1, 2] 2" in printed, complaints

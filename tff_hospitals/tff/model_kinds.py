@@ -159,8 +159,23 @@ def _check_metrics(made: tff.learning.models.VariableModel) -> None:
         for name, one in finalizers.items()
         if not callable(one)
     ]
+    for name in () if found else finalizers:
+        found += _finalizer_problem(name, finalizers[name], local[name])
     if found:
         raise InvalidInput(found)
+
+
+def _finalizer_problem(name: str, finalizer: Callable[[Any], Any], value: Any) -> list[Problem]:
+    """A finalizer that fails on what the model reports, tried as TFF will."""
+    tensors = tf.nest.map_structure(tf.convert_to_tensor, value)
+    specs = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape, one.dtype), tensors)
+    try:
+        tff.tensorflow.computation(finalizer, tff.types.tensorflow_to_type(specs))
+    except Exception as error:  # whatever a user's function does
+        first_line = (str(error).strip().splitlines() or [""])[0][:200]
+        bound = f"fails on what the model reports ({specs}): {type(error).__name__}: {first_line}"
+        return [Problem("finalizer of the metric", name, bound, "let it take these unfinalised values")]
+    return []
 
 
 def _keras_function(

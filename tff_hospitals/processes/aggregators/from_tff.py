@@ -275,8 +275,8 @@ def _adaptive(setting: Setting, seed: int) -> Any:
 def _tree(setting: Setting, seed: int) -> Any:
     """One tree over the run, as our twin has it.
 
-    A clip norm changes between trees alone, so that the count which it follows decides nothing here: unless its noise is
-    given, it gets so much that it takes a hundredth of the privacy, and the updates have the noise of our twin.
+    A clip norm changes between trees alone, so that the count which it follows decides nothing here: unless its noise
+    is given, it gets so much that it takes a hundredth of the privacy, and the updates have the noise of our twin.
     """
     counts = _counts(setting)
     if setting.privacy.clipped_count_stddev is None:
