@@ -102,11 +102,11 @@ def test_a_process_equals_the_compiled_runtime_where_both_have_the_same_batches(
         assert int(seen["num_batches"]) == 3 * plan.client.local_epochs
 
 
-def test_processes_of_two_plans_or_two_secrets_do_not_share_the_server_s_noise():
+def test_processes_of_two_plans_or_two_models_do_not_share_the_server_s_noise():
     """The same seed everywhere: what is common to two models would take the noise off both."""
 
-    def key_of(plan, clients):
-        process = tff_hospitals.build_learning_process("logistic_regression", plan, clients=clients)
+    def key_of(plan, clients, model="logistic_regression"):
+        process = tff_hospitals.build_learning_process(model, plan, clients=clients)
         return tuple(np.asarray(process.initialize().aggregator["key"]).tolist())
 
     dataset = hospitals()
@@ -115,6 +115,8 @@ def test_processes_of_two_plans_or_two_secrets_do_not_share_the_server_s_noise()
     keys = [key_of(private, dataset), key_of(louder, dataset), key_of(private, dataset)]
     assert keys[0] != keys[1]
     assert keys[0] == keys[2]
+    others = [key_of(private, dataset, model) for model in (keras_model, softmax_model, variable_model)]
+    assert len({keys[0], *others}) == 4  # one plan, four models
 
 
 def test_a_keras_function_starts_where_the_seed_says_and_takes_weights_and_rates(context):

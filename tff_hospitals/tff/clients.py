@@ -16,6 +16,14 @@ Clients = Union[HospitalDataset, Mapping[str, int]]
 NOBODY = {"client": 1}  # where nothing depends on who takes part
 
 
+class ClientSizes(HospitalDataset):
+    """Hospitals of which ids and numbers of records are known here, and no records."""
+
+    def examples(self, count: int = 64) -> None:
+        """None: the records are with the clients."""
+        return
+
+
 def described(clients: Clients | None, signature: ModelSignature) -> HospitalDataset:
     """The clients as hospitals, whose records nobody can read here.
 
@@ -37,7 +45,7 @@ def described(clients: Clients | None, signature: ModelSignature) -> HospitalDat
     remedy = "give the number of each client's training records"
     raise_if([whole_number(f"records of client {name}", size, low=1, remedy=remedy) for name, size in sizes.items()])
     store = PartStore()
-    return HospitalDataset(
+    return ClientSizes(
         name="clients of a TFF program",
         hospitals=tuple(lazy_hospital(name, int(size), 0, _unread, store, signature) for name, size in sizes.items()),
         task=signature.task,

@@ -9,6 +9,7 @@ privacy needs the first kind: it clips the gradient of every record.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_hospitals import models
+from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.signature import TASKS, ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem
@@ -49,6 +51,13 @@ class TffModel:
     signature: ModelSignature
     name: str = "a TFF model"
     draws_random_numbers = False
+
+    @property
+    def identity(self) -> str:
+        """What it is known by where noise is drawn: its kind, inputs and first weights."""
+        arrays = [one for part in self.initial for one in part]
+        digests = [hashlib.sha256(np.ascontiguousarray(one).tobytes()).hexdigest() for one in arrays]
+        return files.fingerprint([type(self.source).__name__, str(self.input_spec), *digests])
 
     @property
     def functional(self) -> bool:
@@ -85,7 +94,7 @@ class TffModel:
         """As `task`."""
         return self.signature.num_classes
 
-    def problems(self, under_dp: bool) -> list[Problem]:
+    def problems(self, under_dp: bool, records: np.ndarray | None = None) -> list[Problem]:
         """What would keep it from being trained: TFF takes it as it is."""
         return []
 

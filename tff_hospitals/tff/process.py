@@ -212,7 +212,7 @@ def build_learning_process(
     else:
         multipliers = client_work.Multipliers.of(noise, dataset.records()) if by_record else None
         work = client_work.build(plan, parts.client_work, weights_type, data, multipliers)
-    key = run_streams(plan, dataset).server_noise()
+    key = run_streams(plan, dataset, cast("FunctionalModel", known)).server_noise()
     codec = codec_of_uploads(plan, [spec.shape.as_list() for spec in known.trainable_specs])
     if isinstance(parts.aggregator, FromTff):
         aggregation = parts.aggregator.factory(key)

@@ -37,9 +37,11 @@ from tff_hospitals.tff.process import HospitalLearningProcess, build_learning_pr
 from tff_hospitals.training.evaluation import POOLED, Evaluator
 from tff_hospitals.training.published_fields import INSIDE
 from tff_hospitals.training.round_inputs import RoundDrawer
+from tff_hospitals.training.run_streams import run_streams
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.models import FunctionalModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +117,9 @@ def run_program(
     Raises:
       InvalidInput: all problems of the plan, or a folder of another one.
     """
+    model = models.build_model(plan.model.name, dataset, **dict(plan.model.options))
     process = build_learning_process(
-        models.build_model(plan.model.name, dataset, **dict(plan.model.options)),
+        model,
         plan,
         clients=dataset,
         input_spec=_clients(plan, dataset).element_type_structure,
@@ -127,7 +130,7 @@ def run_program(
     with native_context(secure_sum=secure) as context:
         stack = tff.framework.get_context_stack()
         with stack.install(tff.program.NativeFederatedContext(context.asynchronous())):
-            return asyncio.run(_program(process, plan, dataset, pathlib.Path(folder), on_round))
+            return asyncio.run(_program(process, model, plan, dataset, pathlib.Path(folder), on_round))
 
 
 def _clients(plan: Plan, dataset: HospitalDataset) -> Any:
@@ -136,6 +139,7 @@ def _clients(plan: Plan, dataset: HospitalDataset) -> Any:
 
 async def _program(
     process: HospitalLearningProcess,
+    model: FunctionalModel,
     plan: Plan,
     dataset: HospitalDataset,
     folder: pathlib.Path,
@@ -146,13 +150,14 @@ async def _program(
     states = tff.program.FileProgramStateManager(folder / "states", keep_total=2, keep_first=False)
     metrics = tff.program.CSVFileReleaseManager(folder / "metrics.csv", key_fieldname="round")
     evaluations = tff.program.CSVFileReleaseManager(folder / INSIDE / "evaluation.csv", key_fieldname="round")
-    evaluate = Evaluator(models.build_model(plan.model.name, dataset, **dict(plan.model.options)), dataset)
+    evaluate = Evaluator(model, dataset)
 
     state = await tff.program.materialize_value(process.initialize())
     saved, done = await states.load_latest(state)
     if saved is not None:
         state = saved
-    cohorts = Cohorts(_clients(plan, dataset), RoundDrawer(plan, dataset, process.claims.noise), done)
+    drawer = RoundDrawer(plan, dataset, process.claims.noise, run_streams(plan, dataset, model))
+    cohorts = Cohorts(_clients(plan, dataset), drawer, done)
     for number in range(done + 1, plan.rounds + 1):
         output = process.next(state, cohorts.select())
         state, measured = await asyncio.gather(
