@@ -40,7 +40,7 @@ def plain(header: str) -> str:
     >>> plain(" Patient-ID "), plain("Größe_cm")
     ('patientid', 'grössecm')
     """
-    folded = unicodedata.normalize("NFKC", header).lower()
+    folded = unicodedata.normalize("NFKC", header).casefold()
     return "".join(letter for letter in folded if letter.isalnum())
 
 
