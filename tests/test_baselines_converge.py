@@ -112,3 +112,16 @@ def test_the_local_baseline_is_not_beaten_for_want_of_training(tmp_path):
     assert again["accuracy_per_hospital"]["a"] == ended[0]["accuracy_per_hospital"]["a"]
     repeated = comparisons.run(asked, tmp_path / "ended")["rows"]  # read, not trained again
     assert [row["accuracy_per_hospital"] for row in repeated] == [row["accuracy_per_hospital"] for row in ended]
+
+
+def test_a_model_too_large_for_full_passes_is_looked_at_on_its_way(tmp_path, monkeypatch):
+    """50 epochs at a fixed rate end on a slope; nothing says so but the last looks."""
+    monkeypatch.setattr("tff_hospitals.experiments.runner.can_fit", lambda model, records: False)
+    generator = np.random.default_rng(5)
+    x = generator.uniform(40, 50, 90)
+    rows = {"a": [(f"{one:.3f}", "45", int(one > 45)) for one in x]}
+    folder = own_data(tmp_path / "data", rows, "{name: y, positive: 1, negative: 0}")
+    (row,) = comparisons.run(Comparison(("local",), (), (1,), str(folder)), tmp_path / "run")["rows"]
+    assert row["rounds"] == 10
+    assert row["converged"] is False
+    assert any("loss still falls by" in text and "--baseline_epochs" in text for text in row["warnings"])
