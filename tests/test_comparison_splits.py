@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from own_tables import keep_key
 
-from tff_hospitals.accounting import Ledger, joint_ledger
+from tff_hospitals.accounting import Ledger, MechanismEvent, joint_ledger
 from tff_hospitals.experiments import comparison as comparisons
 from tff_hospitals.experiments.comparison import Comparison
+from tff_hospitals.experiments.runner import MethodRunner
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.hospitals.secret import public_secret
 from tff_hospitals.hospitals.splits import by_record
 from tff_hospitals.training.odometer import Odometer
+from tff_hospitals.training.results import TrainingError
 
 
 def own_data(folder, patients=30):
@@ -60,34 +62,48 @@ def test_a_patient_has_one_number_in_every_split_and_never_two_sides(tmp_path):
 @pytest.mark.tensorflow
 def test_every_method_runs_on_every_split_and_all_releases_are_counted(tmp_path):
     place = own_data(tmp_path / "data")
-    asked = Comparison(
-        ("weighted_mean", "dp_sgd"), (5.0,), (1,), place, {"rounds": 2, "local_steps": 5, "delta": 0.01}, splits=2
-    )
+    given = {"rounds": 2, "local_steps": 5, "delta": 0.01}
+    asked = Comparison(("dp_sgd",), (5.0,), (1,), place, given, splits=2)
     summary = comparisons.run(asked, tmp_path / "run")
     assert summary["splits"] == 2
     names = sorted(path.name for path in (tmp_path / "run" / "runs").iterdir())
     assert names == [
         "dp_sgd-eps5-seed1",
         "dp_sgd-eps5-seed1-split1",
-        "weighted_mean-seed1",
-        "weighted_mean-seed1-split1",
     ]
-    ledgers = [
-        Ledger.from_json(files.read_json(tmp_path / "run" / "runs" / name / "ledger.json")) for name in names[:2]
-    ]
+    ledgers = [Ledger.from_json(files.read_json(tmp_path / "run" / "runs" / name / "ledger.json")) for name in names]
     joint = joint_ledger(ledgers).epsilon("record")
     assert summary["joint_epsilon"]["record"]["epsilon"] == pytest.approx(joint)
     assert joint > max(ledger.epsilon("record") for ledger in ledgers)
     odometer = Odometer(load_dataset(place).secret)
     (total,) = [one for one in odometer.totals() if one.unit == "record"]
     assert (total.runs, total.epsilon) == (2, pytest.approx(joint))
-    row = summary["rows"][1]
-    runs = [files.read_json(tmp_path / "run" / "runs" / name / "inside" / "summary.json") for name in names[:2]]
+    row = summary["rows"][0]
+    runs = [files.read_json(tmp_path / "run" / "runs" / name / "inside" / "summary.json") for name in names]
     assert list(row["accuracy_per_seed"]) == [run["accuracy_mean"] for run in runs]
     assert row["accuracy_low"] <= row["accuracy_mean"] <= row["accuracy_high"]
     assert set(row["accuracy_low_per_hospital"]) == {"a", "b"}
     tested = [sum(load_dataset(place, split=split).records(train=False).values()) for split in (0, 1)]
     assert sum(sum(of.values()) for of in summary["test_records_by_class"].values()) == sum(tested)
+
+
+@pytest.mark.tensorflow
+def test_what_a_row_released_before_it_failed_stays_in_the_joint_epsilon(tmp_path, monkeypatch):
+    ledger = Ledger(delta=0.01)
+    ledger.record("record", "a", 1, MechanismEvent("gaussian", noise_multiplier=2.0))
+
+    def failing(self, seeds, on_start=None):
+        if self.plan.data.options.get("split"):
+            raise TrainingError("round 1: the update of hospital 'a' has norm nan")
+        files.write_json(self.folder / self.name(seeds[0]) / "ledger.json", ledger.to_json())
+        return []
+
+    monkeypatch.setattr(MethodRunner, "run_seeds", failing)
+    asked = Comparison(("dp_sgd",), (5.0,), (1,), own_data(tmp_path / "data"), {"delta": 0.01}, splits=2)
+    summary = comparisons.run(asked, tmp_path / "run")
+    assert summary["rows"][0]["status"] == "failed"
+    assert summary["joint_epsilon"]["record"]["epsilon"] == pytest.approx(ledger.epsilon("record"))
+    assert summary["joint_epsilon"]["runs"] == 1
 
 
 @pytest.mark.tensorflow

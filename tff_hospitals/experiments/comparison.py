@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments import audit_rows, baselines, presets, sweep
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.outcome import Outcome
@@ -217,12 +218,10 @@ def run(
                     for runner in runners
                     for result in runs.rows(runner, comparison.seeds, functools.partial(started, runner=runner))
                 ]
-            except InvalidInput as error:
-                if not all(one.name == "max_total_epsilon" for one in error.problems):
+            except (InvalidInput, TrainingError) as error:  # the other methods go on; the row and the exit code say it
+                if isinstance(error, InvalidInput) and any(one.name != "max_total_epsilon" for one in error.problems):
                     raise
-                outcome.enter(failed_row(first, str(error), delta))
-            except TrainingError as error:  # the other methods go on; the row and the exit code say it
-                outcome.enter(failed_row(first, str(error), delta))
+                outcome.enter(failed_row(first, str(error), delta), ledgers=_left_behind(runners, comparison.seeds))
             else:
                 federated = first.plan if first.method.kind == "federated" else None
                 outcome.enter(_row(comparison, first, results), results, federated)
@@ -240,6 +239,12 @@ def _row(comparison: Comparison, runner: MethodRunner, results: Sequence[RunResu
         texts = [*rows[0].get("warnings", ()), *columns.pop("audit_warnings")]
         rows[0] = {**rows[0], **columns, "warnings": texts}
     return seed_statistics.aggregate_runs(rows).to_json()
+
+
+def _left_behind(runners: Sequence[MethodRunner], seeds: Sequence[int]) -> list[Ledger]:
+    """The ledgers of the runs of a row that failed: what they released before stays released."""
+    places = [runner.folder / runner.name(seed) / "ledger.json" for runner in runners for seed in seeds]
+    return [Ledger.from_json(files.read_json(place)) for place in places if place.exists()]
 
 
 def _on_split(plan: Plan, number: int) -> Plan:

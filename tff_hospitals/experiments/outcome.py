@@ -42,13 +42,20 @@ class Outcome:
         self._without_guarantee = 0
         self._headline: tuple[str, str] | None = None
 
-    def enter(self, row: dict[str, Any], results: Sequence[RunResult] = (), plan: Plan | None = None) -> None:
+    def enter(
+        self,
+        row: dict[str, Any],
+        results: Sequence[RunResult] = (),
+        plan: Plan | None = None,
+        ledgers: Sequence[Ledger] = (),
+    ) -> None:
         """Adds a row with what its runs predicted and released; without runs it was refused.
 
         Args:
           row: as tables show it.
           results: of its runs, split by split, each with all seeds.
           plan: of a method whose last rounds say whether it had come to its end.
+          ledgers: of runs without a result; they count in the joint epsilon all the same.
 
         Raises:
           validation.InvalidInput: the headline asked for does not exist for this task.
@@ -66,9 +73,10 @@ class Outcome:
                     row.update(_intervals(name, drawn))
             if plan is not None:
                 self._judge_the_end(row, [result.row["curve"] for result in results], plan)
-            private = [result.ledger for result in results if result.ledger.units()]
-            self._ledgers += private
-            self._without_guarantee += len(results) - len(private)
+        every = [*(result.ledger for result in results), *ledgers]
+        private = [ledger for ledger in every if ledger.units()]
+        self._ledgers += private
+        self._without_guarantee += len(every) - len(private)
         self._rows.append(row)
         self._scores.append(scores)
 
