@@ -361,7 +361,7 @@ def test_an_interrupted_run_goes_on_with_tffs_state(name, hospitals, tmp_path):
     if name == "tff_gaussian_adaptive":
         assert len(set(norms)) == 4  # the norm went on from where it was
     else:
-        assert set(norms) == {pytest.approx(0.3)}  # a tree that is never restarted keeps its norm
+        assert norms == pytest.approx([0.3] * 4)  # a tree that is never restarted keeps its norm
 
 
 @pytest.mark.slow
@@ -372,8 +372,8 @@ def test_rows_of_tff_stand_in_the_table_beside_their_twins(tmp_path):
     asked = comparisons.Comparison(
         names,
         (8.0,),
-        (1, 2),
-        given={"rounds": 3, "local_steps": 5, "partition": "iid", "sites": 20},
+        (1,),
+        given={"rounds": 2, "local_steps": 5, "partition": "iid", "sites": 20},
         dataset="heart_disease",
     )
     summary = comparisons.run(asked, tmp_path)
