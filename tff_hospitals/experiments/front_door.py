@@ -28,6 +28,7 @@ COMMANDS = {
     "pretrain": "tff_hospitals.experiments.pretrain_command",
     "hospital": "tff_hospitals.experiments.hospital_command",
     "federation": "tff_hospitals.experiments.federation_command",
+    "lesson": "tff_hospitals.experiments.lesson_command",
     "options": "tff_hospitals.experiments.options_command",
     "doctor": "tff_hospitals.installation.doctor",
 }
