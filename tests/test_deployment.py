@@ -54,3 +54,6 @@ def test_a_federation_gives_what_the_simulation_gives(case, tmp_path):
     assert deployed.summary["overhead_seconds_per_round"] < 1
     assert set(deployed.summary) == {*here.summary, "engine", "overhead_seconds_per_round"}
     assert federation.rejected == 0
+    said = [text for text in deployed.summary["warnings"] if "simulated" in text]
+    assert said == []
+    assert "only simulated" not in deployed.summary["guarantee"]

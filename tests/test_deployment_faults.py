@@ -11,8 +11,9 @@ from federations import BASE, Members, running, train_deployed
 from test_deployment import flat
 
 from tff_hospitals.deployment import certificates, founding, grpc_engine, secure_sum
+from tff_hospitals.deployment.body import pack, unpack
 from tff_hospitals.deployment.certificates import Authority
-from tff_hospitals.deployment.envelope import Rejected
+from tff_hospitals.deployment.envelope import Kind, Rejected
 from tff_hospitals.deployment.keys import SigningKey
 from tff_hospitals.deployment.loopback import Hub
 from tff_hospitals.deployment.transport import DeploymentError, LineClosed
@@ -210,6 +211,49 @@ def test_what_cannot_listen_says_why(members, folders, tmp_path):
 
 
 # -- the secure sum ----------------------------------------------------------------
+
+
+def test_a_hospital_opens_one_sum_of_a_round_and_none_with_too_little_noise(tmp_path):
+    noise = {**PRIVATE, "mechanism": "discrete_gaussian", "noise_multiplier": 0.3}
+    members = Members(BASE.replace(privacy=noise, weighting="equal"))
+    asked = []
+    with running(members, tmp_path) as (federation, sites):
+        original = federation.ask
+
+        def ask(kind, number, bodies, **more):
+            answers = original(kind, number, bodies, **more)
+            if kind is Kind.UNMASK:
+                content = unpack(bodies["site_0"])
+                fewer = pack({"survivors": ["site_0", "site_1", "site_2"]}, content.sections)
+                asked.append(original(kind, number, {"site_0": bodies["site_0"]}).missing["site_0"])
+                asked.append(original(kind, number, {"site_0": fewer}).missing["site_0"])
+            return answers
+
+        federation.ask = ask
+        train_deployed(members, federation)
+        opened = [entry for entry in sites["site_0"].journal.entries if entry["event"] == "unmasked"]
+    assert len(opened) == members.plan.rounds
+    assert all("opened already" in why for why in asked[::2])
+    assert all("another sum of this round was opened already" in why for why in asked[1::2])
+
+
+def test_a_round_whose_noise_would_be_too_little_is_not_opened(tmp_path):
+    noise = {**PRIVATE, "mechanism": "discrete_gaussian", "noise_multiplier": 0.3}
+    members = Members(BASE.replace(privacy=noise, weighting="equal"))
+    refused = []
+    with running(members, tmp_path) as (federation, _):
+        original = federation.ask
+
+        def ask(kind, number, bodies, **more):
+            if kind is Kind.UNMASK:
+                fewer = pack({"survivors": ["site_0", "site_1", "site_2"]}, unpack(bodies["site_0"]).sections)
+                refused.append(original(kind, number, {"site_0": fewer}).missing["site_0"])
+            return original(kind, number, bodies, **more)
+
+        federation.ask = ask
+        train_deployed(members, federation)
+    assert len(refused) == members.plan.rounds
+    assert all("the noise is planned for 4 hospitals, and 3 would be in the sum" in why for why in refused)
 
 
 def sum_of(count, dropped, length=50, threshold=None):

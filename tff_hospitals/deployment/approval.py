@@ -16,6 +16,7 @@ from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import Problem, in_range, raise_if
 from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.mechanisms.secure_sum import SIMULATED
 
 if TYPE_CHECKING:
     from tff_hospitals.accounting import Ledger
@@ -67,7 +68,7 @@ def in_words(agreement: Agreement, hospital: str, dataset: HospitalDataset) -> s
     )
     if agreement.test_key:
         lines.append("TEST MODE: all noise follows from a key that everybody has. It protects nobody.")
-    lines += [f"Note: {text}" for text in review.warnings(plan, dataset) if "secure sum is simulated" not in text]
+    lines += [f"Note: {text}" for text in review.warnings(plan, dataset) if text != SIMULATED]
     return "\n".join(lines)
 
 

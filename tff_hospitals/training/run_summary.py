@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.accounting.certificate import certify
 from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.mechanisms.secure_sum import SIMULATED
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.runtimes import RUNTIMES
 from tff_hospitals.training import published_fields
 from tff_hospitals.training.evaluation import POOLED, SERVER
 from tff_hospitals.training.metrics import METRICS, mean_of, summary_fields
@@ -30,6 +32,7 @@ def summary_row(
     runtime: str,
 ) -> dict[str, Any]:
     """The fields that comparison tables are made of, for one run."""
+    one_process = RUNTIMES[runtime].holds_records  # which sees all hospitals: what keeps them apart is simulated there
     by_hospital = {scope: values for scope, values in history.last_evaluation.items() if scope not in (POOLED, SERVER)}
     pooled = history.last_evaluation.get(POOLED, {})
     private = noise.unit != "none"
@@ -69,7 +72,7 @@ def summary_row(
         "rounds": rounds,
         "stop_reason": stop_reason,
         "runtime": runtime,
-        "guarantee": _guarantee(plan, noise, history, stop_reason, certificate),
+        "guarantee": _guarantee(plan, noise, history, stop_reason, certificate, one_process),
         "certificate": certificate,
         "second_unit": second.unit if second is not None else None,
         "second_epsilon": _second_epsilon(second, history),
@@ -82,7 +85,7 @@ def summary_row(
         "clip_norms": list(history.clip_norms),
         "signal_to_noise": history.signal.medians(),
         "warnings": [
-            *review.warnings(plan, dataset),
+            *(text for text in review.warnings(plan, dataset) if one_process or text != SIMULATED),
             *history.statements,
             *history.warnings,
             *history.signal.warnings(),
@@ -101,6 +104,7 @@ def _guarantee(
     history: RunHistory,
     stop_reason: str,
     certificate: Mapping[str, Any] | None,
+    one_process: bool,
 ) -> str:
     """What is protected, against whom and under which trust, for an ethics board; one paragraph for each unit."""
     from tff_hospitals.accounting import guarantee, no_guarantee
@@ -116,7 +120,7 @@ def _guarantee(
             part.unit,
             noise_added_by=noise_by,
             conversion=history.stated_in(part),
-            simulated_trust=mechanisms.summed_securely(plan.privacy) and noise_by != "hospital",
+            simulated_trust=one_process and mechanisms.summed_securely(plan.privacy) and noise_by != "hospital",
             stopped_by_data=stop_reason.startswith("plateau"),
         ).text
         paragraphs.append(f"{part.unit.capitalize()} level: {text}" if inner or part is not noise else text)

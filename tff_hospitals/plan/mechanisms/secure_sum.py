@@ -1,6 +1,7 @@
 """The secure sum: contributions as whole numbers that only their total is shown of; a wrapper around an aggregator.
 
-It is simulated in every runtime, and every table says so.
+It is simulated wherever one process sees all hospitals, and every table says so; real hospitals have
+`deployment.secure_sum`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,10 @@ from __future__ import annotations
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan.mechanisms.base import HospitalLevel
 from tff_hospitals.plan.parts import PrivacyPlan
+
+SIMULATED = (
+    "the secure sum is simulated: no cryptography keeps the server from a single hospital's contribution in this run"
+)
 
 
 def used(mechanism: HospitalLevel, privacy: PrivacyPlan) -> bool:
@@ -30,7 +35,4 @@ def warnings(mechanism: HospitalLevel, privacy: PrivacyPlan) -> list[str]:
     """That it is only simulated."""
     if not used(mechanism, privacy):
         return []
-    return [
-        "the secure sum is simulated: no cryptography keeps the server from a single hospital's contribution in this "
-        "run"
-    ]
+    return [SIMULATED]
