@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import pathlib
+import re
 
 import pytest
 import toy
 
+from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.validation import InvalidInput
-from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports.publishing import publish
 from tff_hospitals.training import published_fields
 from tff_hospitals.training.loop import train
+from tff_hospitals.training.results import Progress
 
 pytestmark = pytest.mark.tensorflow
 SEED = 987654321987
 BASE = Plan(rounds=2, weighting="equal", seed=SEED).replace(
     client={"local_steps": 3, "batch_size": 5}, model={"name": "logistic_regression"}
 )
-PRIVATE = sorted(
-    name for name, one in mechanisms.MECHANISMS.items() if one.private and one.level == "record" and not one.runs_on
-) + [
-    "fixed_clip",
-    "tree",
-    "local_dp",
-    "discrete_gaussian",
-]
+FEW = ("dp_sgd", "dp_ftrl_local", "fixed_clip", "tree", "local_dp", "dp_sgd_fixed_clip")
+"""Of each kind one; the others are walked with what takes longer."""
 
 
 def plan_of(mechanism, **privacy):
@@ -46,16 +43,86 @@ def fields_of(value, path=""):
             yield here
 
 
-@pytest.mark.parametrize("name", ["none", *PRIVATE])
-def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_path):
-    plan = BASE if name == "none" else plan_of(name)
-    train(plan, toy.hospitals(), run_dir=tmp_path)
+def plan_of_method(name, **changes):
+    return (
+        METHODS[name]
+        .plan(BASE.replace(**changes), None)
+        .replace(
+            privacy={
+                "noise_multiplier": 2.0,
+                "outer_noise_multiplier": 2.0 if name == "dp_sgd_fixed_clip" else None,
+                "target_epsilon": None,
+            }
+        )
+    )
+
+
+def long_numbers(text):
+    """Every number of six decimals and more in a text."""
+    return set(re.findall(r"-?\d+\.\d{6,}(?:e-?\d+)?", text))
+
+
+def values_of(path):
+    """Field and value of every leaf of a JSON file or cell of a CSV file."""
+    if path.suffix == ".csv":
+        return [pair for row in csv.DictReader(path.open()) for pair in row.items()]
+    content = json.loads(path.read_text())
+
+    def leaf(field):
+        value = content
+        for key in field.split("."):
+            value = value[int(key) if isinstance(value, list) else key]
+        return json.dumps(value)
+
+    return [(field, leaf(field)) for field in fields_of(content) if "." not in field or _walks(content, field)]
+
+
+def _walks(content, field):
+    """Whether a dotted path leads somewhere: names with a dot in them do not."""
+    value = content
+    for key in field.split("."):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weighted_mean",
+        *(
+            pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+            for name, method in METHODS.items()
+            if method.private
+        ),
+    ],
+)
+def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_path, capfd):
+    plan = BASE if name == "weighted_mean" else plan_of_method(name)
+    shown, folder, native = [], tmp_path / "run", METHODS[name].runs_on
+    updates = None if native else 1
+    train(
+        plan,
+        toy.hospitals(),
+        run_dir=folder,
+        runtime=native or "compiled",
+        on_round=shown.append,
+        store_updates=updates,
+    )
+    said = "".join(capfd.readouterr())
     seen = set()
-    for path in sorted(tmp_path.rglob("*")):
-        file = path.relative_to(tmp_path).as_posix()
-        if not path.is_file() or file.startswith("checkpoints/"):
+    for path in sorted(folder.rglob("*")):
+        file = path.relative_to(folder).as_posix()
+        if not path.is_file():
             continue
         inside, file = file.startswith("inside/"), file.removeprefix("inside/")
+        if file.startswith(("checkpoints/", "updates/")):  # binary: whole folders stay in the house
+            assert published_fields.kind_of(f"{file.split('/')[0]}/", path.name) is published_fields.KINDS["house"]
+            continue
         assert file in published_fields.FIELDS, file
         found = []
         if path.suffix == ".json":
@@ -69,11 +136,27 @@ def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_
             assert inside or published_fields.leaves(plan)(file, field), (file, field)
         seen.add(file)
     assert {"plan.json", "record.json", "summary.json", "metrics.csv", "ledger.json", "model.keras"} <= seen
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    for field in dataclasses.fields(Progress):
+        assert published_fields.kind_of("terminal", field.name) is not None, field.name
+    assert len(shown) == plan.rounds
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary["published_fields"]["fields"]["metrics.csv"]["epsilon_rdp"] == "accounting"
-    if name != "none":
+    if METHODS[name].private:
         assert "accuracy_mean" not in summary
         assert "Outside of it: figures of test records" in summary["guarantee"]
+        publish(folder, tmp_path / "out", research=True)
+        may, exact = published_fields.leaves(plan), set()
+        for path in (folder / "inside").iterdir():
+            for field, value in values_of(path):
+                exact |= set() if may(path.name, field) else long_numbers(value)
+        assert exact
+        out = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix != ".keras")
+        assert not exact & long_numbers(out)
+        assert not exact & long_numbers(said)  # in a log or on the terminal of the library
+        assert {path.name for path in (tmp_path / "out").iterdir()} <= {
+            *("guarantee.html", "guarantee.json", "plan.json", "record.json", "summary.json", "metrics.csv"),
+            *("bytes.csv", "ledger.json", "model.keras"),
+        }
 
 
 def test_seeded_noise_does_not_leave_and_system_noise_does(tmp_path):
