@@ -102,9 +102,12 @@ def of_unit(found, unit):
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("epsilon", [1.0, 3.0, 8.0])
-def test_records_prove_at_least_half_of_the_ledger(heart, epsilon):
-    found = of_unit(proving.all_bounds(trained(heart, "dp_sgd", epsilon), 30_000), "record")
+@pytest.mark.parametrize(
+    ("method", "epsilon"),
+    [("dp_sgd", 1.0), ("dp_sgd", 3.0), ("dp_sgd", 8.0), ("dp_ftrl_local", 3.0), ("dp_mf_local", 3.0)],
+)
+def test_records_prove_at_least_half_of_the_ledger(heart, method, epsilon):
+    found = of_unit(proving.all_bounds(trained(heart, method, epsilon), 30_000), "record")
     assert {one.hospital for one in found} == set(heart.ids)
     for one in found:
         assert one.passed

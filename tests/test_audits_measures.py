@@ -9,7 +9,7 @@ import pytest
 
 from tff_hospitals.audits import promise
 from tff_hospitals.audits.bounds.bound import bound
-from tff_hospitals.audits.self_tests import independence, looks, loudness, noises
+from tff_hospitals.audits.self_tests import covariance, independence, keys, looks, loudness, noises
 from tff_hospitals.audits.self_tests.findings import FAMILY_WISE, SELF_TESTS, Finding, settle
 from tff_hospitals.audits.self_tests.measures import (
     POWER,
@@ -22,6 +22,7 @@ from tff_hospitals.audits.self_tests.measures import (
     differences,
     draws_for_loudness,
 )
+from tff_hospitals.plan.parts import PrivacyPlan
 
 REPETITIONS = 20_000
 
@@ -49,6 +50,7 @@ def test_p_values_of_sound_noise_and_batches_are_not_too_small():
     largest = [np.abs(np.corrcoef(row)[upper]).max() for row in rows]
     uniform([Correlation(one, 40, 6).p_value for one in largest])
     uniform([Shape.of(generator.normal(size=200)).p_value for _ in range(1000)])
+    uniform([covariance.of_rows(row).p_value for row in generator.normal(size=(REPETITIONS // 10, 6, 30))])
 
 
 @pytest.mark.parametrize("ratio", [0.9, 1.1])
@@ -131,7 +133,7 @@ def normals(seed=0):
 
 
 def failed(seen, others=()):
-    found = settle([*loudness.check(seen, "loudness"), *independence.check(seen, others)])
+    found = settle([*loudness.check(seen, "loudness"), *covariance.check(seen), *independence.check(seen, others)])
     return {(one.name, one.hospital) for one in found if not one.passed}
 
 
@@ -189,6 +191,27 @@ def test_noise_that_is_used_twice_is_found_wherever_it_is(fault, name):
 def test_uniform_noise_of_the_right_deviation_is_not_normal():
     flat = np.sqrt(12) * (np.random.default_rng(4).random((2, 2, 6, 60, 10)) - 0.5)
     assert ("shape: noise is normal", "a") in failed(observed(flat))
+
+
+def test_noise_that_hangs_together_otherwise_than_declared_is_found_at_both_ends():
+    """A coefficient that is off by the correlation that the test says it notices; rows that were made orthogonal."""
+    generator, error = np.random.default_rng(5), 5e-7
+    found = 0
+    for _ in range(200):
+        rows = generator.normal(size=(8, 2500))
+        measure = covariance.of_rows(rows)
+        smallest = float(measure.notices(error).rpartition(" ")[2])
+        rows[5] = np.sqrt(1 - smallest**2) * rows[5] + smallest * rows[2]
+        found += covariance.of_rows(rows).p_value < error
+    assert found / 200 == pytest.approx(POWER, abs=0.05)
+    assert measure.power(error) > 0.99
+    alike = np.linalg.qr(generator.normal(size=(2500, 8)))[0].T * 50
+    assert covariance.of_rows(alike).p_value < error
+
+
+def test_what_another_library_draws_is_said_not_to_be_tested():
+    for name, ours in (("dp_sgd", True), ("tff_gaussian_fixed", False), ("tfp_dp_sgd", False)):
+        assert (keys.foreign(PrivacyPlan(mechanism=name)) == "") == ours
 
 
 def test_looks_spend_what_there_is_on_rounds_first_then_on_steps_and_seeds():

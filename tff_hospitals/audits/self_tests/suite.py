@@ -11,6 +11,7 @@ from tff_hospitals.audits.self_tests import (
     clipping,
     cohorts,
     counts,
+    covariance,
     declared,
     independence,
     keys,
@@ -280,7 +281,7 @@ class _Suite:
         self, name: str, noises: list[Noise], others: list[Noise], frame: rig.Rig, normal: bool = True
     ) -> Found:
         seen = Observed(name, noises, frame.tensors, self.runs.own.label, normal)
-        return [*loudness.check(seen), *independence.check(seen, others)]
+        return [*loudness.check(seen), *covariance.check(seen), *independence.check(seen, others)]
 
 
 _FRESH = "noise from the operating system cannot be drawn twice"
