@@ -78,12 +78,6 @@ LESSONS = {
             f"{_HERE}.missing_class",
         ),
         Lesson(
-            "local_work",
-            "Local work against drift",
-            "At equal bytes: few rounds of much local work, or many rounds of little?",
-            f"{_HERE}.local_work",
-        ),
-        Lesson(
             "trust",
             "Central against local noise",
             "What does it cost to trust nobody, at the same epsilon?",

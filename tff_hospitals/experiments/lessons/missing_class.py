@@ -76,8 +76,8 @@ def _paragraphs(numbers: dict[str, float]) -> list[str]:
     return [
         f"{SITES} sites share the digits; each lacks {MISSING} of the ten labels. Each trains a small network alone "
         f"({LOCAL_EPOCHS} passes), and all train one together (20 rounds of two passes).",
-        f"On the labels that it never saw a site's own model is right in {numbers['local_missing_accuracy']:.1%} of the "
-        f"cases, and gives its wrong answer a probability of {numbers['local_missing_confidence']:.0%} on average. "
+        f"On the labels that it never saw a site's own model is right in {numbers['local_missing_accuracy']:.1%} of "
+        f"the cases, and gives its wrong answer a probability of {numbers['local_missing_confidence']:.0%} on average. "
         "Nothing in its output tells that it knows nothing of them.",
         f"The federated model is right in {numbers['federated_missing_accuracy']:.1%} of the same cases, although no "
         "record of these labels was ever at that site.",
@@ -103,14 +103,14 @@ def _table(numbers: dict[str, float]) -> tuple[str, list[str], list[list[str]]]:
 QUESTIONS = (
     Question(
         "Why is the local model so sure?",
-        "Its outputs are probabilities over the labels that it was trained on; they add up to one, whatever it is shown. "
-        "An unknown digit goes to the label that it resembles most, and far from the training records a network's "
-        "logits only grow.",
+        "Its outputs are probabilities over the labels that it was trained on; they add up to one, whatever it is "
+        "shown. An unknown digit goes to the label that it resembles most, and far from the training records a "
+        "network's logits only grow.",
     ),
     Question(
         "Would a higher threshold of confidence protect the site's patients?",
-        "Only in part: the reliability diagram shows how often an answer of 90 % is wrong. A threshold that refuses the "
-        "unknown refuses many known ones as well.",
+        "Only in part: the reliability diagram shows how often an answer of 90 % is wrong. A threshold that refuses "
+        "the unknown refuses many known ones as well.",
     ),
     Question(
         "Why must each site's test set hold labels that the site lacks to show this?",
@@ -122,11 +122,9 @@ QUESTIONS = (
 
 def _reliability(local: Sequence[Predictions], federated: Sequence[Predictions]) -> Picture:
     title = "How often an answer of some confidence is right"
-    subtitle = (
-        "All test records of all sites; on the dashed line confidence is what it says. Dots: tenths of confidence."
-    )
+    subtitle = "All test records of all sites; on the dashed line confidence is what it says. Dots: tenths."
     sheet = Sheet(title, subtitle, "digits, each site lacks two labels", 4.2)
-    axes = sheet.axes(0.8, 5.6, 0.45, sheet.height - 0.1)
+    axes = sheet.axes(0.8, 9.9, 0.45, sheet.height - 0.1)
     axes.plot([0, 1], [0, 1], linestyle="--", color=MUTED, linewidth=1)
     for name, found, colour in (("local models", local, SERIES[1]), ("federated model", federated, SERIES[0])):
         confidence = np.concatenate([one.scores.max(axis=1) for one in found])

@@ -1,4 +1,4 @@
-"""The same epsilon for every hospital: noise from a trusted server, in shares under a secure sum, or from each alone."""
+"""The same epsilon for every hospital: noise from a trusted server, in shares under a secure sum, or of each alone."""
 
 from __future__ import annotations
 
