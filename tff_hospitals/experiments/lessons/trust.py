@@ -47,13 +47,13 @@ def run(seeds: Sequence[int], on_step: Callable[[str], None]) -> Told:
     heads = ["noise", "who is trusted with what", *(f"{sites} sites" for sites in SITES)]
     most = str(SITES[-1])
     paragraphs = [
-        f"Every hospital as a whole is promised the same epsilon ({EPSILON:g}, over {ROUNDS} rounds of digits). What differs "
-        "is who adds the noise, and so who has to be trusted.",
+        f"Every hospital as a whole is promised the same epsilon ({EPSILON:g}, over {ROUNDS} rounds of digits). What "
+        "differs is who adds the noise, and so who has to be trusted.",
         f"With {most} sites the server's noise leaves {means['fixed_clip'][most]:.1%}, noise in shares "
         f"{means['discrete_gaussian'][most]:.1%}, and noise from each hospital alone {means['local_dp'][most]:.1%} "
-        f"(without noise {means['mean'][most]:.1%}). One draw at the server hides any of the hospitals; where nobody is "
-        "trusted each adds as much, and the sum holds as many draws as there are hospitals: its deviation is larger by the "
-        "root of their number.",
+        f"(without noise {means['mean'][most]:.1%}). One draw at the server hides any of the hospitals; where nobody "
+        "is trusted each adds as much, and the sum holds as many draws as there are hospitals: its deviation is larger "
+        "by the root of their number.",
     ]
     with drawing():
         picture = _picture(found)
@@ -63,8 +63,8 @@ def run(seeds: Sequence[int], on_step: Callable[[str], None]) -> Told:
 QUESTIONS = (
     Question(
         "Why do more sites help so much?",
-        "The noise that hides one hospital stays as it is, and the sum that it is added to grows with the sites: in the "
-        "mean, noise falls as one over their number. Local noise falls only as one over its root.",
+        "The noise that hides one hospital stays as it is, and the sum that it is added to grows with the sites: in "
+        "the mean, noise falls as one over their number. Local noise falls only as one over its root.",
     ),
     Question(
         "Why is noise in shares not simply as good as the server's?",
@@ -72,8 +72,8 @@ QUESTIONS = (
     ),
     Question(
         "Is a patient protected by these?",
-        "With the whole hospital every patient of it, at the same epsilon. Where a few hospitals train, noise inside each "
-        "of them (DP-SGD) protects patients at a far smaller cost.",
+        "With the whole hospital every patient of it, at the same epsilon. Where a few hospitals train, noise inside "
+        "each of them (DP-SGD) protects patients at a far smaller cost.",
     ),
 )
 
