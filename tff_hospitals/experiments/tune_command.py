@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from tff_hospitals.experiments import command, flag_groups, train_command
+from tff_hospitals.plan import review
 
 if TYPE_CHECKING:
     from tff_hospitals.experiments.tuning import Search
@@ -98,6 +99,7 @@ def run() -> None:
     from tff_hospitals.training.results import TrainingError
 
     search, dataset = search_from_flags()
+    raise_if([*search.problems(), *review.problems(search.plan, dataset)])  # before a bar is drawn
     folder = pathlib.Path(FLAGS.run_dir)
     if FLAGS.helper:
         tuning.run(search, dataset, folder, runtime=FLAGS.runtime, helps=True)
