@@ -1,8 +1,8 @@
 """A whole federation on this machine: server and hospitals as processes of their own, ended with their starter.
 
 Each hospital's process sees its own folder only where the system allows a mount namespace (see `isolated`). Every
-process is killed by the kernel when the starter ends, whichever way it ends; the folder with the keys is removed, unless
-the starter is ended by SIGKILL.
+process is killed by the kernel when the starter ends, whichever way it ends; the folder with the keys is removed,
+unless the starter is ended by SIGKILL.
 """
 
 from __future__ import annotations
