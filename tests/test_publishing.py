@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fractions
 import json
 import pathlib
 import re
@@ -58,8 +59,11 @@ def plan_of_method(name, **changes):
 
 
 def long_numbers(text):
-    """Every number of six decimals and more in a text."""
-    return set(re.findall(r"-?\d+\.\d{6,}(?:e-?\d+)?", text))
+    """Every number of six decimals and more in a text, but fractions such as 6/7, which meet by chance."""
+    found = set(re.findall(r"-?\d+\.\d{6,}(?:e-?\d+)?", text))
+    return {
+        one for one in found if abs(fractions.Fraction(one).limit_denominator(200) - fractions.Fraction(one)) > 1e-9
+    }
 
 
 def values_of(path):
