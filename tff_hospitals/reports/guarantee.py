@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tff_hospitals.accounting import CONVERSIONS, Ledger
 from tff_hospitals.accounting import trade_off as curves
 from tff_hospitals.accounting.loss_shapes import Composition, compose
@@ -118,6 +116,8 @@ def _of_unit(plan: Plan, ledger: Ledger, unit: str, summary: Mapping[str, Any]) 
 
 def _curve(compositions: Sequence[Composition]) -> tuple[curves.TradeOff | None, bool]:
     """The lowest curve of any composition, and whether whole-number noise was counted as Gaussian for it."""
+    import numpy as np
+
     for like in (False, True):
         try:
             found = [curves.trade_off(curves.like_gaussian(one) if like else one) for one in compositions]

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tff_hospitals.reports.guarantee import UnitGuarantee
 from tff_hospitals.reports.plot_style import (
     DASHES,
@@ -22,7 +20,6 @@ from tff_hospitals.reports.plot_style import (
     Sheet,
 )
 
-_RATES = np.concatenate([10.0 ** np.linspace(-6, -2, 161), np.linspace(0.01, 1.0, 199)[1:]])
 _LOWEST = 1e-4
 
 
@@ -72,29 +69,32 @@ def trade_off_picture(units: Sequence[UnitGuarantee], delta: float) -> Picture |
 
 
 def _lines(plain: Any, logs: Any, one: UnitGuarantee, delta: float, colour: str) -> None:
+    import numpy as np
+
     if one.curve is None:
         return
-    missed = np.array([one.curve.fnr_at(float(rate)) for rate in _RATES])
+    rates = np.concatenate([10.0 ** np.linspace(-6, -2, 161), np.linspace(0.01, 1.0, 199)[1:]])
+    missed = np.array([one.curve.fnr_at(float(rate)) for rate in rates])
     plain.plot(
-        [0.0, *_RATES],
+        [0.0, *rates],
         [one.curve.fnr_at(0.0), *missed],
         color=colour,
         linewidth=1.8,
         label=f"the curve, per {one.unit}" + (f" (mu {one.curve.mu:.3g})" if one.curve.mu is not None else ""),
     )
-    logs.plot(_RATES, np.maximum(1.0 - missed, 1e-12), color=colour, linewidth=1.8)
+    logs.plot(rates, np.maximum(1.0 - missed, 1e-12), color=colour, linewidth=1.8)
     if math.isfinite(one.epsilon) and one.epsilon < 700:
         rise = math.exp(one.epsilon)
-        line = np.maximum.reduce([np.zeros_like(_RATES), 1 - delta - rise * _RATES, (1 - delta - _RATES) / rise])
+        line = np.maximum.reduce([np.zeros_like(rates), 1 - delta - rise * rates, (1 - delta - rates) / rise])
         plain.plot(
-            _RATES,
+            rates,
             line,
             color=colour,
             linewidth=1.2,
             linestyle=DASHES[1],
             label=f"epsilon {one.epsilon:.3g} alone, per {one.unit}",
         )
-        logs.plot(_RATES, 1.0 - line, color=colour, linewidth=1.2, linestyle=DASHES[1])
+        logs.plot(rates, 1.0 - line, color=colour, linewidth=1.2, linestyle=DASHES[1])
 
 
 def _percent_axes(axes: Any) -> None:

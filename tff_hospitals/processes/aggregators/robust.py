@@ -203,9 +203,9 @@ class NormBound(Mean):
     bounded = True
 
     def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
-        """What is not finite counts as zero."""
-        clipped, _ = clip_by_global_norm(delta, tf.constant(self.setting.privacy.clip_norm, tf.float32))
-        return super().prepare(parameters, clipped, weight, noise)
+        """What is not finite is left out, with its weight."""
+        clipped, norm = clip_by_global_norm(delta, tf.constant(self.setting.privacy.clip_norm, tf.float32))
+        return super().prepare(parameters, clipped, tf.where(tf.math.is_finite(norm), weight, 0.0), noise)
 
     def resolutions(self, parameters: Structure, steps: float) -> Structure:
         """No coordinate exceeds the clip norm times the weight."""
