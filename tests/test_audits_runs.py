@@ -208,6 +208,7 @@ def test_without_the_attack_suite_of_tensorflow_privacy_the_reason_is_said(monke
         membership.suite(np.zeros(5), np.ones(4))
 
 
+@pytest.mark.slow
 def test_a_comparison_with_an_audit_has_its_columns_figure_and_pages(tmp_path, monkeypatch):
     quick = {**audit_rows.OPTIONS, "shadow_models": 4, "rebuilt_records": 6, "audit_runs": 200}
     monkeypatch.setattr(audit_rows, "OPTIONS", quick)
