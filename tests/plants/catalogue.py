@@ -10,87 +10,17 @@ runs. `only_training` marks faults that are gone when the audit looks: those tha
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-SITE = "site_1"
-SITE_BATCH = 40 / 3  # its expected batch: tells it from the others inside a graph
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
+from planting import CYCLIC, PLANTS, SITE, SITE_BATCH, Plant, each_hospital, keys_without, plant, quieter, wrap
 
-@dataclasses.dataclass(frozen=True)
-class Plant:
-    """One planted fault.
-
-    Attributes:
-      name: of the plant.
-      method: that is trained.
-      words: what is wrong, for the table.
-      test: how the name of the self-test begins that must fail.
-      patch: puts the fault in, given pytest's monkeypatch.
-      hospital: at which the test must fail; None: anywhere.
-      changes: of the plan, part by part.
-      only_training: the fault is taken out before the audit.
-    """
-
-    name: str
-    method: str
-    words: str
-    test: str
-    patch: Callable[[Any], None]
-    hospital: str | None = None
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    only_training: bool = False
-
-
-PLANTS: dict[str, Plant] = {}
-# Where a hospital comes back after three rounds, noise that later rounds take back pays.
-_CYCLIC = {"cohort": {"kind": "cyclic", "hospitals_per_round": 1}, "rounds": 6}
-
-
-def plant(method: str, words: str, test: str, **options: Any) -> Callable:
-    """Registers a patch function under its own name."""
-
-    def keep(patch: Callable[[Any], None]) -> Callable[[Any], None]:
-        name = patch.__name__
-        PLANTS[name] = Plant(name, method, words, test, patch, **options)
-        return patch
-
-    return keep
-
-
-def wrap(patch: Any, owner: Any, name: str, around: Callable) -> None:
-    """Replaces `owner.name` by `around(original, ...)`."""
-    sound = getattr(owner, name)
-    patch.setattr(owner, name, lambda *args, **names: around(sound, *args, **names))
-
-
-def quieter(patch: Any, ratio: float) -> None:
-    from tff_hospitals.processes import noise
-
-    wrap(patch, noise, "unit_normals", lambda sound, *args, **names: ratio * sound(*args, **names))
-
-
-def each_hospital(patch: Any, changed: Callable) -> None:
-    """Changes what hospitals bring to a round: `changed(one, round_number)`."""
-    from tff_hospitals.training.round_inputs import RoundDrawer
-
-    def around(sound: Callable, self: Any, hospital: Any, number: int, place: int) -> Any:
-        return changed(sound(self, hospital, number, place), number)
-
-    wrap(patch, RoundDrawer, "_hospital", around)
-
-
-def keys_without(patch: Any, hospital: bool = False, round_number: bool = False) -> None:
-    """Noise keys of hospitals that forget what they belong to."""
-    from tff_hospitals.training.run_streams import RunStreams
-
-    def around(sound: Callable, self: Any, name: str, number: int) -> Any:
-        return sound(self, "any" if hospital else name, 0 if round_number else number)
-
-    wrap(patch, RunStreams, "hospital_noise", around)
-
+__all__ = ["PLANTS", "Plant"]
 
 # -------------------------------------------------------------------------------------------- noise inside hospitals
 
@@ -384,7 +314,7 @@ def same_tree_noise_every_round(patch: Any) -> None:
     _same_position(patch, TreeAggregation)
 
 
-@plant("blt", "a wrong coefficient of the buffers", "covariance: noise on updates, rounds", changes=_CYCLIC)
+@plant("blt", "a wrong coefficient of the buffers", "covariance: noise on updates, rounds", changes=CYCLIC)
 def wrong_coefficient_of_buffers(patch: Any) -> None:
     from tff_hospitals.processes.aggregators.correlated import BufferedNoise
 
@@ -399,9 +329,7 @@ def _not_carried_on(patch: Any, aggregator: Any) -> None:
     wrap(patch, aggregator, "correlated", lambda sound, self, kept, normals: (sound(self, kept, normals)[0], 0 * kept))
 
 
-@plant(
-    "blt", "noise that is not carried on to the next rounds", "covariance: noise on updates, rounds", changes=_CYCLIC
-)
+@plant("blt", "noise that is not carried on to the next rounds", "covariance: noise on updates, rounds", changes=CYCLIC)
 def buffers_not_carried_on(patch: Any) -> None:
     from tff_hospitals.processes.aggregators.correlated import BufferedNoise
 
@@ -412,7 +340,7 @@ def buffers_not_carried_on(patch: Any) -> None:
     "banded_mf",
     "noise that is not carried on to the next rounds",
     "covariance: noise on updates, rounds",
-    changes=_CYCLIC,
+    changes=CYCLIC,
 )
 def bands_not_carried_on(patch: Any) -> None:
     from tff_hospitals.processes.aggregators.correlated import BandedNoise
@@ -420,9 +348,7 @@ def bands_not_carried_on(patch: Any) -> None:
     _not_carried_on(patch, BandedNoise)
 
 
-@plant(
-    "banded_mf", "hospitals come back before their turn", "batches: order and period of the cohorts", changes=_CYCLIC
-)
+@plant("banded_mf", "hospitals come back before their turn", "batches: order and period of the cohorts", changes=CYCLIC)
 def separation_violated(patch: Any) -> None:
     from tff_hospitals.hospitals.cohorts import Cohorts
 

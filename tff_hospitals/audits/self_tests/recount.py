@@ -117,10 +117,12 @@ def _hospital(
     """What a round releases about one hospital.
 
     Where its noise is its own, or its turn is known, only when it takes part; else in every round, whoever takes part.
+    A tree whose nodes or a strategy whose noise is kept is one mechanism for everybody.
     """
     level = mechanisms.hospital_level(plan.privacy)
     locally = level.noise_by == "hospital"
-    if name not in cohort and (locally or plan.cohort.kind == "cyclic"):
+    grows = "kept_noise" in state or "open_nodes" in state  # recorded for everybody, as it has grown by the round
+    if name not in cohort and (locally or (plan.cohort.kind == "cyclic" and not grows)):
         return None
     if "local_stddev" in state:
         return _shares(level.name, state, len(cohort)), 1
