@@ -50,7 +50,7 @@ def plan_of_method(name, **changes):
         .plan(BASE.replace(**changes), None)
         .replace(
             privacy={
-                "noise_multiplier": 2.0,
+                "noise_multiplier": 0.2 if "adaptive" in name and not name.startswith("dp_sgd") else 2.0,
                 "outer_noise_multiplier": 2.0 if name == "dp_sgd_fixed_clip" else None,
                 "target_epsilon": None,
             }
