@@ -6,9 +6,11 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 
 import hypothesis
 import pytest
+from own_tables import keep_key
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # What a data set keeps between runs must not reach the home of whoever runs the tests; child processes inherit this.
@@ -27,6 +29,18 @@ hypothesis.settings.load_profile("ours")
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["TFF_HOSPITALS_STATE"], ignore_errors=True)
+
+
+@pytest.fixture
+def case(tmp_path: pathlib.Path) -> Callable[[str], pathlib.Path]:
+    """Copies a folder of tests/cases, with a key that gives the same split in every run."""
+
+    def copied(name: str) -> pathlib.Path:
+        shutil.copytree(pathlib.Path(__file__).parent / "cases" / name, tmp_path / name)
+        keep_key(tmp_path / name)
+        return tmp_path / name
+
+    return copied
 
 
 @pytest.fixture(scope="session")

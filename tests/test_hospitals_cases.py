@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 
 import numpy as np
 import pytest
-from own_tables import keep_key
 
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.hospitals.file_formats import FileFormat
 
 CASES = pathlib.Path(__file__).parent / "cases"
-
-
-@pytest.fixture
-def case(tmp_path):
-    def copied(name):
-        shutil.copytree(CASES / name, tmp_path / name)
-        keep_key(tmp_path / name)
-        return tmp_path / name
-
-    return copied
 
 
 def refused(folder):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 
 import numpy as np
 import pytest
-from own_tables import keep_key
 
 from tff_hospitals.experiments import comparison as comparisons
 from tff_hospitals.experiments import front_door
@@ -18,16 +16,6 @@ from tff_hospitals.hospitals.secret import public_secret
 
 pytestmark = pytest.mark.tensorflow
 CASES = pathlib.Path(__file__).parent / "cases"
-
-
-@pytest.fixture
-def case(tmp_path):
-    def copied(name):
-        shutil.copytree(CASES / name, tmp_path / name)
-        keep_key(tmp_path / name)
-        return tmp_path / name
-
-    return copied
 
 
 def answered(capsys, *arguments):

@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from tff_hospitals.deployment.agreement import SERVER, Agreement
 from tff_hospitals.deployment.body import Body, pack, unpack
 from tff_hospitals.deployment.envelope import Envelope, Kind, Rejected, seal, unseal
-from tff_hospitals.deployment.journal import Journal
+from tff_hospitals.deployment.journal import JOURNALLED_REJECTIONS, Journal
 from tff_hospitals.deployment.keys import SigningKey
 from tff_hospitals.deployment.transport import DeploymentError, Transport
 from tff_hospitals.foundations.validation import Problem, raise_if
-
-_JOURNALLED_REJECTIONS = 1000  # more of them are counted only: nobody may fill the disk from outside
 
 
 @dataclasses.dataclass
@@ -211,7 +209,7 @@ class Federation:
 
     def _reject(self, hospital: str, why: str) -> None:
         self.rejected += 1
-        if self.rejected <= _JOURNALLED_REJECTIONS:
+        if self.rejected <= JOURNALLED_REJECTIONS:
             self.journal.append("rejected", durable=False, connection=hospital, why=why[:200])
 
     def close(self) -> None:

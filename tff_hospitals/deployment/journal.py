@@ -26,6 +26,8 @@ from typing import Any
 from tff_hospitals.foundations.files import RecordError, flush_folder, plain
 
 _FIRST = "0" * 64
+JOURNALLED_REJECTIONS = 1000
+"""More of them are counted only: nobody may fill the disk from outside."""
 
 
 class Journal:

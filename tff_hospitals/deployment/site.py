@@ -20,7 +20,7 @@ from tff_hospitals.communication.container import PayloadError
 from tff_hospitals.deployment import body, wire
 from tff_hospitals.deployment.agreement import SERVER
 from tff_hospitals.deployment.envelope import Envelope, Kind, Rejected, seal, unseal
-from tff_hospitals.deployment.journal import Journal
+from tff_hospitals.deployment.journal import JOURNALLED_REJECTIONS, Journal
 from tff_hospitals.deployment.keys import SigningKey
 from tff_hospitals.deployment.secure_sum import Member
 from tff_hospitals.deployment.site_ledger import SiteLedger
@@ -28,7 +28,6 @@ from tff_hospitals.deployment.site_memory import SiteMemory
 from tff_hospitals.deployment.site_work import SiteWork, Work
 from tff_hospitals.foundations.validation import InvalidInput
 
-_JOURNALLED_REJECTIONS = 1000
 _MOST_EVALUATIONS = 4  # of one round, with different weights
 _SESSION_BYTES = 16
 
@@ -274,7 +273,7 @@ class Site:
 
     def _reject(self, why: str) -> None:
         self._rejected += 1
-        if self._rejected <= _JOURNALLED_REJECTIONS:
+        if self._rejected <= JOURNALLED_REJECTIONS:
             self.journal.append("rejected", durable=False, why=why[:200])
 
 

@@ -96,6 +96,7 @@ def run() -> None:
     command.need_run_dir()
     raise_if([whole_number("workers", FLAGS.workers, low=1, high=64, remedy="give 1 or as many as there are cores")])
     from tff_hospitals.experiments import tuning
+    from tff_hospitals.reports import progress
     from tff_hospitals.training.results import TrainingError
 
     search, dataset = search_from_flags()
@@ -112,8 +113,10 @@ def run() -> None:
                 subprocess.Popen([*_own_command(), "--helper", "--progress=false"], stdout=subprocess.DEVNULL)
             )
 
-    with _bar(FLAGS.progress) as on_trial, _ended(helpers):
-        found = tuning.run(search, dataset, folder, runtime=FLAGS.runtime, on_trial=on_trial, beside=start_helpers)
+    with progress.trial_progress(shown=FLAGS.progress) as display, _ended(helpers):
+        found = tuning.run(
+            search, dataset, folder, runtime=FLAGS.runtime, on_trial=display.update, beside=start_helpers
+        )
     from tff_hospitals.reports import search_page
 
     search_page.write(folder, found)
@@ -138,17 +141,3 @@ def _ended(helpers: list[subprocess.Popen]) -> Iterator[None]:
         for one in helpers:
             if one.poll() is None:
                 one.kill()
-
-
-@contextlib.contextmanager
-def _bar(shown: bool) -> Iterator:
-    from tqdm import tqdm
-
-    with tqdm(desc="trials", disable=not shown, file=sys.stderr, unit="trial") as bar:
-
-        def on_trial(done: int, of: int) -> None:
-            bar.total = of
-            bar.n = done
-            bar.refresh()
-
-        yield on_trial

@@ -29,7 +29,6 @@ from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import Failure, Problem, in_range, one_of, raise_if, whole_number
 from tff_hospitals.plan import mechanisms, options, review
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.training.evaluation import POOLED, SERVER
 from tff_hospitals.training.metrics import METRICS, default_headline
 
 if TYPE_CHECKING:
@@ -59,17 +58,14 @@ class Objective:
 
 
 def _headline(run: Run, metric: str) -> float:
-    return _over_hospitals(run, metric, statistics.fmean)
+    mean = run.summary[f"{metric}_mean"]
+    return math.nan if mean is None else float(mean)
 
 
 def _worst(run: Run, metric: str) -> float:
-    return _over_hospitals(run, metric, min if METRICS[metric].higher_is_better else max)
-
-
-def _over_hospitals(run: Run, metric: str, joined: Callable) -> float:
-    values = [values[metric] for name, values in run.evaluation.items() if name not in (POOLED, SERVER)]
-    known = [value for value in values if not math.isnan(value)]
-    return float(joined(known)) if known else math.nan
+    known = [value for value in run.summary[f"{metric}_per_hospital"].values() if not math.isnan(value)]
+    worst = min if METRICS[metric].higher_is_better else max
+    return float(worst(known)) if known else math.nan
 
 
 def objectives(metric: str) -> dict[str, Objective]:

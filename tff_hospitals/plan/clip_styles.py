@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from tff_hospitals.foundations.validation import Problem
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipStyle:
@@ -40,3 +42,14 @@ CLIP_STYLES: Mapping[str, ClipStyle] = {
         ),
     )
 }
+
+ONE_NORM = tuple(name for name, style in CLIP_STYLES.items() if not style.follows)
+"""Styles whose clip norm is the same in all steps."""
+
+
+def norm_that_moves(mechanism: str, style: str) -> Problem | None:
+    """Why a mechanism whose noise later steps take back cannot clip in a style, if so."""
+    if style in ONE_NORM or style not in CLIP_STYLES:
+        return None
+    bound = f"{mechanism} adds noise that later steps take back, which needs one clip norm for all steps"
+    return Problem("clip_style", style, bound, "set --clip_style=flat, per_layer or automatic, or take dp_sgd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 from tff_hospitals.foundations import files
 from tff_hospitals.reports.plot_attacks import attacks_against_epsilon
@@ -40,7 +41,7 @@ def draw_all(summary: Summary) -> tuple[list[Picture], list[str]]:
     return pictures, missing
 
 
-def write_plots(directory: os.PathLike[str] | str, pictures: list[Picture]) -> list[pathlib.Path]:
+def write_plots(directory: os.PathLike[str] | str, pictures: Sequence[Picture]) -> list[pathlib.Path]:
     """Writes `plots/<name>.png` for every picture; returns the paths."""
     folder = pathlib.Path(directory) / "plots"
     paths = []

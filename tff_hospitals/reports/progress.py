@@ -189,6 +189,28 @@ def job_progress(
     return JobDisplay(0, "run", shown, stream, every_seconds, clock)
 
 
+class TrialDisplay(Display):
+    """The display of a search: how many of its trials are done."""
+
+    def __enter__(self) -> TrialDisplay:
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        """Shows a finished trial."""
+        self.show(done, total, f"{total - done} to go")
+
+
+def trial_progress(
+    *,
+    shown: bool = True,
+    stream: TextIO | None = None,
+    every_seconds: float = 5.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> TrialDisplay:
+    """A context manager whose `update(done, total)` shows the trials of a search."""
+    return TrialDisplay(0, "trial", shown, stream, every_seconds, clock)
+
+
 def run_summary(summary: Mapping[str, Any] | Row) -> str:
     """The block that a run prints at its end.
 

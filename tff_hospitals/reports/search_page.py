@@ -20,6 +20,7 @@ from tff_hospitals.reports.plot_style import (
     Sheet,
     drawing,
 )
+from tff_hospitals.reports.plots import write_plots
 from tff_hospitals.reports.wording import significant
 
 PAGE = "search.html"
@@ -34,8 +35,7 @@ def write(folder: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
     """
     with drawing():
         pictures = [one for one in (_history(found), _importance(found), _front(found)) if one is not None]
-    for picture in pictures:
-        write_bytes(folder / "plots" / f"{picture.name}.png", picture.png)
+    write_plots(folder, pictures)
     names = [one["name"] for one in found["objectives"]]
     settings = list(found["best"]["settings"])
     rows = [

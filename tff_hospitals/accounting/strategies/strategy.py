@@ -47,6 +47,16 @@ class Strategy:
         """First column of C^-1, float64 [steps]: how the noise of a step enters the later ones."""
         return quotient(self.denominator, self.numerator, self.steps if steps is None else steps)
 
+    def inverse_matrix(self, steps: int | None = None) -> np.ndarray:
+        """C^-1: what each step adds of every unit normal, float64 [steps, steps].
+
+        >>> Strategy("bsr", 3, (1.0, 0.5)).inverse_matrix().tolist()
+        [[1.0, 0.0, 0.0], [-0.5, 1.0, 0.0], [0.25, -0.5, 1.0]]
+        """
+        column = self.inverse_coefficients(steps)
+        age = np.subtract.outer(np.arange(len(column)), np.arange(len(column)))
+        return np.where(age >= 0, column[np.abs(age)], 0.0)
+
     def inverse_buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """C^-1 as buffers, for a strategy that is made of buffers: decays and scales, float64 [buffers] each.
 

@@ -11,6 +11,7 @@ from typing import Any
 from tff_hospitals.foundations import files
 from tff_hospitals.reports.pages import figures, render
 from tff_hospitals.reports.plot_style import Picture
+from tff_hospitals.reports.plots import write_plots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,7 @@ def write(lesson: Lesson, told: Told, seeds: Sequence[int], folder: pathlib.Path
       seeds: over which.
       folder: the run directory.
     """
-    for picture in told.pictures:
-        files.write_bytes(folder / "plots" / f"{picture.name}.png", picture.png)
+    write_plots(folder, told.pictures)
     values = {"schema_version": 1, "lesson": lesson.name, "seeds": list(seeds), **told.numbers}
     files.write_json(folder / "lesson.json", files.plain(values))
     files.write_bytes(folder / "page.md", markdown(lesson, told, seeds).encode())

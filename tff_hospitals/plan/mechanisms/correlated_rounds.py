@@ -144,8 +144,4 @@ class CorrelatedRounds(HospitalLevel):
 
     def dependence(self, setting: HospitalSetting, rounds: int) -> np.ndarray:
         """The inverse of the strategy."""
-        import numpy as np  # not needed to show --help
-
-        column = self.strategy_of(setting).inverse_coefficients(rounds)
-        age = np.subtract.outer(np.arange(rounds), np.arange(rounds))
-        return np.where(age >= 0, column[np.abs(age)], 0.0)
+        return self.strategy_of(setting).inverse_matrix(rounds)

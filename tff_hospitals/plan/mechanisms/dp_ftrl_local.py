@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tff_hospitals.accounting import MechanismEvent
 from tff_hospitals.foundations.validation import Problem
-from tff_hospitals.plan.clip_styles import CLIP_STYLES
+from tff_hospitals.plan.clip_styles import ONE_NORM, norm_that_moves
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, RecordLevel, RecordSetting
 from tff_hospitals.plan.mechanisms.dp_sgd import NOISED_INSIDE
 from tff_hospitals.plan.mechanisms.registry import register
@@ -32,20 +32,11 @@ class DpFtrlLocal(RecordLevel):
     seen = NOISED_INSIDE
     options = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
     batches = "same_order"
-    clip_styles = tuple(name for name, style in CLIP_STYLES.items() if not style.follows)
+    clip_styles = ONE_NORM
 
     def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
         """A clip norm that changes from step to step."""
-        if privacy.clip_style in self.clip_styles or privacy.clip_style not in CLIP_STYLES:
-            return []
-        return [
-            Problem(
-                "clip_style",
-                privacy.clip_style,
-                "dp_ftrl_local adds noise that later steps take back, which needs one clip norm for all steps",
-                "set --clip_style=flat, per_layer or automatic, or take dp_sgd",
-            )
-        ]
+        return [norm_that_moves(self.name, privacy.clip_style)]
 
     def release_at(self, setting: RecordSetting, *, counts: bool = True) -> ReleaseAt:
         """A tree over the steps of each round, in which a record comes back once in every pass."""

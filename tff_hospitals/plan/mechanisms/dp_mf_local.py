@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tff_hospitals.accounting import MechanismEvent
 from tff_hospitals.foundations.validation import Problem
-from tff_hospitals.plan.clip_styles import CLIP_STYLES
+from tff_hospitals.plan.clip_styles import ONE_NORM, norm_that_moves
 from tff_hospitals.plan.mechanisms.banded_mf import MOST_BANDS
 from tff_hospitals.plan.mechanisms.base import PRIVATE_OPTIONS, RecordLevel, RecordSetting
 from tff_hospitals.plan.mechanisms.correlated_rounds import sensitivity_over
@@ -56,7 +56,7 @@ class DpMfLocal(RecordLevel):
     seen = NOISED_INSIDE
     options = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient", "noise_bands", "record_sampling")
     batches = CYCLIC
-    clip_styles = tuple(name for name, style in CLIP_STYLES.items() if not style.follows)
+    clip_styles = ONE_NORM
 
     def batches_of(self, privacy: PrivacyPlan) -> str:
         """As the option says."""
@@ -68,16 +68,12 @@ class DpMfLocal(RecordLevel):
 
     def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
         """A clip norm that changes from step to step, an optimiser that carries noise on."""
-        found: list[Problem | None] = []
-        if privacy.clip_style not in self.clip_styles and privacy.clip_style in CLIP_STYLES:
-            bound = "dp_mf_local adds noise that later steps take back, which needs one clip norm for all steps"
-            remedy = "set --clip_style=flat, per_layer or automatic, or take dp_sgd"
-            found.append(Problem("clip_style", privacy.clip_style, bound, remedy))
+        found: list[Problem | None] = [norm_that_moves(self.name, privacy.clip_style)]
         if plan.client.momentum or plan.client.optimizer != "sgd":
-            name, value = ("momentum", plan.client.momentum) if plan.client.momentum else ("optimizer", "")
+            name = "momentum" if plan.client.momentum else "optimizer"
             bound = "dp_mf_local takes noise back as plain steps of SGD need it"
             remedy = "set --client_momentum=0 and --client_optimizer=sgd, or take dp_sgd"
-            found.append(Problem(f"client_{name}", value or plan.client.optimizer, bound, remedy))
+            found.append(Problem(f"client_{name}", getattr(plan.client, name), bound, remedy))
         return found
 
     def completed(self, privacy: PrivacyPlan, settings: tuple[RecordSetting, ...], delta: float) -> PrivacyPlan:
@@ -130,7 +126,7 @@ class DpMfLocal(RecordLevel):
 
     def dependence(self, steps: int, setting: RecordSetting) -> np.ndarray:
         """The inverse of the strategy."""
-        return toeplitz_noise(setting.privacy.noise_bands, setting.longest)[:steps, :steps].astype(float)
+        return strategy_of(setting.privacy.noise_bands, setting.longest).inverse_matrix(steps)
 
 
 def most_bands(settings: tuple[RecordSetting, ...], most: int = MOST_BANDS) -> int:
@@ -146,15 +142,6 @@ def strategy_of(bands: int | None, longest: int) -> Strategy:
     from tff_hospitals.accounting.strategies import optimised_banded
 
     return optimised_banded(longest, min(longest, int(bands or 1)), goal="max_error")
-
-
-def toeplitz_noise(bands: int | None, longest: int) -> np.ndarray:
-    """C^-1: what each step of a round adds of every unit normal, float32 [longest, longest]."""
-    import numpy as np
-
-    column = strategy_of(bands, longest).inverse_coefficients()
-    lag = np.subtract.outer(np.arange(longest), np.arange(longest))
-    return np.where(lag >= 0, column[np.maximum(lag, 0)], 0.0).astype(np.float32)
 
 
 def choices(settings: tuple[RecordSetting, ...], delta: float) -> tuple[Choice, ...]:

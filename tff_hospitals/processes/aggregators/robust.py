@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan.mechanisms.robust import RobustRule
 from tff_hospitals.processes.aggregators.base import Aggregator, Setting, Structure, clip_by_global_norm, with_changes
 from tff_hospitals.processes.aggregators.mean import Mean
 from tff_hospitals.processes.aggregators.registry import register
@@ -30,6 +32,10 @@ class Gathering(Aggregator):
 
     def __init__(self, setting: Setting):
         super().__init__(setting)
+        mechanism = mechanisms.named(setting.privacy.mechanism)
+        if not isinstance(mechanism, RobustRule):
+            raise TypeError(f"{mechanism.name} is no rule over single updates")
+        self.least = mechanism.least
         at_most = setting.cohort.expected_size(setting.hospitals)
         self.places = setting.hospitals if setting.cohort.kind == "poisson" else int(at_most)
         self.scalars = parameter_count(self.specs)
@@ -82,8 +88,9 @@ class Gathering(Aggregator):
           count: int32, how many there are.
         """
 
-    def bad(self, count: tf.Tensor, factor: int = 2, more: int = 1) -> tf.Tensor:
+    def bad(self, count: tf.Tensor) -> tf.Tensor:
         """Bad hospitals that the rule reckons with: the plan's number, or as many as the round bears."""
+        factor, more = self.least
         most = tf.maximum((count - more) // factor, 0)
         given = self.setting.privacy.byzantine
         return most if given is None else tf.minimum(most, given)
@@ -128,7 +135,7 @@ class Krum(Gathering):
 
     def rule(self, state: Structure, updates: tf.Tensor, taken: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """The mean of the first ones of the ranking."""
-        bad = self.bad(count, 2, 3)
+        bad = self.bad(count)
         near = tf.maximum(count - bad - 2, 1)
         far = np.float32(np.inf)
         both = tf.logical_and(taken[:, tf.newaxis], taken[tf.newaxis])

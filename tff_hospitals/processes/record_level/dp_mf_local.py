@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tff_hospitals.plan.mechanisms.dp_mf_local import toeplitz_noise
+from tff_hospitals.plan.mechanisms.dp_mf_local import strategy_of
 from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.processes.record_level.correlated import CorrelatedSteps
 from tff_hospitals.processes.record_level.registry import register
@@ -19,4 +19,4 @@ class BandedSteps(CorrelatedSteps):
 
     def matrix(self, privacy: PrivacyPlan, steps: int) -> np.ndarray:
         """C^-1, steps by steps."""
-        return toeplitz_noise(privacy.noise_bands, steps)
+        return strategy_of(privacy.noise_bands, steps).inverse_matrix().astype(np.float32)
