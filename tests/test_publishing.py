@@ -163,7 +163,10 @@ def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_
         }
 
 
-def test_seeded_noise_does_not_leave_and_system_noise_does(tmp_path):
+def test_seeded_noise_does_not_leave_and_system_noise_does(tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "TFF_HOSPITALS_STATE", str(tmp_path / "state")
+    )  # other tests' runs on these records do not count
     data = toy.hospitals()
     train(plan_of("dp_sgd"), data, run_dir=tmp_path / "seeded")
     with pytest.raises(InvalidInput, match="follows from a seed that is written down"):

@@ -160,7 +160,7 @@ class HospitalDataset:
 
         >>> import pandas as pd
         >>> from tff_hospitals.hospitals import Feature, Target
-        >>> north = pd.DataFrame({"age": [40, 50, 60, 70] * 25, "ill": ["no", "yes"] * 50})
+        >>> north = pd.DataFrame({"age": range(20, 100), "ill": ["no", "yes"] * 40})
         >>> schema = Schema((Feature("age", low=18, high=100),), Target("ill", positive=("yes",), negative=("no",)))
         >>> HospitalDataset.from_frames({"north": north, "south": north}, schema).ids
         ('north', 'south')
