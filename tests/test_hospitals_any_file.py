@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import types
+import unicodedata
 
 import numpy as np
 import pytest
@@ -72,8 +73,9 @@ QUOTED = PLAIN.replace("age,sex,ill\n", 'note,age,sex,ill\n"two\nlines, ""quoted
         PLAIN.replace("age,", "  age ,").encode(),
         "\n".join(",".join([*line.split(","), *["x"] * 200]) for line in PLAIN.split()).encode(),
         "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in PLAIN.split()).encode(),
+        PLAIN.replace("40,", "\ufeff40\u200b,").replace("sex", "\ufeffsex\u200b").encode(),
     ],
-    ids=["bom", "crlf", "cr", "no_end", "trailing", "blank_lines", "header_spaces", "203_columns", "quoted"],
+    ids=["bom", "crlf", "cr", "no_end", "trailing", "blank_lines", "header_spaces", "203_columns", "quoted", "unseen"],
 )
 def test_odd_files_that_say_what_they_mean(folder, content):
     (folder / "odd one, St. Mary's ü.csv".replace(",", "")).write_bytes(content)
@@ -97,8 +99,17 @@ def test_odd_files_that_say_what_they_mean(folder, content):
         ("a.csv", PLAIN.replace("43", "forty").encode(), "column 'age'='forty': must be a number"),
         ("a.csv", PLAIN.replace("43", '4"3').encode(), None),
         ("a.csv", PLAIN.replace("43", '"43').encode(), "must be a readable CSV file"),
-        ("a.csv.gz", gzip.compress(PLAIN.encode()), "'.gz': must be one of .csv, .parquet, .xlsx. Remedy: unpack it"),
-        ("a.tsv", PLAIN.encode(), "save the table as CSV"),
+        (
+            "a.csv.gz",
+            gzip.compress(PLAIN.encode(), mtime=0),
+            "'.gz': must be one of .csv, .parquet, .xlsx. Remedy: unpack it",
+        ),
+        ("a.tsv", PLAIN.encode(), "rename it to a.csv"),
+        ("a.csv", b"PK\x03\x04" + bytes(50), "rename it to a.xlsx if it is Excel"),
+        ("a.csv", b"PAR1" + bytes(50), "rename it to a.parquet"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "fetch the file itself (git lfs pull)"),
+        ("a.csv", b'\n[{"age": 3}]\n', "='JSON': must be a CSV file"),
+        ("a.csv", b"%PDF-1.7\n", "export the table as CSV"),
         ("a.parquet", b"", "must be a readable Parquet file"),
         ("pooled.csv", PLAIN.encode(), "must not be pooled or server"),
         (" a.csv", PLAIN.encode(), "outer spaces"),
@@ -107,6 +118,29 @@ def test_odd_files_that_say_what_they_mean(folder, content):
 def test_odd_files_that_cannot_be_used_say_why(folder, name, content, words):
     (folder / name).write_bytes(content)
     assert (words or name) in refused(folder)
+
+
+def test_files_of_the_system_are_no_tables(folder):
+    for name in ("Thumbs.db", "desktop.ini", "~$sound.xlsx"):
+        (folder / name).write_bytes(b"\0")
+    assert load_dataset(folder).ids == ("sound",)
+
+
+def test_two_ways_to_write_one_letter_are_one_level_and_one_file(folder):
+    two = {form: unicodedata.normalize(form, "männlich, weiblich") for form in ("NFC", "NFD")}
+    assert two["NFC"] != two["NFD"]
+    (folder / "schema.yaml").write_text(
+        (folder / "schema.yaml").read_text().replace("[f, m]", f"[{two['NFD']}]")
+        + f"files: {{{unicodedata.normalize('NFC', 'süd')}.csv: {{delimiter: ;}}}}\n"
+    )
+    (folder / "sound.csv").unlink()
+    for hospital_id, form, delimiter in (("nord", "NFC", ","), ("süd", "NFD", ";")):
+        content = PLAIN.replace("m,", two[form].split(", ")[0] + ",").replace(",f,", f",{two[form].split(', ')[1]},")
+        name = unicodedata.normalize(form, hospital_id)
+        (folder / f"{name}.csv").write_text(content.replace(",", delimiter))
+    dataset = load_dataset(folder, scaling="none")
+    assert dataset.ids == ("nord", unicodedata.normalize("NFC", "süd"))
+    assert table(dataset, "nord", "sex") == table(dataset, dataset.ids[1], "sex") == [0.0] * 6 + [1.0] * 6
 
 
 def test_links_are_followed_and_a_link_to_nothing_is_named(folder, tmp_path_factory):
@@ -164,6 +198,19 @@ def test_a_regression_target_has_units_too(folder):
     (hospital,) = load_dataset(folder)
     labels = sorted([*hospital.train.labels, *hospital.test.labels])
     assert labels == pytest.approx([(age - 32) / 1.8 for age in AGES], abs=1e-3)
+
+
+def test_moments_with_time_zones_are_as_far_apart_as_they_are(folder):
+    feature = "{name: out, kind: date, since: in, bounds: [-9, 9]}"
+    (folder / "schema.yaml").write_text(f"features:\n  - {feature}\ntarget: {{name: ill, classes: [no, yes]}}\n")
+    rows = []
+    for hour in range(10):
+        rows.append(f"2024-03-01T0{hour}:00:00+02:00,2024-03-01T20:00:00Z,no")
+        rows.append(f"2024-03-01,2024-03-02 0{hour}:00:00-05:00,yes")
+    (folder / "sound.csv").write_text("\n".join(["in,out,ill", *rows]) + "\n")
+    found = table(load_dataset(folder, scaling="none"), "sound", "out")
+    expected = [(22 - hour) / 24 for hour in range(10)] + [1 + hour / 24 for hour in range(10)]
+    np.testing.assert_allclose(found, sorted(expected), rtol=1e-6)
 
 
 def test_dates_count_from_a_day_or_from_another_column(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import pathlib
 import sys
 
@@ -107,7 +108,49 @@ CASES = {
         "write encoding: utf-16-le in the schema",
         [add("files: {a.csv: {encoding: utf-16-le}}\n")],
     ),
-    "kind_of_file": (put(b_txt=PLAIN), "save the table as CSV (UTF-8)", [both(remove("b.txt"), put(b_csv=PLAIN))]),
+    "kind_of_file": (
+        put(b_txt=PLAIN.replace(",", "\t")),
+        "rename it to b.csv: the schema may state any delimiter",
+        [
+            both(
+                lambda folder: (folder / "b.txt").rename(folder / "b.csv"),
+                add('files: {b.csv: {delimiter: "\\t"}}\n'),
+            )
+        ],
+    ),
+    "unfinished": (put(b_part=PLAIN), "wait until it is written", [remove("b.part"), both(remove("b.part"), MEND)]),
+    "no_table": (put(b_jpg=b"\xff\xd8"), "put the file elsewhere if it is none", [remove("b.jpg")]),
+    "web_page": (
+        put(a_csv="<!DOCTYPE html>\n<html><title>403</title>\n<p>log in, please</html>\n"),
+        "a.csv='a web page': must be a CSV file. Remedy: download or export the table again",
+        [MEND],
+    ),
+    "packed": (
+        put(a_csv=gzip.compress(PLAIN.encode())),
+        "unpack it first",
+        [lambda folder: (folder / "a.csv").write_bytes(gzip.decompress((folder / "a.csv").read_bytes()))],
+    ),
+    "above": (
+        put(a_csv="Export of ward 3\n2024\n\n" + PLAIN),
+        "line 1='1 cells': must name the columns: most lines have 4 cells. Remedy: remove the lines above the header, "
+        "which seems to be line 4",
+        [cell("Export of ward 3\n2024\n\n", "")],
+    ),
+    "below": (
+        put(a_csv=PLAIN + "12 records"),
+        "remove the line if it is no record; if the file was cut off, write it again",
+        [cell("12 records", ""), MEND],
+    ),
+    "header_again": (
+        put(a_csv=PLAIN + PLAIN.replace("p", "q")),
+        "line 14='id': is the header again, and no record. Remedy: remove the line",
+        [cell("yes\nid,age,sex,ill\n", "yes\n")],
+    ),
+    "utf_32": (
+        put(a_csv=PLAIN.encode("utf-32")),
+        "write encoding: utf-32 in the schema",
+        [add("files: {a.csv: {encoding: utf-32}}\n")],
+    ),
     "parquet": (
         put(b_parquet=b"x"),
         "write it again, or save the table as CSV",
@@ -132,6 +175,11 @@ CASES = {
     ),
     "reserved": (put(server_csv=PLAIN), "rename it", [lambda folder: (folder / "server.csv").rename(folder / "s.csv")]),
     "no_tables": (both(remove("a.csv"), remove("sound.csv")), "put them there", [MEND]),
+    "inner_folders": (
+        both(remove("a.csv"), remove("sound.csv"), lambda f: (f / "x").mkdir(), lambda f: put(a_csv=PLAIN)(f / "x")),
+        "folders in it are not looked at: move x/a.csv to x.csv, and the others likewise",
+        [lambda folder: (folder / "x" / "a.csv").rename(folder / "x.csv")],
+    ),
     "no_hospital": (both(ONE_FILE, cell(",no,s\n", ",no,\n")), "fill it in", [cell(",no,\n", ",no,s\n")]),
     "spelled": (both(ONE_FILE, cell(",no,s\n", ",no,S\n")), "spell the id one way", [cell(",no,S\n", ",no,s\n")]),
     "bad_id": (both(ONE_FILE, cell(",s\n", ",a/b\n")), "rename it, for example", [cell(",a/b\n", ",st_mary\n")]),
@@ -151,7 +199,7 @@ CASES = {
         [cell('"43,5"', "43.5"), add("decimal: ','\n")],
     ),
     "limit": (
-        cell("p3,43", "p3,<43"),
+        both(cell("p3,43", "p3,<43"), cell("p9,49", "p9,90+"), cell("p5,45", "p5,\u2264 45")),
         "give the column censored: bound (the limit) or half of it",
         [swap("schema.yaml", "100]", f"100], censored: {rule}") for rule in ("bound", "half")],
     ),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import collections
 import contextlib
 import csv
 import io
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tff_hospitals.hospitals.file_formats import FileFormat
-from tff_hospitals.hospitals.tables import Problems, Sheet
+from tff_hospitals.hospitals.file_signatures import foreign
+from tff_hospitals.hospitals.tables import Problems, Sheet, plain_text
 
 
 def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
@@ -43,21 +45,40 @@ def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> She
     if not rows:
         problems.add(path.name, "no lines", "must have a header and at least one record", "remove the file or fill it")
         return None
-    header = [cell.strip() for cell in rows[0]]
+    header = [plain_text(cell) for cell in rows[0]]
     width = len(header)
-    kept = []
-    for number, (row, line) in enumerate(zip(rows[1:], lines[1:]), 1):
-        if len(row) == width:
-            kept.append(number)
-        else:
-            bound = f"must have {width} cells, as the header"
-            remedy = "check separators and quotes; numbers and text that hold the separator need quotes"
-            problems.add(path.name, f"{len(row)} cells", bound, remedy, place=f"line {line}")
+    usual, _ = collections.Counter(map(len, rows)).most_common(1)[0]
+    if usual > width + 1:
+        first = next(line for row, line in zip(rows, lines) if len(row) == usual)
+        bound = f"must name the columns: most lines have {usual} cells"
+        remedy = f"remove the lines above the header, which seems to be line {first}"
+        problems.add(path.name, f"{width} cells", bound, remedy, place=f"line {lines[0]}")
+        return None
+    kept = [
+        number
+        for number in range(1, len(rows))
+        if _is_record(rows[number], header, path.name, lines[number], number == len(rows) - 1, problems)
+    ]
 
     def column(at: int) -> list[str]:
-        return [rows[number][at].strip() for number in kept]
+        return [plain_text(rows[number][at]) for number in kept]
 
     return Sheet(header, column, [f"line {lines[number]}" for number in kept], "header only" if len(rows) == 1 else "")
+
+
+def _is_record(row: Sequence[str], header: Sequence[str], file: str, line: int, last: bool, problems: Problems) -> bool:
+    """Whether a line has a cell for each column, and is not the header again (files that were put together)."""
+    width = len(header)
+    if len(row) != width:
+        remedy = "check separators and quotes; numbers and text that hold the separator need quotes"
+        if last and len(row) < width:
+            remedy = "remove the line if it is no record; if the file was cut off, write it again"
+        problems.add(file, f"{len(row)} cells", f"must have {width} cells, as the header", remedy, place=f"line {line}")
+        return False
+    if width > 1 and row[0].strip() == header[0] and [cell.strip() for cell in row] == header:
+        problems.add(file, row[0], "is the header again, and no record", "remove the line", place=f"line {line}")
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -87,6 +108,10 @@ def _decoded(path: pathlib.Path, written: FileFormat, problems: Problems) -> str
     except OSError as error:
         problems.add(path.name, error.strerror, "must be a readable CSV file", "check its permissions")
         return None
+    other = foreign(content, path.name)
+    if other is not None:
+        problems.add(path.name, other[0], "must be a CSV file", other[1])
+        return None
     marked = content.startswith(codecs.BOM_UTF8)  # nothing else begins so
     encoding = "utf-8-sig" if marked or codecs.lookup(written.encoding).name == "utf-8" else written.encoding
     alone = f"in the schema (under files: {path.name} if it is this file alone)"
@@ -103,7 +128,7 @@ def _decoded(path: pathlib.Path, written: FileFormat, problems: Problems) -> str
     at = text.find("\0")
     if at >= 0:
         likely = likely_encoding(content)
-        remedy = f"write encoding: {likely} {alone}" if at < 2 and "16" in likely else "save the table again as CSV"
+        remedy = f"write encoding: {likely} {alone}" if at < 2 and likely != "utf-8" else "save the table again as CSV"
         bound = "holds a NUL byte, which text never does"
         problems.add(path.name, f"character {at}", bound, remedy, place=f"line {text.count(chr(10), 0, at) + 1}")
         return None
@@ -116,6 +141,8 @@ def likely_encoding(content: bytes) -> str:
     >>> likely_encoding("ä".encode()), likely_encoding("ä".encode("cp1252")), likely_encoding("a".encode("utf-16-le"))
     ('utf-8', 'cp1252', 'utf-16-le')
     """
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # begins as UTF-16 does
+        return "utf-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if content[:2].count(0) == 1:  # two bytes for each letter, without a mark that says so

@@ -17,20 +17,38 @@ def days(cell: str, written: str = ISO) -> float | None:
     """Days from 1970-01-01 to the date (and time) in a cell, or None where there is none.
 
     Args:
-      cell: as it stands in the file.
+      cell: as it stands in the file; a time zone changes nothing, the clock on the wall counts.
       written: how dates are written, in the letters of `strptime`; ISO dates are read in any case.
     """
-    moment: datetime.datetime | None
-    try:
-        moment = datetime.datetime.strptime(cell, written)
-    except ValueError:
-        try:
-            moment = datetime.datetime.fromisoformat(cell) if len(cell) >= 10 and cell[4:5] == "-" else None
-        except ValueError:
-            moment = None
-    if moment is None:
+    moment = _moment(cell, written)
+    return None if moment is None else (moment.replace(tzinfo=None) - _START).total_seconds() / 86400
+
+
+def apart(start: str, end: str, written: str = ISO) -> float | None:
+    """Days from the date in one cell to that in another: by the clock on the wall unless both name a time zone.
+
+    >>> apart("2024-02-03T10:00+02:00", "2024-02-03T20:00Z"), apart("2024-02-03", "2024-02-04T12:00Z")
+    (0.5, 1.5)
+    """
+    moments = [_moment(cell, written) for cell in (start, end)]
+    first, last = moments
+    if first is None or last is None:
         return None
-    return (moment.replace(tzinfo=None) - _START).total_seconds() / 86400
+    if first.tzinfo is None or last.tzinfo is None:
+        first, last = first.replace(tzinfo=None), last.replace(tzinfo=None)
+    return (last - first).total_seconds() / 86400
+
+
+def _moment(cell: str, written: str) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.strptime(cell, written)
+    except ValueError:
+        pass
+    try:
+        iso = f"{cell[:-1]}+00:00" if cell.endswith("Z") else cell  # only newer Pythons know the letter
+        return datetime.datetime.fromisoformat(iso) if len(cell) >= 10 and cell[4:5] == "-" else None
+    except ValueError:
+        return None
 
 
 def is_format(written: str) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.hospitals.dates import UNITS, days
+from tff_hospitals.hospitals.dates import UNITS, apart, days
 from tff_hospitals.hospitals.features import Feature, canonical, match_level
 from tff_hospitals.hospitals.file_formats import FileFormat, too_large
 from tff_hospitals.hospitals.schema import Schema
@@ -123,21 +123,22 @@ def _reader(schema: Schema, feature: Feature, table: Table) -> Callable[[tuple[s
 
 
 def _time(feature: Feature, parts: tuple[str, ...], written: FileFormat) -> float:
-    ends = [written.day(part) for part in parts]
     if feature.since_column is None:
-        ends.append(days(feature.since or "1970-01-01"))
-    end, start = ends
-    return np.nan if end is None or start is None else (end - start) / UNITS[feature.unit or "days"]
+        end, start = written.day(parts[0]), days(feature.since or "1970-01-01")
+        passed = None if end is None or start is None else end - start
+    else:
+        passed = apart(parts[1], parts[0], written.date)
+    return np.nan if passed is None else passed / UNITS[feature.unit or "days"]
 
 
 def _value(feature: Feature, cell: str, written: FileFormat) -> float:
     """A cell as a number (categories: their position); NaN when it does not fit."""
     if feature.kind == "numeric":
         number = written.number(cell)
-        if number is None and feature.censored and cell[:1] in ("<", ">"):
-            number = written.number(cell.lstrip("<>= "))
-            if number is not None and feature.censored == "half" and cell.startswith("<"):
-                number /= 2
+        limit = written.limit(cell) if number is None and feature.censored else None
+        if limit is not None:
+            side, number = limit
+            number /= 2 if feature.censored == "half" and side == "<" else 1
         return np.nan if number is None else number
     level = match_level(cell, feature.levels, feature.spellings)
     return np.nan if level is None else float(level)

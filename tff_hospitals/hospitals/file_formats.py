@@ -74,6 +74,14 @@ class FileFormat:
             return None
         return number if math.isfinite(number) and "_" not in cell else None
 
+    def limit(self, cell: str) -> tuple[str, float] | None:
+        """The side and the number of a limit of detection: of "<40", ">= 200", "\u22645" or "90+"; None: it is none."""
+        match = re.fullmatch(r"([<>\u2264\u2265])=?\s*(\S.*)|(.*\d)\s*\+", cell)
+        number = None if match is None else self.number(match[2] or match[3])
+        if match is None or number is None:
+            return None
+        return ("<" if match[1] in ("<", "\u2264") else ">"), number
+
     def day(self, cell: str) -> float | None:
         """Days from 1970-01-01 to the date in a cell, or None."""
         return days(cell, self.date)
@@ -100,7 +108,7 @@ class FileFormat:
         if readings:
             ((words, setting),) = readings.values()
             return f"{asks}: it has a {words}", f"replace the {words}, or write {setting} in the schema"
-        if re.fullmatch(r"[<>]=?\s*\S+", cell) and self.number(cell.lstrip("<>= ")) is not None:
+        if self.limit(cell) is not None:
             remedy = "give the column censored: bound (the limit) or half of it"
             return f"{asks}: it is a limit of detection", remedy if of == "feature" else "mend it or remove the record"
         words = "mend the cell, or list the word under missing in the schema"

@@ -25,9 +25,10 @@ from tff_hospitals.hospitals.schema_files import read_schema
 from tff_hospitals.hospitals.secret import public_secret, secret_of
 from tff_hospitals.hospitals.table_files import SUFFIXES, read_table
 from tff_hospitals.hospitals.table_places import check_places, with_units
-from tff_hospitals.hospitals.tables import InvalidTable, Problems, Table
+from tff_hospitals.hospitals.tables import InvalidTable, Problems, Table, plain_text
 
 _PASSED_OVER = ("readme", "licence", "license", "sha256sums", "notes")
+_SYSTEM = ("thumbs.db", "desktop.ini")
 
 
 def own_data(
@@ -133,8 +134,8 @@ def tables_of(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[s
     paths = _folder_files(place, schema, problems) if place.is_dir() else [place]
     read = []
     for path in paths:
-        headers = schema.headers.get(path.name)
-        table = read_table(path, schema.columns_read, schema.format_of(path.name), problems, headers)
+        file = plain_text(path.name)
+        table = read_table(path, schema.columns_read, schema.format_of(file), problems, schema.headers.get(file))
         read += [] if table is None else [table]
     found: dict[str, list[Table]] = {}
     if schema.hospital_column is None:
@@ -145,18 +146,23 @@ def tables_of(place: pathlib.Path, schema: Schema, problems: Problems) -> dict[s
             for hospital_id, rows in _rows_by_hospital(table, schema, spelling, problems).items():
                 found.setdefault(hospital_id, []).append(table.take(rows))
     if len(read) == len(paths):
-        files = [path.name for path in paths]
+        files = [plain_text(path.name) for path in paths]
         check_places(schema, files if place.is_dir() else [*files, *schema.files, *schema.headers], found, problems)
     return {hospital_id: with_units(schema, hospital_id, tables) for hospital_id, tables in sorted(found.items())}
 
 
 def table_paths(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What lies in a folder and is taken for a table: neither a folder, nor hidden, nor a schema or a page about it."""
+    """What lies in a folder and is taken for a table.
+
+    That is neither a folder, nor hidden, nor of the operating system (a file that Excel has open leaves one that begins
+    with "~$"), nor a schema or a page about the tables.
+    """
     return [
         path
         for path in sorted(folder.iterdir())
         if not path.is_dir()
-        and not path.name.startswith(".")
+        and not path.name.startswith((".", "~$"))
+        and path.name.lower() not in _SYSTEM
         and path.suffix.lower() not in SCHEMA_SUFFIXES
         and path.stem.lower() not in _PASSED_OVER
     ]
@@ -182,10 +188,18 @@ def _folder_files(folder: pathlib.Path, schema: Schema, problems: Problems) -> l
             problems.add(path.name, path.stem, bad.bound, bad.remedy)
         kept.append(path)
     if not owner:
-        problems.add(
-            folder.name, "no tables", f"must hold one file per hospital ({', '.join(SUFFIXES)})", "put them there"
-        )
+        no_tables(folder, problems)
     return kept
+
+
+def no_tables(folder: pathlib.Path, problems: Problems) -> None:
+    """Notes that a folder holds none, and where they may be."""
+    inner = next((p for p in sorted(folder.glob("*/*")) if p.suffix.lower() in SUFFIXES and p.is_file()), None)
+    remedy = "put them there"
+    if inner is not None:
+        here, name = f"{inner.parent.name}/{inner.name}", f"{inner.parent.name}{inner.suffix}"
+        remedy = f"folders in it are not looked at: move {here} to {name}, and the others likewise"
+    problems.add(folder.name, "no tables", f"must hold one file per hospital ({', '.join(SUFFIXES)})", remedy)
 
 
 def _rows_by_hospital(

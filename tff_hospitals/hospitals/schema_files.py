@@ -23,6 +23,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def read_schema(path: os.PathLike[str] | str, *, whole: bool = True) -> Schema:
         [one_of("schema file extension", target.suffix.lower(), SUFFIXES, remedy="write the schema as YAML or TOML")]
     )
     try:
-        text = target.read_text(encoding="utf-8-sig")
+        text = unicodedata.normalize("NFC", target.read_text(encoding="utf-8-sig"))  # as cells are
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"schema {target} cannot be read: {error}. Remedy: name a readable UTF-8 file.") from error
     try:

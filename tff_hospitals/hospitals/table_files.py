@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tff_hospitals.hospitals.csv_files import read_csv
 from tff_hospitals.hospitals.file_formats import FileFormat
-from tff_hospitals.hospitals.tables import Problems, Sheet, Table
+from tff_hospitals.hospitals.tables import Problems, Sheet, Table, plain_text
 from tff_hospitals.hospitals.typed_files import read_excel, read_parquet
 
 READERS: Mapping[str, Callable[[pathlib.Path, FileFormat, Problems], Sheet | None]] = {
@@ -17,13 +17,21 @@ READERS: Mapping[str, Callable[[pathlib.Path, FileFormat, Problems], Sheet | Non
 }
 SUFFIXES = tuple(READERS)
 _PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z")
+_TEXT = (".tsv", ".tab", ".txt", ".dat", ".psv")
+_UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 
 
 def read_sheet(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
     """Header and cells of a file; notes problems and returns None when it cannot be used."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        remedy = "unpack it first" if suffix in _PACKED else "save the table as CSV (UTF-8)"
+        remedy = "save the table as CSV (UTF-8), or put the file elsewhere if it is none"
+        if suffix in _PACKED:
+            remedy = "unpack it first"
+        elif suffix in _TEXT:
+            remedy = f"rename it to {path.stem}.csv: the schema may state any delimiter"
+        elif suffix in _UNFINISHED:
+            remedy = "wait until it is written and has its name, or remove it"
         problems.add(path.name, path.suffix, f"must be one of {', '.join(SUFFIXES)}", remedy)
         return None
     return READERS[suffix](path, written, problems)
@@ -46,7 +54,7 @@ def read_table(
       headers: for columns that have another header in this file: that header.
     """
     sheet = read_sheet(path, written, problems)
-    return None if sheet is None else table_of(path.name, sheet, wanted, written, problems, headers or {})
+    return None if sheet is None else table_of(plain_text(path.name), sheet, wanted, written, problems, headers or {})
 
 
 def table_of(

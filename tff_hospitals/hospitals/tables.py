@@ -7,6 +7,7 @@ grouped: a column of 300 unreadable cells is one problem that names the first li
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,19 @@ from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.hospitals.file_formats import FileFormat
 
 PROBLEMS_SHOWN = 10
+_UNSEEN = "\u200b\u2060\ufeff"  # characters without width, which copies from web pages and joined files leave
+
+
+def plain_text(text: str) -> str:
+    """A cell, a header or a name without what nobody sees: spaces at its ends, and two ways to write one letter.
+
+    >>> plain_text(" age\\u200b "), plain_text("a\\u0308") == "\\u00e4"
+    ('age', True)
+    """
+    text = text.strip()
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", text).strip(_UNSEEN).strip()
 
 
 class InvalidTable(InvalidInput):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tff_hospitals.hospitals.file_formats import FileFormat
-from tff_hospitals.hospitals.tables import Problems, Sheet
+from tff_hospitals.hospitals.tables import Problems, Sheet, plain_text
 
 
 def cell_text(value: Any, written: FileFormat) -> str:
@@ -36,7 +36,7 @@ def cell_text(value: Any, written: FileFormat) -> str:
         if written.decimal == ",":
             return (text[:-2] if text.endswith(".0") else text).replace(".", ",")
         return text
-    return str(value).strip()
+    return plain_text(str(value))
 
 
 def read_parquet(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
@@ -60,7 +60,7 @@ def read_parquet(path: pathlib.Path, written: FileFormat, problems: Problems) ->
             return [""] * rows
         return [cell_text(value, written) for value in values]
 
-    return Sheet([name.strip() for name in header], column, _rows(rows), "" if rows else "no rows")
+    return Sheet([plain_text(name) for name in header], column, _rows(rows), "" if rows else "no rows")
 
 
 def read_excel(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
@@ -115,7 +115,7 @@ def frame_sheet(name: str, frame: Any, written: FileFormat, problems: Problems) 
     def column(at: int) -> list[str]:
         return [cell_text(value, written) for value in frame.iloc[:, at].tolist()]
 
-    header = [str(one).strip() for one in frame.columns]
+    header = [plain_text(str(one)) for one in frame.columns]
     return Sheet(header, column, _rows(len(frame)), "" if len(frame) else "no rows")
 
 

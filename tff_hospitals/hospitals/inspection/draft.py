@@ -17,7 +17,7 @@ from tff_hospitals.hospitals.file_formats import FileFormat
 from tff_hospitals.hospitals.inspection.gathered import Gathered, gather
 from tff_hospitals.hospitals.inspection.kinds import Guess, guess_kind
 from tff_hospitals.hospitals.inspection.roles import Roles, settle
-from tff_hospitals.hospitals.own_data import table_paths
+from tff_hospitals.hospitals.own_data import no_tables, table_paths
 from tff_hospitals.hospitals.schema import DEFAULT_MISSING
 from tff_hospitals.hospitals.schema_files import OPEN
 from tff_hospitals.hospitals.tables import InvalidTable, Problems
@@ -61,7 +61,7 @@ def draft(path: os.PathLike[str] | str, stated: Roles) -> Draft:
     problems = Problems()
     gathered = gather(table_paths(place) if place.is_dir() else [place], problems)
     if not gathered.files and not problems:
-        problems.add(place.name, "no tables", "must hold one file per hospital", "put them there")
+        no_tables(place, problems)
     if problems:
         raise InvalidTable(problems.list())
     guesses = {name: guess_kind(cells, gathered.formats) for name, cells in gathered.columns.items()}

@@ -87,7 +87,7 @@ def _numbers(cells: set[str], written: FileFormat) -> int:
 
 def is_number(cell: str, written: FileFormat) -> bool:
     """Whether a cell is a number or a limit of detection."""
-    return written.number(cell.lstrip("<>= ")) is not None
+    return written.number(cell) is not None or written.limit(cell) is not None
 
 
 def _is_day(cell: str, written: str) -> bool:

@@ -12,7 +12,7 @@ from tff_hospitals.hospitals.file_formats import FileFormat
 from tff_hospitals.hospitals.inspection.formats import guess_cells, guess_text
 from tff_hospitals.hospitals.inspection.words import plain
 from tff_hospitals.hospitals.table_files import read_sheet
-from tff_hospitals.hospitals.tables import Problems
+from tff_hospitals.hospitals.tables import Problems, plain_text
 
 _BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
 
@@ -49,6 +49,7 @@ def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
     cells: dict[str, dict[str, list[str]]] = {}
     notes: list[str] = []
     for path in paths:
+        file = plain_text(path.name)
         try:
             written = guess_text(path)
         except OSError as error:
@@ -61,11 +62,11 @@ def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
             continue
         counts = collections.Counter(sheet.header)
         doubled = sorted(name for name, count in counts.items() if count > 1 and name)
-        notes += [f"{path.name}: several columns are called {name!r}: none of them is read" for name in doubled]
+        notes += [f"{file}: several columns are called {name!r}: none of them is read" for name in doubled]
         kept = {name: sheet.column(at) for at, name in enumerate(sheet.header) if name and counts[name] == 1}
-        formats[path.name], undecided = guess_cells(list(kept.values()), written)
-        notes += [f"{path.name}: {note}" for note in undecided]
-        cells[path.name] = kept
+        formats[file], undecided = guess_cells(list(kept.values()), written)
+        notes += [f"{file}: {note}" for note in undecided]
+        cells[file] = kept
     names = _common_names({file: list(columns) for file, columns in cells.items()})
     gathered: dict[str, dict[str, list[str]]] = {}
     for file, columns in cells.items():

@@ -65,9 +65,10 @@ def guess_kind(cells: Mapping[str, Sequence[str]], formats: Mapping[str, FileFor
             dates += count * (written.day(cell) is not None and not cell.isdigit())
             if is_number(cell, written):
                 numbers += count
-                number = written.number(cell)
-                guess.censored |= number is None
-                values[written.number(cell.lstrip("<>= ")) or 0.0] += count
+                limit = written.limit(cell)
+                number = written.number(cell) if limit is None else limit[1]
+                guess.censored |= limit is not None
+                values[number or 0.0] += count
             else:
                 words[cell] += count
     total = sum(counts.values())

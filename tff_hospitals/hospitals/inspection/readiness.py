@@ -134,13 +134,18 @@ def _values(schema: Schema, name: str, parts: Sequence[Table]) -> list[str]:
             key = (cell, number)
             if key not in known:
                 at = None if numbers else match_level(cell, levels, spellings)
-                value = table.format.number(cell.lstrip("<>= ")) if numbers else None
+                value = _number(table.format, cell) if numbers else None
                 if schema.is_missing(cell, listed) or canonical(cell) in own:
                     known[key] = ""
                 else:
                     known[key] = levels[at] if at is not None else canonical(cell) if value is None else repr(value)
             values.append(known[key])
     return values
+
+
+def _number(written: FileFormat, cell: str) -> float | None:
+    limit = written.limit(cell)
+    return written.number(cell) if limit is None else limit[1]
 
 
 def _levels_of_one(schema: Schema, columns: Mapping[str, Mapping[str, list[str]]]) -> dict[str, dict[str, list[str]]]:
