@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from tff_hospitals.accounting.strategies import (
     sensitivity_of,
     square_root,
 )
-from tff_hospitals.accounting.strategies.buffered import buffered
+from tff_hospitals.accounting.strategies.buffered import _decaying, buffered
 from tff_hospitals.accounting.strategies.building import STRATEGIES, Wanted, build_strategy, error_of
 from tff_hospitals.accounting.strategies.errors import row_variances
+from tff_hospitals.accounting.strategies.oscillating import _squared_sensitivity, with_pair
+from tff_hospitals.accounting.strategies.sensitivity import OVERLAPS, _by_overlaps
 from tff_hospitals.accounting.strategies.strategy import quotient
 from tff_hospitals.foundations.validation import InvalidInput
 
@@ -101,6 +104,18 @@ def test_short_runs_have_buffers_too(steps, buffers):
     np.testing.assert_allclose([1.0, *later], strategy.inverse_coefficients(), atol=1e-9)
 
 
+@pytest.mark.parametrize("pair", [(0.8, 0.7, 0.5, 0.3), (0.95, 0.2, -0.2, -0.1)], ids=str)
+def test_the_inverse_of_a_pair_is_made_of_buffers_too(pair):
+    strategy = with_pair(40, np.array([0.6]), np.array([0.5]), pair)
+    decay, turn, cosine, sine = pair
+    age = np.arange(39)
+    swing = decay**age * (cosine * np.cos(turn * age) + sine * np.sin(turn * age))
+    np.testing.assert_allclose(strategy.coefficients(), [1.0, *(0.5 * 0.6**age + swing)], atol=1e-12)
+    decays, scales = strategy.inverse_buffers()
+    later = [float(np.real(scales * decays ** (step - 1)).sum()) for step in range(1, 40)]
+    np.testing.assert_allclose([1.0, *later], strategy.inverse_coefficients(), atol=1e-9)
+
+
 def test_single_participation_over_1024_steps():
     plain = expected_error(square_root(1024))
     assert figures(plain) == pytest.approx((1.809020, 3.109790, 3.272554), rel=1e-5)
@@ -111,12 +126,21 @@ def test_single_participation_over_1024_steps():
     assert best.max_error <= 3.277600 * (1 + 1e-6)
 
 
-def test_three_buffers_stay_near_the_optimised_bands():
-    """At (1000, 100, 10). The best three buffers of positive scales are 3.05 % above; many starts find none better."""
+def test_three_buffers_stay_within_two_percent_of_the_optimised_bands():
+    """At (1000, 100, 10): two of the three turn. Three that only decay are 3.05 % above, and many starts find no better."""
     kwargs = {"participations": 10, "min_separation": 100}
-    best = expected_error(optimised_buffers(1000, 3, **kwargs), **kwargs).max_error
-    assert best == pytest.approx(14.88426, rel=1e-5)
-    assert best <= 1.031 * BANDED[1][2]
+    best = expected_error(optimised_buffers(1000, 3, **kwargs), **kwargs)
+    assert best.max_error <= 1.02 * BANDED[1][2]
+    assert best.sensitivity.condition == OVERLAPS
+    decaying = expected_error(_decaying(1000, 3, 10, 100, None, "max_error"), **kwargs)
+    assert decaying.max_error == pytest.approx(14.88426, rel=1e-5)
+    assert decaying.sensitivity.exact
+
+
+def test_buffers_of_ten_thousand_rounds_take_seconds():
+    started = time.process_time()
+    optimised_buffers(10_000, 3, participations=10, min_separation=1000)
+    assert time.process_time() - started < 10.0
 
 
 def dense(strategy: Strategy) -> np.ndarray:
@@ -166,6 +190,41 @@ def test_where_nothing_is_exact_a_bound_is_named_and_holds(column):
     assert not found.exact
     assert "upper bound" in found.condition
     assert found.value >= worst_by_enumeration(dense(strategy), 3, 2)
+
+
+PAIRS = [(0.8, 0.7, 0.5, 0.3), (0.7, 1.6, -0.2, 0.6), (0.9, 0.4, 0.4, -0.1)]
+
+
+@pytest.mark.parametrize("apart", [1, 2, 3, 4])
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_the_bound_by_overlaps_holds_for_every_participation_and_sign(pair, apart):
+    strategy = with_pair(9, np.array([0.6]), np.array([0.3]), pair)
+    worst = worst_by_enumeration(dense(strategy), 3 if apart < 4 else 2, apart)
+    bound = _by_overlaps(strategy, 3 if apart < 4 else 2, apart)
+    assert worst <= bound <= 1.5 * worst
+    found = sensitivity_of(strategy, participations=3 if apart < 4 else 2, min_separation=apart)
+    assert not found.exact
+    assert worst <= found.value <= bound
+
+
+def test_the_bound_by_overlaps_is_near_what_units_reach_in_a_long_run():
+    """The optimised three buffers at (1000, 100, 10): the cyclic pattern is within 0.1 % of the bound."""
+    strategy = optimised_buffers(1000, 3, participations=10, min_separation=100)
+    columns = dense(strategy)[:, ::100]
+    reached = math.sqrt(np.abs(columns.T @ columns).sum())
+    assert reached <= sensitivity_of(strategy, participations=10, min_separation=100).value <= 1.001 * reached
+
+
+@pytest.mark.parametrize("sharpness", [24.0, 96.0])
+def test_the_slope_of_the_smooth_sensitivity_is_right(sharpness):
+    column = 0.9 ** np.arange(60) * np.cos(0.3 * np.arange(60))
+
+    def value(moved):
+        return _squared_sensitivity(moved, 4, 8, sharpness)[0]
+
+    slope = _squared_sensitivity(column, 4, 8, sharpness)[1]
+    numeric = [(value(column + 1e-6 * unit) - value(column - 1e-6 * unit)) / 2e-6 for unit in np.eye(60)]
+    np.testing.assert_allclose(slope, numeric, atol=1e-6)
 
 
 def test_bands_up_to_the_separation_are_exact_whatever_the_signs():

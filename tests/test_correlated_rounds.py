@@ -50,6 +50,18 @@ def test_rounds_add_the_rows_of_the_inverse_strategy(name):
     np.testing.assert_allclose(added, 2.0 * 0.5 * matrix @ normals, rtol=2e-5, atol=2e-5)
 
 
+def test_buffers_that_turn_add_the_rows_of_their_inverse_too():
+    """With rounds enough, the optimised strategy keeps two vectors for a pair: as many as it has buffers."""
+    privacy, rounds = PrivacyPlan(mechanism="blt", clip_norm=0.5), 60
+    aggregator = build_aggregator(SPECS, privacy, COHORT, 12, rounds=rounds)
+    strategy = mechanisms.named("blt").strategy_of(HospitalSetting(privacy, rounds, COHORT, 12))
+    assert "pair" in dict(strategy.settings)
+    assert np.iscomplexobj(strategy.inverse_buffers()[0])
+    assert aggregator.kept == 3
+    added, normals = run_rounds(aggregator, rounds)
+    np.testing.assert_allclose(added, 2.0 * 0.5 * strategy.inverse_matrix() @ normals, rtol=2e-5, atol=4e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_prefix_sums_carry_less_noise_than_independent_draws(name):
     """The realised noise of the last model, over many parameters: C^-1 says its deviation, to 3 % with 5,000 draws."""

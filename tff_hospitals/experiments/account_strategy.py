@@ -73,7 +73,8 @@ def answer(
       conversion: in which the target is meant: `rdp` or `pld`.
 
     Returns:
-      Plain types. `noise_multiplier` is over the clip norm and multiplies unit normals: with columns of the length
+      Plain types. `coefficients_checked` says that the sensitivity rests on what the coefficients were checked for,
+      `sensitivity_exact` that a unit can reach it (else it is an upper bound). `noise_multiplier` is over the clip norm and multiplies unit normals: with columns of the length
       `sensitivity`, or of length 1 where `amplified`. Errors are for a noise multiplier of 1 and sensitivity included;
       `noise_rmse` and `noise_max_error` are those at the noise multiplier.
 
@@ -85,6 +86,7 @@ def answer(
     (3.162278, 11.5727, True)
     """
     from tff_hospitals.accounting.strategies.building import STRATEGIES, Wanted, error_of
+    from tff_hospitals.accounting.strategies.sensitivity import OVERLAPS
 
     raise_if(
         [
@@ -111,7 +113,8 @@ def answer(
         "buffers": (buffers or 3) if STRATEGIES[strategy].buffered else None,
         "sensitivity": error.sensitivity.value,
         "sensitivity_rests_on": error.sensitivity.condition,
-        "coefficients_checked": error.sensitivity.exact,
+        "coefficients_checked": error.sensitivity.exact or error.sensitivity.condition == OVERLAPS,
+        "sensitivity_exact": error.sensitivity.exact,
         "rmse": error.rmse,
         "max_error": error.max_error,
         "last_error": error.last_error,

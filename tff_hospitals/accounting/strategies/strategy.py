@@ -60,10 +60,11 @@ class Strategy:
     def inverse_buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """C^-1 as buffers, for a strategy that is made of buffers: decays and scales, float64 [buffers] each.
 
-        The inverse has the coefficients 1, then sum_j scale_j * decay_j^(t-1), with scales below 0.
+        The inverse has the coefficients 1, then the real part of sum_j scale_j * decay_j^(t-1). Where two buffers turn
+        into each other both arrays are complex, with one number for the two, its turn above 0.
 
         Raises:
-          ValueError: when the numerator has double or complex roots, so that no such buffers exist.
+          ValueError: when the numerator has double roots, so that no such buffers exist.
 
         >>> decays, scales = Strategy("blt", 4, (1.0, -0.25), (1.0, -0.5)).inverse_buffers()  # 1 + .25 x / (1 - .5 x)
         >>> decays.tolist(), scales.tolist()
@@ -71,11 +72,13 @@ class Strategy:
         """
         own, roots = np.roots(self.denominator), np.roots(self.numerator)
         gaps = np.abs(roots[:, np.newaxis] - roots) + np.eye(len(roots))
-        if len(roots) != len(own) or np.any(np.abs(np.imag(roots)) > 1e-12) or gaps.min() < 1e-9:
+        if len(roots) != len(own) or gaps.min() < 1e-9:
             raise ValueError(f"{self.name}: the inverse of this strategy cannot be written as buffers")
-        own, roots = np.real(own), np.real(roots)
         scales = [np.prod(root - own) / np.prod(root - np.delete(roots, place)) for place, root in enumerate(roots)]
-        return roots, np.array(scales)
+        turns = np.imag(roots)
+        kept = turns > -1e-12
+        decays, weights = roots[kept], np.where(turns > 1e-12, 2.0, 1.0)[kept] * np.array(scales)[kept]
+        return (decays, weights) if np.any(turns > 1e-12) else (np.real(decays), np.real(weights))
 
 
 def quotient(numerator: Any, denominator: Any, steps: int) -> np.ndarray:

@@ -71,23 +71,36 @@ class CorrelatedNoise(FixedClip):
 
 @register("blt")
 class BufferedNoise(CorrelatedNoise):
-    """Buffers B_j that decay: the noise is z + sum_j scale_j B_j, then B_j becomes decay_j B_j + z."""
+    """Buffers B_j that decay: the noise is z + sum_j scale_j B_j, then B_j becomes decay_j B_j + z.
+
+    Where decays are complex it is the real part of that sum, and such a buffer is kept as two vectors.
+    """
 
     def __init__(self, setting: Setting):
         super().__init__(setting)
-        self._decays, self._scales = (np.asarray(one, np.float32) for one in self.strategy.inverse_buffers())
+        decays, scales = self.strategy.inverse_buffers()
+        self._buffers = [(complex(decay), complex(scale)) for decay, scale in zip(decays, scales)]
 
     @property
     def kept(self) -> int:
-        """One vector for each buffer."""
-        return len(self._decays)
+        """One vector for each buffer that decays, two for one that turns."""
+        return sum(2 if decay.imag else 1 for decay, _ in self._buffers)
 
     def correlated(self, kept: tf.Tensor, normals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See the class; buffers are added in order, so that the sum has the same bits everywhere."""
-        added = normals
-        for at, scale in enumerate(self._scales):
-            added = added + scale * kept[at]
-        return added, self._decays[:, np.newaxis] * kept + normals
+        added, after, at = normals, [], 0
+        for decay, scale in self._buffers:
+            real = kept[at]
+            if not decay.imag:
+                added = added + scale.real * real
+                after.append(decay.real * real + normals)
+            else:
+                turned = kept[at + 1]
+                added = added + (scale.real * real - scale.imag * turned)
+                after.append(decay.real * real - decay.imag * turned + normals)
+                after.append(decay.imag * real + decay.real * turned)
+            at = len(after)
+        return added, tf.stack(after)
 
 
 @register("banded_mf")
