@@ -127,7 +127,7 @@ def test_single_participation_over_1024_steps():
 
 
 def test_three_buffers_stay_within_two_percent_of_the_optimised_bands():
-    """At (1000, 100, 10): two of the three turn. Three that only decay are 3.05 % above, and many starts find no better."""
+    """At (1000, 100, 10) two of three turn. Three that only decay are 3.05 % above; many starts find no better."""
     kwargs = {"participations": 10, "min_separation": 100}
     best = expected_error(optimised_buffers(1000, 3, **kwargs), **kwargs)
     assert best.max_error <= 1.02 * BANDED[1][2]

@@ -74,9 +74,10 @@ def answer(
 
     Returns:
       Plain types. `coefficients_checked` says that the sensitivity rests on what the coefficients were checked for,
-      `sensitivity_exact` that a unit can reach it (else it is an upper bound). `noise_multiplier` is over the clip norm and multiplies unit normals: with columns of the length
-      `sensitivity`, or of length 1 where `amplified`. Errors are for a noise multiplier of 1 and sensitivity included;
-      `noise_rmse` and `noise_max_error` are those at the noise multiplier.
+      `sensitivity_exact` that a unit can reach it (else it is an upper bound). `noise_multiplier` is over the clip norm
+      and multiplies unit normals: with columns of the length `sensitivity`, or of length 1 where `amplified`. Errors
+      are for a noise multiplier of 1 and sensitivity included; `noise_rmse` and `noise_max_error` are those at the
+      noise multiplier.
 
     Raises:
       InvalidInput: every problem of the input at once.

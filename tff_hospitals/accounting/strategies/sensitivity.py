@@ -80,8 +80,9 @@ def sensitivity_of(strategy: Strategy, *, participations: int = 1, min_separatio
 def _by_overlaps(strategy: Strategy, participations: int, apart: int) -> float:
     """The bound by overlaps: k |c|^2 + 2 sum_g (k - g) max over lags L >= g b of |sum_u c_u c_(u+L)|, its root.
 
-    A matrix of more rows only adds to the norm of C x. So every column may be continued by `more` rows, until overlaps no
-    longer depend on where a column begins: what is left of them lies beyond `more`, and is at most the squares there.
+    A matrix of more rows only adds to the norm of C x. So every column may be continued by `more` rows, until overlaps
+    no longer depend on where a column begins: what is left of them lies beyond `more`, and is at most the squares
+    there.
     """
     from scipy import signal
 
