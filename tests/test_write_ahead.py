@@ -13,6 +13,7 @@ from tff_hospitals.hospitals.secret import DataSecret
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.loop import train
 from tff_hospitals.training.odometer import Odometer
+from tff_hospitals.training.write_ahead import WriteAhead
 
 pytestmark = pytest.mark.tensorflow
 PLAN = Plan(rounds=6, checkpoint_every=4, weighting="equal", seed=1).replace(
@@ -80,3 +81,72 @@ def test_a_finished_run_is_extended_and_its_epsilon_stated_first(tmp_path):
     assert longer.summary["rounds"] == 9
     assert longer.summary["epsilon"] > short.summary["epsilon"]
     assert "extended from 6 to 9 rounds" in said[0]
+
+
+def test_a_secure_run_whose_charges_were_cut_is_not_resumed(tmp_path):
+    """Before: 2.61 was stated where 3.33 was released."""
+    plan = PLAN.replace(checkpoint_every=1, privacy={"secure_noise": True})
+    for after in (3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            train(plan, toy.hospitals(), run_dir=tmp_path, on_round=die_after(after))
+    journal = tmp_path / "charges.jsonl"
+    whole = journal.read_text().splitlines(keepends=True)
+    for cut in (whole[:1], whole[:-2], whole[3:]):  # an old copy, a shorter last attempt, the first attempt gone
+        journal.write_text("".join(cut))
+        with pytest.raises(RecordError, match=r"charges.jsonl holds less than it did.*Remedy"):
+            train(plan, toy.hospitals(), run_dir=tmp_path)
+    journal.write_text("".join(whole))
+    assert train(plan, toy.hospitals(), run_dir=tmp_path).ledger.steps("hospital", None) >= plan.rounds
+
+
+def limit_of(plan, folder):
+    """Enough for one run and not for two."""
+    secret = DataSecret(bytes(range(32)), False, folder / "another")
+    train(plan, dataclasses.replace(toy.hospitals(), secret=secret))
+    return 1.2 * max(total.epsilon for total in Odometer(secret).totals())
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_runs_that_start_together_keep_the_limit_together(secure, tmp_path):
+    """Before: both looked before either was charged, and both trained."""
+    data = dataclasses.replace(toy.hospitals(), secret=DataSecret(bytes(range(32)), False, tmp_path / "own"))
+    plans = [PLAN.replace(seed=seed, privacy={"secure_noise": secure}) for seed in (1, 2)]
+    limit = limit_of(plans[0], tmp_path)
+    begun, ended = [], []
+
+    def second_run(_progress):
+        if not begun:
+            begun.append(True)
+            try:
+                train(plans[1], data, max_total_epsilon=limit)
+            except InvalidInput as refused:
+                ended.append(str(refused))
+
+    try:
+        train(plans[0], data, max_total_epsilon=limit, on_round=second_run)
+    except InvalidInput as refused:
+        ended.append(str(refused))
+    assert begun
+    assert "would together reach" in ended[0]
+    assert max(total.epsilon for total in Odometer(data.secret).totals()) <= limit
+
+
+def test_a_limit_is_looked_at_where_nobody_can_come_between(tmp_path):
+    secret = DataSecret(bytes(range(32)), False, tmp_path / "own")
+    data = dataclasses.replace(toy.hospitals(), secret=secret)
+    limit = limit_of(PLAN, tmp_path)
+    planned = []
+
+    def plan_both(charges, *arguments):
+        ledger = plan_ahead(charges, *arguments)
+        if not planned:
+            planned.append(True)
+            train(PLAN.replace(seed=2), data, max_total_epsilon=limit)  # begins and ends before this one is charged
+        return ledger
+
+    plan_ahead = WriteAhead.plan_ahead
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InvalidInput, match="2 runs .* would together reach"):
+        patch.setattr(WriteAhead, "plan_ahead", plan_both)
+        train(PLAN, data, max_total_epsilon=limit)
+    (total,) = [one for one in Odometer(secret).totals() if one.unit == "hospital"]
+    assert total.runs == 1

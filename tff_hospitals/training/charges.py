@@ -24,7 +24,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from tff_hospitals.accounting import Ledger
@@ -91,8 +91,13 @@ class ChargeFile:
     def __init__(self, path: pathlib.Path, *, durable: bool = True):
         self.path, self._durable = path, durable
 
-    def append(self, charge: Charge) -> None:
+    def append(self, charge: Charge, unless: Callable[[], None] | None = None) -> None:
         """Adds a charge; it is on the disk when this returns.
+
+        Args:
+          charge: to add.
+          unless: raises what speaks against it, with the file as it is when the charge would be added: nobody else can
+            add one in between.
 
         Raises:
           RecordError: the disk refuses, or what is there is damaged.
@@ -100,6 +105,8 @@ class ChargeFile:
         try:
             with self._locked() as file:
                 size = self._cut_off_torn_line(file)
+                if unless is not None:
+                    unless()
                 file.write(charge.to_line())
                 file.flush()
                 if self._durable:

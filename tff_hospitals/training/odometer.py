@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import UNITS, Ledger, joint_ledger
-from tff_hospitals.foundations.validation import Problem, in_range
+from tff_hospitals.foundations.validation import Problem, in_range, raise_if
 from tff_hospitals.training.charges import Charge, ChargeFile
 
 if TYPE_CHECKING:
@@ -65,14 +65,19 @@ class Odometer:
     def __bool__(self) -> bool:
         return self.file is not None
 
-    def charge(self, charge: Charge) -> None:
+    def charge(self, charge: Charge, limit: float | None = None) -> None:
         """Adds a charge; it is on the disk when this returns.
+
+        Args:
+          charge: to add.
+          limit: the largest joint epsilon, looked at while nobody else can add a charge; None: none.
 
         Raises:
           files.RecordError: it cannot be written.
+          validation.InvalidInput: with it all runs together would be beyond the limit; nothing was added.
         """
         if self.file is not None:
-            self.file.append(charge)
+            self.file.append(charge, None if limit is None else lambda: raise_if(self.problems(limit, charge)))
 
     def releases(self) -> list[Charge]:
         """One charge for each release: of attempts that release the same bits the longest counts."""

@@ -105,18 +105,19 @@ class Session:
         import tensorflow as tf
 
         checkpoint, warnings = self.files.checkpoint()
-        copy = 0
+        copy, charged = 0, {}
         if checkpoint is not None:
             self.state = tf.nest.pack_sequence_as(self.state, list(checkpoint.arrays))
             self.history.restore(checkpoint.progress["history"])
             self.seconds = [(int(number), float(value)) for number, value in checkpoint.progress["seconds"]]
             self.next_round, copy = checkpoint.next_round, int(checkpoint.progress["tree_copy"])
+            charged = checkpoint.progress.get("charged", {})
         self.history.warnings.extend(warnings)
         summary = self.files.finished_summary()
         if summary is not None:
             self.finished = self._result(summary, already_finished=True)
             return
-        before = self.charges.released_before(self.next_round, copy)
+        before = self.charges.released_before(self.next_round, copy, charged)
         if before is not None:
             self.history.ledger, lost = before
             if lost:
@@ -306,7 +307,12 @@ class Session:
         if self.files.path is None:
             return
         arrays = tuple(np.asarray(leaf) for leaf in tf.nest.flatten(self.state))
-        progress = {"history": self.history.to_json(), "seconds": self.seconds, "tree_copy": self.charges.copy}
+        progress = {
+            "history": self.history.to_json(),
+            "seconds": self.seconds,
+            "tree_copy": self.charges.copy,
+            "charged": self.charges.charged,
+        }
         self.files.save(self.next_round, arrays, progress, last=last)
         self.files.write_tables(self.history, self.seconds)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import pathlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tff_hospitals.accounting import Ledger
@@ -66,6 +66,8 @@ class WriteAhead:
         self._attempt, self._release = attempt, release
         self._ledger = empty_ledger(dataset, noise)
         self._planned: Charge | None = None
+        self._limit: float | None = None
+        self._charged: dict[str, int] = {}
         self.copy = 0  # of a tree over rounds: how often the run went back and grew it again
         self._words = {
             "method": plan.method,
@@ -79,25 +81,34 @@ class WriteAhead:
         """Whether there is an odometer to charge."""
         return bool(self._odometer)
 
-    def released_before(self, next_round: int, copy: int) -> tuple[Ledger, int] | None:
+    @property
+    def charged(self) -> dict[str, int]:
+        """How many rounds `charges.jsonl` reaches through, by attempt: a checkpoint keeps it, to know a cut file by."""
+        return dict(self._charged)
+
+    def released_before(self, next_round: int, copy: int, charged: Mapping[str, int]) -> tuple[Ledger, int] | None:
         """The ledger of all earlier attempts, and how many rounds they drew in vain.
 
         Args:
           next_round: where the run goes on, 0-based.
           copy: of the tree over rounds that the checkpoint holds.
+          charged: what the checkpoint kept of `charged`.
 
         Returns:
           None where the checkpoint holds all that happened, because a round that runs again is the same release.
 
         Raises:
-          RecordError: the file of charges is missing or damaged.
+          RecordError: the file of charges is missing, damaged, or holds less than it did.
         """
         if self._journal is None:
             return None
         past, self.copy = self._journal.last_of_attempts(), copy
-        if next_round and not past:
+        self._charged = {charge.attempt: charge.rounds for charge in past}
+        cut = any(self._charged.get(attempt, 0) < rounds for attempt, rounds in charged.items())
+        if cut or max(self._charged.values(), default=0) < next_round:
+            how = "holds less than it did" if past else "is missing"
             raise RecordError(
-                f"{self._journal.path} is missing: without it nobody can tell what this run released before it was "
+                f"{self._journal.path} {how}: without it nobody can tell what this run released before it was "
                 "interrupted. Remedy: restore the file, or start again with another --run_dir and count what this run "
                 "released as lost."
             )
@@ -122,27 +133,36 @@ class WriteAhead:
         """
         first = self._first if self._once else next_round
         ledger = planned_ledger(self._plan, self._dataset, self._noise, drawer.cohort, first)
-        self._planned = self._charge(self._plan.rounds, ledger)
+        self._planned, self._limit = self._charge(self._plan.rounds, ledger), limit
         if limit is not None:
             raise_if(self._odometer.problems(limit, self._planned))
         return ledger
 
     def begin(self) -> None:
-        """Charges what was planned, where all of it is one release however often it runs."""
+        """Charges what was planned, where all of it is one release however often it runs.
+
+        Raises:
+          validation.InvalidInput: another run was charged since `plan_ahead`, and the limit would be broken.
+        """
         if self._once and self._odometer and self._planned is not None:
-            self._odometer.charge(self._planned)
+            self._odometer.charge(self._planned, self._limit)
 
     def before(self, inputs: Sequence[RoundInput]) -> None:
-        """Charges rounds that are about to run; nothing of them exists before this returns."""
+        """Charges rounds that are about to run; nothing of them exists before this returns.
+
+        Raises:
+          validation.InvalidInput: runs that were started beside this one have used up the limit on all together.
+        """
         if self._once:
             return
         for one in inputs:
             steps = {h.hospital.hospital_id: h.schedule.steps for h in one.cohort}
             enter_round(self._ledger, self._noise, one.number, steps, self.copy)
         charge = self._charge(inputs[-1].number + 1, self._ledger)
+        self._odometer.charge(charge, self._limit)
         if self._journal is not None:
             self._journal.append(charge)
-        self._odometer.charge(charge)
+            self._charged[self._attempt] = charge.rounds
 
     def settle(self, ledger: Ledger, rounds: int) -> None:
         """Settles the charges: what really happened replaces what was planned, where it is something else."""
