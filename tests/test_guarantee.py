@@ -155,14 +155,25 @@ def test_an_audit_is_told_with_its_power_and_what_it_left_out():
                 {"name": "loudness: noise", **test, "passed": True, "power": 0.97},
                 {"name": "loudness: noise", **test, "passed": False, "power": 0.95},
             ],
-            "bounds": [{"words": "at least epsilon 0.5 is proved"}],
-            "not_tested": [{"name": "order", "reason": "too few passes"}],
+            "bounds": [
+                {
+                    "unit": "record",
+                    "passed": True,
+                    "ledger_epsilon": 1.0,
+                    "notices_below": 0.854,
+                    "words": "guessed seven",
+                }
+            ],
+            "not_tested": [{"name": "order", "reason": "too few of eight passes"}],
         }
     }
     ledger, privacy, _ = PLANS["record"]()
     found = found_of(ledger, privacy, audit=audit)
     page, figures = guarantee_page(found), as_json(found)["figures"]["audit"]
-    for words in ("1 of 2 passed", "0.95", "noise below 0.9", "at least epsilon 0.5", "NOT TESTED order", "holds"):
+    for words in ("1 of 2 passed", "0.95", "noise below 0.9", "noise below 0.85 of", "NOT TESTED: order", "says: pass"):
         assert words in page
+    for secret in ("guessed seven", "eight passes", "The promise holds"):  # sentences of an audit are for people inside
+        assert secret not in page + json.dumps(as_json(found))
     assert figures["self_tests"][0]["power"] == 0.95
+    assert "failed: loudness: noise" in page
     assert "0.123456" not in json.dumps(figures)  # outcomes leave the house, figures of real batches do not

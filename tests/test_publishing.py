@@ -8,12 +8,16 @@ import fractions
 import json
 import pathlib
 import re
+import zipfile
 
 import pytest
+import tensorflow as tf
 import toy
 
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.hospitals import load_dataset
+from tff_hospitals.hospitals.secret import DataSecret
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports.publishing import publish
 from tff_hospitals.training import published_fields
@@ -37,7 +41,8 @@ def fields_of(value, path=""):
     """Every leaf of a JSON value, as a dotted path."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
-        here = f"{path}.{key}" if path else str(key)
+        name = str(key).replace(".", "_")
+        here = f"{path}.{name}" if path else name
         if isinstance(item, (dict, list)) and item:
             yield from fields_of(item, here)
         else:
@@ -135,8 +140,7 @@ def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_
             rows = list(csv.DictReader(path.open()))
             found = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
         for field in found:
-            if file != "ledger.json" and not field.startswith("published_fields"):
-                assert published_fields.kind_of(file, field) is not None, (file, field)
+            assert published_fields.kind_of(file, field) is not None, (file, field)
             assert inside or published_fields.leaves(plan)(file, field), (file, field)
         seen.add(file)
     assert {"plan.json", "record.json", "summary.json", "metrics.csv", "ledger.json", "model.keras"} <= seen
@@ -149,6 +153,13 @@ def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_
         assert "accuracy_mean" not in summary
         assert "Outside of it: figures of test records" in summary["guarantee"]
         publish(folder, tmp_path / "out", research=True)
+        for path in (tmp_path / "out").glob("*.json"):
+            for field in fields_of(json.loads(path.read_text())):
+                assert published_fields.may_be_published(plan)(path.name, field), (path.name, field)
+        machines = json.loads((tmp_path / "out" / "guarantee.json").read_text())
+        assert len(machines["deployment"]) == 7  # nothing was left out for want of a name
+        assert set(machines["figures"]) == {"delta", "adjacency", "units", "randomness", "audit"}
+        assert {"trade_off", "epsilon_by_conversion", "advantage"} <= set(machines["figures"]["units"][0])
         may, exact = published_fields.leaves(plan), set()
         for path in (folder / "inside").iterdir():
             for field, value in values_of(path):
@@ -193,6 +204,122 @@ def test_seeded_noise_does_not_leave_and_system_noise_does(tmp_path, monkeypatch
         publish(tmp_path / "secure", tmp_path / "seeded")
     with pytest.raises(InvalidInput, match="must not be, hold or lie in the run directory"):
         publish(tmp_path / "secure", tmp_path / "secure" / "out")
+
+
+def test_no_container_is_open_for_what_nobody_named():
+    """A new leaf, however deep, stays inside until the table names it."""
+    for file, fields in published_fields.FIELDS.items():
+        for pattern, kind in fields.items():
+            if pattern.endswith("**") and published_fields.KINDS[kind].published:
+                assert (file.endswith((".keras", ".h5", ".html")) or file == "model_config.json") or pattern in (
+                    *("data.options.**", "model.options.**"),  # what a user wrote on the command line
+                    "published_fields.**",  # made of the table alone
+                ), (file, pattern)
+    for plan in (BASE, plan_of("dp_sgd"), plan_of("fixed_clip"), plan_of("dp_sgd", outer="fixed_clip")):
+        may = published_fields.may_be_published(plan)
+        for file, field in (
+            ("record.json", "dataset.mean_age"),
+            ("record.json", "dataset.preprocessing.means.0"),
+            ("record.json", "dataset.hospitals.0.class_counts.1"),
+            ("record.json", "machine.user"),
+            ("plan.json", "privacy.key"),
+            ("ledger.json", "events.0.records_seen"),
+            ("summary.json", "communication.norms.0"),
+            ("summary.json", "certificate.note"),
+            ("guarantee.json", "figures.audit.bounds.0.words"),
+            ("bytes.csv", "norm"),
+        ):
+            assert not may(file, field), (file, field)
+
+
+def test_a_leaf_that_nobody_named_is_not_published(tmp_path):
+    train(plan_of("dp_sgd"), toy.hospitals(), run_dir=tmp_path / "run")
+    for name, lead in (("record.json", "dataset"), ("summary.json", "communication"), ("ledger.json", "events")):
+        folder = tmp_path / "run"
+        path = next(place for place in (folder / "inside" / name, folder / name) if place.exists())
+        content = json.loads(path.read_text())
+        target = content[lead][0] if isinstance(content[lead], list) else content[lead]
+        if name != "ledger.json":  # which only holds what an event may hold
+            target["deep"] = {"new": 0.123456789}
+        path.write_text(json.dumps(content))
+        (folder / name).write_text(json.dumps(content))
+    publish(tmp_path / "run", tmp_path / "out", research=True)
+    assert b"0.123456789" not in b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+def values_published(plan, data, folder):
+    """Everything that is published but what the events of the ledger cover, and the sizes of files of one form."""
+    train(plan, data, run_dir=folder / "run")
+    publish(folder / "run", folder / "out")
+    found = {}
+    for path in sorted((folder / "out").iterdir()):
+        if path.suffix in (".json", ".csv"):
+            pairs = values_of(path)
+            fields = [(field, value) for field, value in pairs if ".signal_to_noise" not in f".{field}"]
+            found[path.name] = [one for one in fields if not one[0].startswith(("clip_norms", "figures.randomness"))]
+        else:
+            found[path.name] = path.stat().st_size if path.suffix == ".keras" else None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("privacy", "changes", "sizes"),
+    [
+        ({"mechanism": "dp_sgd"}, {}, (20, 13, 7)),
+        ({"mechanism": "dp_sgd", "outer": "fixed_clip", "outer_noise_multiplier": 2.0}, {}, (20, 13, 7)),
+        ({"mechanism": "fixed_clip"}, {}, (31, 9, 16)),
+        ({"mechanism": "fixed_clip"}, {"cohort": {"kind": "poisson", "sampling_probability": 0.5}}, (31, 9, 16)),
+        ({"mechanism": "local_dp"}, {}, (31, 9, 16)),
+    ],
+    ids=["record", "both", "hospital", "sampled hospitals", "local"],
+)
+def test_what_is_published_is_the_same_whatever_the_records_say(privacy, changes, sizes, tmp_path):
+    """An attacker who reads everything but the noised results learns nothing: neither norms (two units), nor who took
+    part (sampled hospitals), nor how many records a hospital has where hospitals are protected.
+    """
+    plan = plan_of(**{"noise_multiplier": 2.0, "secure_noise": True, **privacy}).replace(rounds=4, **changes)
+    some = values_published(plan, toy.hospitals(), tmp_path / "some")
+    others = values_published(plan, toy.hospitals(sizes, seed=3, scale=40.0), tmp_path / "others")
+    assert some == others
+    summary = json.loads((tmp_path / "some" / "out" / "summary.json").read_text())
+    if privacy["mechanism"] != "dp_sgd" or "outer" in privacy:
+        assert set(summary["signal_to_noise"]) <= {"pooled"}
+        if "outer" in privacy:
+            page = (tmp_path / "some" / "out" / "guarantee.html").read_text()
+            assert "How many training records each hospital has is public here too" in page
+            assert "how many training records each has" in summary["guarantee"]
+    if "cohort" in changes:
+        assert not (tmp_path / "some" / "out" / "bytes.csv").exists()
+
+
+def test_neither_times_nor_folders_nor_seeds_leave(tmp_path):
+    source = tmp_path / "secret_folder" / "start.keras"
+    source.parent.mkdir()
+    plan = plan_of("dp_sgd").replace(data={"seed": 123454321, "options": {"note": str(source)}})
+    by_record = load_dataset("digits", seed=123454321).split_rule
+    data = dataclasses.replace(toy.hospitals(), split_rule=by_record)
+    train(plan, data, run_dir=tmp_path / "run")
+    publish(tmp_path / "run", tmp_path / "out", research=True)
+    content = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert b"123454321" not in content
+    assert b"secret_folder" not in content
+    assert len(json.loads((tmp_path / "out" / "record.json").read_text())["started"]) == 10  # the day
+    with zipfile.ZipFile(tmp_path / "out" / "model.keras") as model:
+        assert {member.date_time[0] for member in model.infolist()} == {1980}
+        assert json.loads(model.read("metadata.json"))["date_saved"].startswith("1980")
+    assert tf.keras.models.load_model(tmp_path / "out" / "model.keras", compile=False).count_params() > 0
+
+
+def test_runs_without_a_guarantee_are_named_beside_the_joint_epsilon(tmp_path):
+    secret = DataSecret(bytes(range(32)), False, tmp_path / "own")
+    data = dataclasses.replace(toy.hospitals(), secret=secret)
+    train(plan_of("dp_sgd", secure_noise=True), data, run_dir=tmp_path / "run")
+    publish(tmp_path / "run", tmp_path / "alone", dataset=data)
+    assert "no epsilon covers what they released" not in (tmp_path / "alone" / "guarantee.html").read_text()
+    train(BASE, data)
+    publish(tmp_path / "run", tmp_path / "beside", dataset=data)
+    for name in ("guarantee.html", "guarantee.json"):
+        assert "1 more run has no guarantee: no epsilon covers" in (tmp_path / "beside" / name).read_text()
 
 
 def test_the_page_of_fields_is_that_of_the_table(checkout):

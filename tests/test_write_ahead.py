@@ -131,7 +131,7 @@ def test_runs_that_start_together_keep_the_limit_together(secure, tmp_path):
     assert max(total.epsilon for total in Odometer(data.secret).totals()) <= limit
 
 
-def test_a_limit_is_looked_at_where_nobody_can_come_between(tmp_path):
+def test_a_limit_is_looked_at_where_nobody_can_come_between(tmp_path, monkeypatch):
     secret = DataSecret(bytes(range(32)), False, tmp_path / "own")
     data = dataclasses.replace(toy.hospitals(), secret=secret)
     limit = limit_of(PLAN, tmp_path)
@@ -145,8 +145,8 @@ def test_a_limit_is_looked_at_where_nobody_can_come_between(tmp_path):
         return ledger
 
     plan_ahead = WriteAhead.plan_ahead
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InvalidInput, match="2 runs .* would together reach"):
-        patch.setattr(WriteAhead, "plan_ahead", plan_both)
+    monkeypatch.setattr(WriteAhead, "plan_ahead", plan_both)
+    with pytest.raises(InvalidInput, match="2 runs on these data would together reach"):
         train(PLAN, data, max_total_epsilon=limit)
     (total,) = [one for one in Odometer(secret).totals() if one.unit == "hospital"]
     assert total.runs == 1

@@ -148,7 +148,8 @@ def _words(pool: Pool, test_fraction: float, division: Division) -> str:
     what = "the patient, so that all records of one lie on one side" if pool.patients else "the record's id"
     return (
         f"by record: a keyed hash of {own if pool.ids is None else what}, compared with the test fraction "
-        f"{test_fraction:g}; seed {division.seed}" + (f", split {division.split}" if division.split else "")
+        f"{test_fraction:g}"
+        + (f"; split {division.split}" if division.split else "")  # never the seed: it is published
     )
 
 

@@ -66,6 +66,7 @@ class Facts:
       plan, ledger, summary, record: of the run.
       units: what the ledger says, one entry for each protected unit; empty without a mechanism.
       joint: what all runs on the same data released together, by unit; None where nobody can tell.
+      without_guarantee: how many runs on the same data, this one left out, no epsilon covers.
       audit: the promise part of its audit; None: not audited.
       research: whether it is published as research on public data.
     """
@@ -76,6 +77,7 @@ class Facts:
     record: Mapping[str, Any]
     units: tuple[UnitGuarantee, ...]
     joint: Mapping[str, Total] | None
+    without_guarantee: int
     audit: Mapping[str, Any] | None
     research: bool
 
@@ -87,13 +89,15 @@ def facts(
     record: Mapping[str, Any],
     *,
     joint: Sequence[Total] | None = None,
+    without_guarantee: int = 0,
     audit: Mapping[str, Any] | None = None,
     research: bool = False,
 ) -> Facts:
     """Collects what a page says; see `Facts`."""
     units = tuple(_of_unit(plan, ledger, unit, summary) for unit in ledger.units())
     known = None if joint is None else {total.unit: total for total in joint}
-    return Facts(plan, ledger, summary, record, units, known, (audit or {}).get("promise"), research)
+    promise = (audit or {}).get("promise")
+    return Facts(plan, ledger, summary, record, units, known, without_guarantee, promise, research)
 
 
 def _of_unit(plan: Plan, ledger: Ledger, unit: str, summary: Mapping[str, Any]) -> UnitGuarantee:

@@ -16,6 +16,10 @@ NOT_AUDITED = "Not audited: nothing but the accounting stands behind these numbe
 _MODELS = {"hospital": "Local", "server": "Central", "shares": "Distributed"}
 
 
+def _preprocessing(found: Facts) -> Mapping[str, Any]:
+    return (found.record.get("dataset") or {}).get("preprocessing") or {}
+
+
 def unit_words(found: Facts, one: UnitGuarantee) -> list[str]:
     """What is protected, and what neighbours are."""
     lines = [
@@ -24,6 +28,11 @@ def unit_words(found: Facts, one: UnitGuarantee) -> list[str]:
     ]
     if one.unit == "record":
         lines.append("How many records each hospital has is public: the guarantee does not hide it.")
+    elif "record" in found.ledger.units():
+        lines.append(
+            "How many training records each hospital has is public here too: the accounting of records follows from it."
+        )
+    if one.unit == "record":
         most = int(found.summary.get("records_per_patient") or 1)
         if most > 1:
             epsilon = found.summary.get("epsilon_per_patient")
@@ -75,14 +84,21 @@ def composition(found: Facts) -> str:
         runs = "nothing else is known" if total.runs == 1 else f"all {total.runs} runs on the same data together"
         value = "no guarantee" if math.isinf(total.epsilon) else f"epsilon {total.epsilon:.4g} at delta {total.delta:g}"
         parts.append(f"Per {one.unit}, {runs}: {value}.")
+    if found.without_guarantee:
+        count = found.without_guarantee
+        runs = "1 more run has" if count == 1 else f"{count} more runs have"
+        parts.append(
+            f"{runs} no guarantee: no epsilon covers what they released, and this one holds only if none of it, nor "
+            "anything computed from it, is ever published."
+        )
     return " ".join(parts)
 
 
 def outside(found: Facts) -> list[str]:
     """What no epsilon of the run covers."""
     lines = [f"Figures of test records; they lie in {INSIDE}/, which is never published."]
-    steps = (found.record.get("dataset") or {}).get("preprocessing") or {}
-    if isinstance(steps, Mapping) and steps.get("private") is False:
+    steps = _preprocessing(found)
+    if steps.get("private") is False:
         lines.append(f"Preprocessing: {steps.get('words', '')}.")
     if found.plan.model.options.get("pretrained"):
         lines.append(
@@ -90,6 +106,8 @@ def outside(found: Facts) -> list[str]:
         )
     if "record" in [one.unit for one in found.units]:
         lines.append("How many training and test records each hospital has.")
+    if str(found.summary.get("stop_reason", "")).startswith("plateau"):
+        lines.append("In which round the run ended, and so how many there were: test records decided it.")
     lines.append("What a hospital's own staff see; time and traffic that somebody in the network measures.")
     return lines
 
@@ -119,10 +137,13 @@ def randomness(found: Facts) -> str:
     if not found.units:
         return "No noise was added."
     if found.plan.privacy.secure_noise:
-        return (
+        words = (
             "Every number of the noise is fresh from the operating system's cryptographic source; nobody can draw it "
             "again. The seed decides starting weights only, and is not published."
         )
+        if _preprocessing(found).get("kind") == "dp_moments":
+            words += " The noise of the released means and deviations follows from the data set's key instead."
+        return words
     salt = (found.record.get("dataset") or {}).get("salt")
     whose = "a public key of the data set" if salt == "public" else "the data set's secret key"
     return (
@@ -133,9 +154,7 @@ def randomness(found: Facts) -> str:
 
 def collection(found: Facts) -> str:
     """Preprocessing, tuning and pretraining."""
-    steps = (found.record.get("dataset") or {}).get("preprocessing") or {}
-    words = str(steps.get("words", "not recorded")) if isinstance(steps, Mapping) else str(steps)
-    lines = [f"Preprocessing: {words}."]
+    lines = [f"Preprocessing: {_preprocessing(found).get('words', 'not recorded')}."]
     if found.plan.privacy.selected_from > 1:
         lines.append(f"Chosen from {found.plan.privacy.selected_from:g} runs on average, which is accounted for.")
     else:
@@ -166,11 +185,20 @@ def audit_lines(found: Facts) -> list[str]:
         + (f"; would notice {one['notices']}" if one["notices"] else "")
         for one in figures["self_tests"]
     ]
-    return [*lines, *figures["bounds"], *(f"NOT TESTED {words}" for words in figures["not_tested"])]
+    for one in figures["bounds"]:
+        power = one["would_notice_noise_below"]
+        noticed = f"; would have noticed noise below {power:g} of what is declared" if power else ""
+        outcome = (
+            "no more than the ledger's epsilon was proved" if one["passed"] else "MORE than the ledger's was proved"
+        )
+        lines.append(f"Attackers per {one['unit']}: {outcome}{noticed}")
+    return [*lines, *(f"NOT TESTED: {name}" for name in figures["not_tested"])]
 
 
 def audit_figures(found: Facts) -> dict[str, Any] | None:
-    """What of the audit leaves the house: outcomes and power, not the figures themselves; None: not audited."""
+    """What of the audit leaves the house: outcomes and power, never a figure or a sentence about records; None: not
+    audited.
+    """
     audit = found.audit
     if audit is None:
         return None
@@ -183,12 +211,25 @@ def audit_figures(found: Facts) -> dict[str, Any] | None:
         passed = sum(bool(one.get("passed")) for one in of_name)
         power, notices = float(weakest.get("power") or 0.0), str(weakest.get("notices") or "")
         tests.append({"name": name, "passed": passed, "tests": len(of_name), "power": power, "notices": notices})
+    bounds = [
+        {
+            "unit": one.get("unit"),
+            "passed": bool(one.get("passed")),
+            "epsilon": one.get("ledger_epsilon"),
+            "would_notice_noise_below": one.get("notices_below") and float(f"{one['notices_below']:.2g}"),
+        }
+        for one in audit.get("bounds", ())
+    ]
+    failed = [one["name"] for one in tests if one["passed"] < one["tests"]]
+    missing = sorted({str(one.get("name")) for one in audit.get("not_tested", ())})
+    words = f"An audit says: {audit.get('verdict')}. {len(tests)} kinds of self-tests and {len(bounds)} bounds"
+    words += f"; failed: {', '.join(failed)}." if failed else "."
     return {
-        "verdict": audit.get("verdict", audit.get("holds")),
-        "words": audit.get("words") or " ".join(str(one.get("words")) for one in audit.get("verdicts", ())),
+        "verdict": audit.get("verdict"),
+        "words": words,
         "self_tests": tests,
-        "bounds": [str(one["words"]) for one in audit.get("bounds", ()) if one.get("words")],
-        "not_tested": [f"{one.get('name')}: {one.get('reason')}" for one in audit.get("not_tested", ())],
+        "bounds": bounds,
+        "not_tested": missing,
     }
 
 

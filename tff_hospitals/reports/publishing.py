@@ -9,8 +9,10 @@ such, and the page says so.
 from __future__ import annotations
 
 import csv
+import json
 import pathlib
 import shutil
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,13 +25,14 @@ from tff_hospitals.reports.audit_section import read_audit
 from tff_hospitals.reports.guarantee import facts
 from tff_hospitals.reports.guarantee_json import as_json
 from tff_hospitals.reports.guarantee_page import guarantee_page
-from tff_hospitals.training.odometer import Odometer, Total
+from tff_hospitals.training.odometer import Odometer
 from tff_hospitals.training.published_fields import INSIDE, is_private, may_be_published, part_of
 from tff_hospitals.training.run_record import read_record
 
 PAGE, FOR_MACHINES = "guarantee.html", "guarantee.json"
 _JSON = ("plan.json", "record.json", "ledger.json", "summary.json")
 _TABLES = ("metrics.csv", "bytes.csv")
+_NO_TIME = "1980-01-01@00:00:00"
 _MODEL = ("model.keras", "model.weights.h5", "model_config.json")
 
 
@@ -60,23 +63,29 @@ def publish(
     raise_if([*_folder_problems(run_dir, out), *_noise_problems(run_dir, plan, record, research)])
     allowed = may_be_published(plan)
     private = is_private(plan)
+    odometer = _odometer(plan, record, dataset) if private else None
     found = facts(
         plan,
         Ledger.from_json(files.read_json(run_dir / "ledger.json")),
         part_of("summary.json", files.read_json(run_dir / "summary.json"), allowed),
         part_of("record.json", record, allowed),
-        joint=_joint(plan, record, dataset) if private else None,
+        joint=None if odometer is None else odometer.totals() or None,
+        without_guarantee=0 if odometer is None else len(odometer.without_guarantee()),
         audit=read_audit(run_dir),
-        research=research and private and not plan.privacy.secure_noise,
+        research=research and bool(_noise_problems(run_dir, plan, record, research=False)),
     )
     files.write_text(out / PAGE, guarantee_page(found))
-    files.write_json(out / FOR_MACHINES, as_json(found))
+    files.write_json(out / FOR_MACHINES, part_of(FOR_MACHINES, as_json(found), allowed))
     written = [out / PAGE, out / FOR_MACHINES]
     for name in _JSON:
         content = part_of(name, files.read_json(run_dir / name), allowed)
         if name == "plan.json":  # a path tells where data lie
             content["data"]["name"] = pathlib.PurePath(content["data"]["name"]).name
-            content["data"].get("options", {}).pop("schema", None)
+            content["data"]["options"].pop("schema", None)
+            for part in ("data", "model"):
+                content[part]["options"] = _without_folders(content[part]["options"])
+        if name == "record.json":  # the model's file says when training had ended: how long it took stays inside
+            content["started"] = str(content["started"])[:10]
         if name == "summary.json" and "stop_reason" in content:  # without the figure of test records at its end
             content["stop_reason"] = content["stop_reason"].split(" (best")[0]
         files.write_json(out / name, content)
@@ -89,13 +98,36 @@ def publish(
             written.append(out / name)
     for name in _MODEL:
         if (run_dir / name).exists():
-            shutil.copyfile(run_dir / name, out / name)
+            _copy_model(run_dir / name, out / name)
             written.append(out / name)
     return written
 
 
-def _joint(plan: Plan, record: Mapping[str, Any], dataset: HospitalDataset | None) -> list[Total] | None:
-    """All that was released about the data of a run; None where its data set, or that record of it, is not here."""
+def _without_folders(value: Any) -> Any:
+    """Options of a plan in which a path to a file is the file's name."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(item) for item in value]
+    is_path = isinstance(value, str) and ("/" in value or "\\" in value)
+    return pathlib.PureWindowsPath(value).name if is_path else value
+
+
+def _copy_model(there: pathlib.Path, here: pathlib.Path) -> None:
+    """A model's file without the times at which it was written: they say how long training took."""
+    if not zipfile.is_zipfile(there):
+        shutil.copyfile(there, here)
+        return
+    with zipfile.ZipFile(there) as old, zipfile.ZipFile(here, "w") as new:
+        for member in old.infolist():
+            content = old.read(member)
+            if member.filename == "metadata.json":
+                content = json.dumps({**json.loads(content), "date_saved": _NO_TIME}).encode()
+            new.writestr(zipfile.ZipInfo(member.filename), content, member.compress_type)
+
+
+def _odometer(plan: Plan, record: Mapping[str, Any], dataset: HospitalDataset | None) -> Odometer | None:
+    """That of a run's data; None where its data set, or that record of it, is not here."""
     if dataset is None:
         data = plan.data
         try:
@@ -106,7 +138,7 @@ def _joint(plan: Plan, record: Mapping[str, Any], dataset: HospitalDataset | Non
             return None
     if dataset.fingerprint() != record["dataset"].get("fingerprint"):
         return None
-    return Odometer(dataset.secret).totals() or None
+    return Odometer(dataset.secret)
 
 
 def _folder_problems(run_dir: pathlib.Path, out: pathlib.Path) -> list[Problem]:
@@ -136,12 +168,16 @@ def _names_a_seed(path: pathlib.Path) -> bool:
 
 
 def _noise_problems(run_dir: pathlib.Path, plan: Plan, record: Mapping[str, Any], research: bool) -> list[Problem]:
-    if not is_private(plan) or plan.privacy.secure_noise:
-        return []
     public = record["dataset"].get("salt") == "public"
+    drawn_again = public and (record["dataset"].get("preprocessing") or {}).get("kind") == "dp_moments"
+    if not is_private(plan) or (plan.privacy.secure_noise and not drawn_again):
+        return []
     remedy = "train it again with --secure_noise" + (", or say --research: its data are public" if public else "")
+    if drawn_again:
+        remedy = "train it again with fixed bounds and --secure_noise, or say --research: its data are public"
     if not research:
-        bound = "its noise follows from a seed that is written down, and can be taken away again"
+        what = "the noise of its means and deviations" if plan.privacy.secure_noise else "its noise"
+        bound = f"{what} follows from a seed that is written down, and can be taken away again"
         return [Problem("RUN_DIR", str(run_dir), bound, remedy)]
     if public:
         return []

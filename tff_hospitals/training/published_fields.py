@@ -21,242 +21,37 @@ True
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.training.metrics import METRICS, summary_fields
-from tff_hospitals.training.run_streams import hides_cohorts
+from tff_hospitals.training.published_table import FIELDS, KINDS, Kind, is_private
 
 INSIDE = "inside"
 """The folder of a run directory for what no epsilon covers."""
 
 
-def is_private(plan: Plan) -> bool:
-    """Whether a plan protects any unit."""
-    return any(mechanism.private for mechanism, _ in mechanisms.layers(plan.privacy))
-
-
-def _protects_hospitals(plan: Plan) -> bool:
-    return mechanisms.hospital_level(plan.privacy).private
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A kind of field.
-
-    Attributes:
-      says: what such a field says.
-      covered_by: why it may leave, where it may.
-      leaves: whether it may, under a plan with a mechanism.
-      published: whether it is ever copied out of the house.
-    """
-
-    says: str
-    covered_by: str
-    leaves: Callable[[Plan], bool]
-    published: bool = True
-
-
-def _always(_: Plan) -> bool:
-    return True
-
-
-def _never(_: Plan) -> bool:
-    return False
-
-
-KINDS: Mapping[str, Kind] = {
-    "settings": Kind("what was chosen before anybody looked at records", "follows from public settings alone", _always),
-    "released": Kind(
-        "computed from noised updates and nothing else",
-        "the events of the ledger: whatever is computed from their results costs nothing more",
-        _always,
-    ),
-    "accounting": Kind(
-        "what the guarantee is",
-        "computed from settings, from steps taken and, under record-level privacy, from record counts, which that "
-        "guarantee takes for public",
-        _always,
-    ),
-    "sizes": Kind(
-        "how many records a hospital has, or steps that follow from it",
-        "record counts are public under record-level privacy; a guarantee for hospitals hides them",
-        lambda plan: not _protects_hospitals(plan),
-    ),
-    "participation": Kind(
-        "who took part when, or how many did",
-        "nothing rests on it, unless the guarantee is amplified by Poisson sampling of hospitals: then it is hidden",
-        lambda plan: not hides_cohorts(plan),
-    ),
-    "steps": Kind(
-        "steps that a hospital took in a round",
-        "as record counts and participation",
-        lambda plan: not _protects_hospitals(plan) and not hides_cohorts(plan),
-    ),
-    "evaluation": Kind("exact figures of test records", "no event covers test records", _never),
-    "training": Kind("exact figures of training records, or of updates without noise", "no event covers them", _never),
-    "timing": Kind(
-        "how long something took, which depends on sizes of cohorts and batches", "no event covers it", _never
-    ),
-    "seed": Kind("the seed of random streams", "kept for resuming; never published", _always, published=False),
-    "pages": Kind(
-        "pages and pictures for people inside, made of everything", "never published", _always, published=False
-    ),
-    "house": Kind("what the program needs to go on", "never published", _always, published=False),
-}
-
-FIELDS: Mapping[str, Mapping[str, str]] = {
-    "plan.json": {"seed": "seed", "data.seed": "seed", "*": "settings"},
-    "record.json": {
-        "schema_version": "settings",
-        "identity": "house",
-        "data_key": "house",
-        "model": "house",
-        "attempt": "house",
-        "extended_from": "settings",
-        "seed": "seed",
-        "runtime": "settings",
-        "started": "settings",
-        "versions": "settings",
-        "machine": "settings",
-        "dataset": "settings",
-        "dataset.hospitals.*.train_records": "sizes",
-        "dataset.hospitals.*.test_records": "sizes",
-        "dataset.warnings": "training",
-        "dataset.fingerprint": "house",
-        "reproducible": "settings",
-        "not_covered": "settings",
-        "warnings": "training",
-    },
-    "metrics.csv": {
-        "round": "settings",
-        "hospital": "settings",
-        "train_loss": "training",
-        "steps": "steps",
-        "learning_rate": "settings",
-        "unit": "settings",
-        "epsilon_rdp": "accounting",
-        "epsilon_pld": "accounting",
-        "delta": "settings",
-        "bytes_down": "participation",
-        "bytes_up": "participation",
-        "signal_to_noise": "released",
-        "records": "evaluation",
-        **dict.fromkeys(METRICS, "evaluation"),
-    },
-    "timing.csv": {"round": "timing", "seconds": "timing"},
-    "bytes.csv": {"*": "participation"},
-    "drift.csv": {"*": "training"},
-    "ledger.json": {"*": "accounting"},
-    "charges.jsonl": {"*": "house"},
-    "summary.json": {
-        "schema_version": "settings",
-        "status": "settings",
-        "method": "settings",
-        "label": "settings",
-        "seed": "seed",
-        "unit": "settings",
-        "target_epsilon": "settings",
-        "epsilon": "accounting",
-        "epsilon_rdp": "accounting",
-        "epsilon_pld": "accounting",
-        "epsilon_pld_missing": "accounting",
-        "epsilon_per_hospital": "accounting",
-        "worst_hospital": "accounting",
-        "delta": "accounting",
-        "adjacency": "accounting",
-        "conversion": "accounting",
-        "noise_multiplier_per_hospital": "accounting",
-        "bytes_up": "participation",
-        "bytes_down": "participation",
-        "seconds_per_round": "timing",
-        "rounds": "settings",
-        "stop_reason": "accounting",
-        "runtime": "settings",
-        "engine": "settings",
-        "overhead_seconds_per_round": "timing",
-        "guarantee": "accounting",
-        "certificate": "accounting",
-        "second_unit": "accounting",
-        "second_epsilon": "accounting",
-        "second_conversion": "accounting",
-        "second_noise_multiplier": "accounting",
-        "records_per_patient": "settings",
-        "epsilon_per_patient": "accounting",
-        "reproducible": "settings",
-        "event_stated": "settings",
-        "clip_norms": "released",
-        "signal_to_noise": "released",
-        "warnings": "training",
-        "statements": "accounting",
-        "communication": "participation",
-        "communication.drift_mean": "training",
-        "curve": "evaluation",
-        "curve.*.round": "settings",
-        "curve.*.epsilon": "accounting",
-        "curve.*.bytes_up": "participation",
-        "curve.*.bytes_down": "participation",
-        "published_fields": "settings",
-        **dict.fromkeys(summary_fields({}, dict.fromkeys(METRICS, 0.0)), "evaluation"),
-    },
-    "model.keras": {"*": "released"},
-    "guarantee.html": {"*": "accounting"},
-    "guarantee.json": {"*": "accounting"},
-    "model.weights.h5": {"*": "released"},
-    "model_config.json": {"*": "settings"},
-    "report.html": {"*": "pages"},
-    "summary.csv": {"*": "pages"},
-    "plots/": {"*": "pages"},
-    "audit.json": {"*": "pages"},
-    "checkpoints/": {"*": "house"},
-    "updates/": {"*": "house"},
-    "terminal": {
-        "round": "settings",
-        "rounds": "settings",
-        "loss": "evaluation",
-        "accuracy": "evaluation",
-        "epsilon": "accounting",
-        "unit": "settings",
-        "bytes": "participation",
-    },
-    "message to the server": {
-        "delta": "released",
-        "packed": "released",
-        "weight": "sizes",
-        "count": "participation",
-        "below": "released",
-        "below_zeroing": "released",
-        "cut_off": "released",
-        "loss_sum": "training",
-        "records": "training",
-        "steps": "steps",
-        "update_norm": "released",
-    },
-}
-"""Kinds by file and field; dots lead into JSON, `*` stands for any one key, and alone for all that is not named."""
-
-
 @functools.lru_cache(maxsize=8192)  # every run of a comparison asks for the same fields again
 def kind_of(file: str, field: str) -> Kind | None:
-    """The kind of a field: of the longest entry of the table that leads to it; None when there is none.
+    """The kind of a field: of the entry of the table that names it most closely; None when there is none.
 
     >>> kind_of("record.json", "dataset.hospitals.3.train_records") is KINDS["sizes"]
     True
-    >>> kind_of("record.json", "something new") is None
-    True
+    >>> kind_of("record.json", "something new"), kind_of("record.json", "dataset.something_new")
+    (None, None)
     """
     path = field.split(".")
-    found: tuple[int, str] | None = None
+    found: tuple[tuple[bool, int], str] | None = None
     for pattern, name in FIELDS.get(file, {}).items():
         parts = pattern.split(".")
-        fits = len(parts) <= len(path) and all(part in ("*", key) for part, key in zip(parts, path))
-        rank = len(parts) if pattern != "*" else 0
-        if fits and (found is None or rank > found[0]):
-            found = (rank, name)
+        below = parts[-1] == "**"
+        parts = parts[:-1] if below else parts
+        long_enough = len(path) > len(parts) if below else len(path) == len(parts)
+        if long_enough and all(part in ("*", key) for part, key in zip(parts, path)):
+            rank = (not below, len(parts) - parts.count("*"))
+            if found is None or rank > found[0]:
+                found = (rank, name)
     return None if found is None else KINDS[found[1]]
 
 
@@ -290,7 +85,8 @@ def part_of(file: str, value: Any, allowed: Callable[[str, str], bool], path: st
     items = value.items() if isinstance(value, Mapping) else enumerate(value)
     kept = {}
     for key, item in items:
-        here = f"{path}.{key}" if path else str(key)
+        name = str(key).replace(".", "_")  # of a hospital, for example: it must not lead elsewhere in the table
+        here = f"{path}.{name}" if path else name
         nested = isinstance(item, (Mapping, list, tuple)) and item
         if nested or allowed(file, here):
             part = part_of(file, item, allowed, here) if nested else item
@@ -355,7 +151,8 @@ Made by `./run -m tff_hospitals.training.published_fields` from the table in the
 Columns are units of privacy: `sampled` means hospitals drawn by Poisson sampling, which amplifies the guarantee.
 `inside/` is a folder of the run directory for people inside only: no epsilon covers what lies there, and
 `tff-hospitals publish` never copies it. A run without a mechanism protects nothing: its files hold everything.
-A star stands for any key. Messages and the terminal are listed too; what a terminal shows is for who runs it.
+A star stands for any key, two for everything below; a field that is not listed stays in `inside/` and is never
+published. Messages and the terminal are listed too; what a terminal shows is for who runs it.
 """
 
 

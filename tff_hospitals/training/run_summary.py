@@ -142,6 +142,13 @@ def _guarantee(
     else:
         words += " Noise: from the root seed of the run (research mode): whoever knows the seed can take it away again."
     words += f" Outside of it: figures of test records, which lie in {published_fields.INSIDE}/ and in no guarantee."
+    if noise.second is not None:
+        words += (
+            " Outside of the guarantee for hospitals: how many training records each has, which the accounting of "
+            "records takes for public."
+        )
+    if stop_reason.startswith("plateau"):
+        words += " Outside of it: how many rounds there were, which figures of test records decided."
     if plan.model.options.get("pretrained"):
         words += (
             " Outside of it: the records on which the weights that training started from were trained, unless they "
