@@ -205,7 +205,7 @@ def audit_figures(found: Facts) -> dict[str, Any] | None:
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for one in audit.get("self_tests", ()):
         by_name.setdefault(str(one.get("name")), []).append(one)
-    tests = []
+    tests: list[dict[str, Any]] = []
     for name, of_name in by_name.items():
         weakest = min(of_name, key=lambda one: float(one.get("power") or 0.0))
         passed = sum(bool(one.get("passed")) for one in of_name)
