@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from tff_hospitals.accounting import (
     CONVERSIONS,
@@ -19,6 +20,7 @@ from tff_hospitals.accounting import (
 )
 from tff_hospitals.accounting.epsilon import conversions_of
 from tff_hospitals.accounting.loss_shapes import GaussianPart, LaplacePart, PoissonPart, parts_of
+from tff_hospitals.accounting.renyi import negative_binomial_gamma
 from tff_hospitals.foundations import validation
 
 # q, sigma, steps, delta; classical conversion, dp_accounting's Renyi accountant, its loss distribution accountant.
@@ -163,6 +165,97 @@ def test_the_grid_gives_the_exact_gaussian(mu_squared, count, delta):
     assert exact * (1 - 1e-9) <= on_grid <= exact * (1 + 2e-4)
 
 
+def fixed_size(records, batch, noise):
+    return MechanismEvent("fixed_size_gaussian", noise_multiplier=noise, records=records, batch=batch)
+
+
+@pytest.mark.parametrize(("records", "batch", "noise"), [(199, 4, 2.0), (100, 50, 4.0), (30, 15, 1.0)])
+def test_one_batch_of_fixed_size_has_the_profile_in_closed_form(records, batch, noise):
+    """Balle, Barthe and Gaboardi 2018: at log(1 + q (e^x - 1)) delta is q times that of the whole at x."""
+    share = batch / records
+    for whole in (0.1, 0.5, 1.5, 3.0):
+        delta = share * delta_of(MechanismEvent("gaussian", noise_multiplier=noise / 2), whole)
+        if delta > 1e-9:
+            sampled = math.log1p(share * math.expm1(whole))
+            own = epsilon_of(fixed_size(records, batch, noise), delta, adjacency="replace_one", conversion="pld")
+            assert own == pytest.approx(sampled, rel=2e-4)
+
+
+def test_batches_of_fixed_size_by_brute_force():
+    """Two steps: every pair of losses on a plain grid of outputs, with no Fourier transform and no sharing out."""
+    share, sigma = 0.3, 0.8  # over the sensitivity, which is twice the clip norm
+    x = np.linspace(-9, 10, 4001)
+    plain = np.exp(-((x / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi)) * (x[1] - x[0])
+    mixture = plain * (1 - share + share * np.exp((2 * x - 1) / (2 * sigma**2)))
+    loss = np.log(mixture / plain)
+    gains, falls = loss > 0, loss > 0  # above 0 as (mixture, plain), below 0 as (plain, mixture)
+    values = np.concatenate([loss[gains], -loss[falls], [0.0]])
+    chances = np.concatenate([mixture[gains], plain[falls]])
+    chances = np.append(chances, 1 - chances.sum())
+    total = np.add.outer(values, values).ravel()
+    weight = np.multiply.outer(chances, chances).ravel()
+    for epsilon in (0.5, 1.5, 3.0):
+        delta = float(weight @ np.maximum(-np.expm1(epsilon - total), 0.0))
+        own = epsilon_of(fixed_size(10, 3, 2 * sigma), delta, adjacency="replace_one", conversion="pld", count=2)
+        assert own == pytest.approx(epsilon, rel=1e-3)
+
+
+@given(st.integers(1, 40), st.floats(0.8, 6.0), st.integers(1, 400))
+@settings(max_examples=25, deadline=None)
+def test_batches_of_fixed_size_lie_between_one_direction_of_poisson_sampling_and_the_renyi_bound(batch, noise, steps):
+    """The worst data set of replacing one is at least that direction; its own batches may be as bad as both."""
+    event = fixed_size(100, batch, noise)
+    assume(epsilon_of(event, 1e-4, adjacency="replace_one", count=steps) < 60)
+    own = epsilon_of(event, 1e-4, adjacency="replace_one", conversion="pld", count=steps)
+    low = epsilon_of(poisson(batch / 100, noise / 2), 1e-4, conversion="pld", count=steps)
+    assert low * (1 - 2e-4) <= own <= epsilon_of(event, 1e-4, adjacency="replace_one", count=steps) * (1 + 1e-6)
+
+
+def winners(scores, mean, shape):
+    """Chances of each result to win, from those of one run in order of its score: the generating function's steps."""
+    below = np.concatenate([[0.0], np.cumsum(scores)])
+    if shape is None:
+        values = np.exp(mean * (below - 1.0))
+    else:
+        gamma = negative_binomial_gamma(mean, shape)
+        if shape == 0:
+            values = np.log1p(-(1 - gamma) * below) / math.log(gamma)
+        else:
+            values = ((1 - (1 - gamma) * below) ** -shape - 1) / (gamma**-shape - 1)
+    return np.diff(values)
+
+
+@pytest.mark.parametrize("mean", [1.5, 10.0, 60.0])
+@pytest.mark.parametrize("shape", [1.0, 0.0, 0.5, None], ids=str)
+def test_the_profile_of_a_selection_covers_the_worst_winner(mean, shape):
+    """Results are losses of a Gaussian mechanism, the largest or the smallest wins: computed without a bound."""
+    mu = 0.4
+    edges = np.linspace(-9, 9, 6001)
+    own, other = np.diff(special.ndtr(edges - mu)), np.diff(special.ndtr(edges))
+    base = ((MechanismEvent("gaussian", noise_multiplier=1 / mu), 1),)
+    event = MechanismEvent("selection", mean_runs=mean, shape=shape, base=base)
+    reached = 0.0
+    for one, two in ((own, other), (other, own), (own[::-1], other[::-1]), (other[::-1], own[::-1])):
+        first, second = winners(one, mean, shape), winners(two, mean, shape)
+        for epsilon in (0.5, 1.5, 3.0):
+            delta = float(np.maximum(first - math.exp(epsilon) * second, 0.0).sum())
+            assert delta <= delta_of(event, epsilon, conversion="pld") + 1e-12
+            if delta > 1e-7:
+                found = epsilon_of(event, delta, conversion="pld")
+                assert found >= epsilon * (1 - 1e-6)
+                reached = max(reached, epsilon / found)
+    assert reached > 0.15  # not a bound without content
+    assert epsilon_of(event, 1e-5, conversion="pld") < epsilon_of(event, 1e-5)
+
+
+def test_a_selection_among_other_releases_has_no_loss_distribution():
+    step = MechanismEvent("gaussian", noise_multiplier=3.0)
+    best = MechanismEvent("selection", mean_runs=5.0, shape=1.0, base=((step, 1),))
+    assert "pld" in conversions_of(best)
+    assert "pld" not in conversions_of([(best, 1), (step, 1)])
+    assert "pld" not in conversions_of([(best, 2)])
+
+
 def test_a_loss_distribution_is_cheap_and_refuses_what_rounding_would_spoil():
     with pytest.raises(validation.InvalidInput, match="conversion='rdp'"):
         epsilon_of(poisson(0.1, 2.0), 1e-11, conversion="pld")
@@ -172,7 +265,7 @@ def test_a_loss_distribution_is_cheap_and_refuses_what_rounding_would_spoil():
 @pytest.mark.parametrize(
     ("event", "conversion", "able"),
     [
-        (MechanismEvent("fixed_size_gaussian", noise_multiplier=2.0, records=100, batch=10), "pld", "rdp"),
+        (MechanismEvent("fixed_size_gaussian", noise_multiplier=2.0, records=100, batch=10), "zcdp", "pld"),
         (poisson(0.1, 2.0), "zcdp", "pld"),
         (poisson(0.1, 2.0), "gaussian_exact", "rdp"),
         (

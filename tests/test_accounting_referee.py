@@ -16,6 +16,7 @@ from tff_hospitals.accounting import (
 )
 from tff_hospitals.accounting.gaussian import exact_epsilon
 from tff_hospitals.accounting.loss_shapes import parts_of
+from tff_hospitals.accounting.strategies import amplified_noise
 from tff_hospitals.foundations import validation
 
 dp_accounting = pytest.importorskip("dp_accounting")
@@ -138,6 +139,17 @@ def test_loss_distributions(q, sigma, steps, delta, grid):
     accountant.compose(to_dp_event(poisson(q, sigma)), steps)
     theirs = accountant.get_epsilon(delta)
     assert epsilon_of(poisson(q, sigma), delta, count=steps, conversion="pld") == pytest.approx(theirs, rel=2e-4)
+
+
+@pytest.mark.parametrize(("bands", "target"), [(4, 8.0), (16, 3.0)])
+def test_amplified_bands_by_loss_distributions(bands, target):
+    """Cyclic Poisson sampling: dp_accounting finds the target again, and less noise than by Renyi divergences."""
+    asked = {"steps": 1500, "sampling_probability": 1 / 50, "bands": bands, "target_epsilon": target, "delta": 1e-3}
+    noise = amplified_noise(conversion="pld", **asked)
+    assert noise < amplified_noise(**asked)
+    accountant = pld.PLDAccountant(value_discretization_interval=1e-3)
+    accountant.compose(to_dp_event(poisson(bands / 50, noise)), -(-1500 // bands))
+    assert accountant.get_epsilon(1e-3) == pytest.approx(target, rel=1e-3)
 
 
 def test_a_mixed_loss_distribution():

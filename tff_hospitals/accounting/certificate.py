@@ -156,6 +156,8 @@ def _too_large(released: Events, delta: float, adjacency: str) -> str | None:
     if adjacency == REPLACE_ONE or not released:
         return None
     composition = loss_shapes.compose(released, adjacency)
+    if any(isinstance(part, loss_shapes.SelectionPart) for part, _ in composition):
+        return None  # dp_accounting has Renyi curves of selections only
     problem = epsilon_lib.conversion_problem(composition, "pld", delta)
     if problem is not None:
         return problem.bound if epsilon_lib.size_problem(composition) is not None else None

@@ -44,7 +44,13 @@ Events = Union[MechanismEvent, Iterable[tuple[MechanismEvent, int]]]
 
 # Renyi curves cover every part; the arrays behind all of this are only imported when an epsilon is computed
 _SUPPORTED: Mapping[str, tuple[type[Part], ...]] = {
-    "pld": (parts_lib.GaussianPart, parts_lib.PoissonPart, parts_lib.MixturePart, parts_lib.LaplacePart),
+    "pld": (
+        parts_lib.GaussianPart,
+        parts_lib.PoissonPart,
+        parts_lib.FixedSizePart,
+        parts_lib.MixturePart,
+        parts_lib.LaplacePart,
+    ),
     "zcdp": (parts_lib.GaussianPart, parts_lib.LaplacePart, parts_lib.DiscreteGaussianPart),
     "gaussian_exact": (parts_lib.GaussianPart,),
 }
@@ -97,9 +103,10 @@ def _cached_epsilon(composition: Composition, delta: float, conversion: str) -> 
         return gaussian.zcdp_epsilon(composition, delta)
     if conversion == "gaussian_exact":
         return gaussian.exact_epsilon(gaussian.total_mu(composition), delta)
-    from tff_hospitals.accounting import privacy_loss
+    from tff_hospitals.accounting import privacy_loss, selection
 
-    return privacy_loss.epsilon(composition, delta)
+    winner = _only_selection(composition)
+    return selection.selected_epsilon(winner, delta) if winner else privacy_loss.epsilon(composition, delta)
 
 
 def delta_of(
@@ -120,12 +127,13 @@ def delta_of(
         return 0.0
     if not parts_lib.is_private(composition):
         return 1.0
-    from tff_hospitals.accounting import privacy_loss, renyi
+    from tff_hospitals.accounting import privacy_loss, renyi, selection
 
     if conversion == "rdp":
         return renyi.improved_delta(renyi.composed_curve(composition), epsilon)
     validation.raise_if([conversion_problem(composition, conversion)])
-    return privacy_loss.delta(composition, epsilon)
+    winner = _only_selection(composition)
+    return selection.selected_delta(winner, epsilon) if winner else privacy_loss.delta(composition, epsilon)
 
 
 def delta_problem(delta: float) -> Problem | None:
@@ -139,6 +147,9 @@ def conversion_problem(composition: Composition, conversion: str, delta: float =
     supported = _SUPPORTED.get(conversion)
     if supported is None:
         return None
+    winner = _only_selection(composition) if conversion == "pld" else None
+    if winner is not None:
+        return conversion_problem(winner.base, conversion, delta / winner.mean_runs)
     for part, _ in composition:
         if not isinstance(part, supported):
             able = [name for name in CONVERSIONS if isinstance(part, _SUPPORTED.get(name, object))]
@@ -176,6 +187,14 @@ def conversions_of(events: Events, delta: float = 0.5, adjacency: str = REPLACE_
     """The conversions that can handle these releases at this delta."""
     pairs = [(events, 1)] if isinstance(events, MechanismEvent) else events
     return conversions_for(parts_lib.compose(pairs, adjacency), delta)
+
+
+def _only_selection(composition: Composition) -> parts_lib.SelectionPart | None:
+    """The selection that is all of a composition; its profile is known, but not as a distribution to compose."""
+    if len(composition) != 1 or composition[0][1] != 1:
+        return None
+    part = composition[0][0]
+    return part if isinstance(part, parts_lib.SelectionPart) else None
 
 
 def _is_gaussian(part: object) -> bool:

@@ -10,7 +10,8 @@ The grid follows from the wanted precision: sharing out adds about h^2 / 6 to th
 grid of `h = sqrt(12 precision variance per step)` epsilon is too large by at most about `precision`, relative.
 
 Sources: Koskela, Jaelkoe and Honkela 2020, arXiv:1906.03049; Doroshenko et al. 2022, arXiv:2207.04380 (connect the
-dots); Gopi, Lee and Wutschitz 2021, arXiv:2106.02848 (windows from moments).
+dots); Gopi, Lee and Wutschitz 2021, arXiv:2106.02848 (windows from moments); Balle, Barthe and Gaboardi 2018,
+arXiv:1807.01647 (batches of fixed size).
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ import numpy as np
 from scipy import fft, special
 
 from tff_hospitals.accounting import gaussian, renyi
-from tff_hospitals.accounting.loss_shapes import Composition, GaussianPart, LaplacePart, MixturePart, Part, PoissonPart
-from tff_hospitals.accounting.sampled_gaussian import mixture_loss
+from tff_hospitals.accounting.loss_shapes import (
+    Composition,
+    FixedSizePart,
+    GaussianPart,
+    LaplacePart,
+    MixturePart,
+    Part,
+    PoissonPart,
+)
+from tff_hospitals.accounting.sampled_gaussian import ORDERS, mixture_loss, poisson_rdp
 
 PRECISION = 1e-4
 """Relative excess of epsilon that the grid is chosen for."""
@@ -103,7 +112,24 @@ def _steps(part: Part, step: float) -> tuple[_Step, _Step]:
         only = _laplace_step(part.scale, step)
         return only, only
     removed, added = _mixture_steps(*_mixture(part), step)
+    if isinstance(part, FixedSizePart):
+        removed = added = _replaced(removed, added)
     return (removed, removed) if isinstance(part, GaussianPart) else (removed, added)
+
+
+def _replaced(removed: _Step, added: _Step) -> _Step:
+    """The loss of a batch of fixed size when one record is replaced: gains as if removed, losses as if added.
+
+    The profile of that mechanism is at most that of (mixture, plain) above a ratio of 1, and by exchanging the data
+    sets that of (plain, mixture) below it; both meet at 1. So one distribution has the one's losses above 0 and the
+    other's below, and what is left lies at 0. Every adaptive composition is dominated by the composition of these.
+
+    Source: Balle, Barthe and Gaboardi 2018, arXiv:1807.01647, Theorem 9 (the profile); Zhu, Dong and Wang 2022,
+    arXiv:2106.08567, Theorem 10 (composition).
+    """
+    below, above = added.mass[: -added.first], removed.mass[1 - removed.first :]
+    middle = 1.0 - removed.infinite - float(below.sum()) - float(above.sum())
+    return _Step(added.first, np.concatenate([below, [max(middle, 0.0)], above]), removed.infinite)
 
 
 def _mixture(part: Part) -> tuple[tuple[float, ...], float]:
@@ -112,6 +138,8 @@ def _mixture(part: Part) -> tuple[tuple[float, ...], float]:
         return (0.0, 1.0), part.mu_squared**-0.5
     if isinstance(part, PoissonPart):
         return (1 - part.sampling_probability, part.sampling_probability), part.sigma
+    if isinstance(part, FixedSizePart):
+        return (1 - part.batch_fraction, part.batch_fraction), part.sigma
     if isinstance(part, MixturePart):
         return part.weights, part.sigma
     raise TypeError(f"{part} has no privacy loss distribution here")
@@ -188,7 +216,8 @@ def spread(part: Part) -> tuple[float, float]:
     loss = mixture_loss(x, weights, sigma)
     without = np.exp(-((x / sigma) ** 2) / 2)
     mixture = sum(chance * np.exp(-(((x - k) / sigma) ** 2) / 2) for k, chance in enumerate(weights))
-    return max(_variance(without, loss), _variance(np.asarray(mixture), loss)), float(loss[-1] - loss[0])
+    width = 2 * loss[-1] if isinstance(part, FixedSizePart) else loss[-1] - loss[0]
+    return max(_variance(without, loss), _variance(np.asarray(mixture), loss)), float(width)
 
 
 def _variance(weights: np.ndarray, values: np.ndarray) -> float:
@@ -214,7 +243,7 @@ def _grid(composition: Composition) -> tuple[float, int, int]:
     steps = sum(count for _, count in composition)
     variance = sum(count * spread(part)[0] for part, count in composition)
     widest = max(spread(part)[1] for part, _ in composition)
-    rdp = renyi.composed_curve(composition)
+    rdp = _moments(composition)
     low, high = _window(rdp, steps, 0.0)
     wanted = min(math.sqrt(12 * PRECISION * variance / steps), (high - low) * math.sqrt(steps) / _CELLS_FOR_ONE)
     wanted = max(wanted, (high - low) / _MOST_CELLS, widest / _MOST_CELLS)
@@ -229,6 +258,20 @@ def composed(composition: Composition) -> tuple[ComposedLoss, ComposedLoss]:
     step, first, last = _grid(composition)
     cells = fft.next_fast_len(last - first + 1, real=True)
     return _compose_one_way(composition, step, first, cells, 0), _compose_one_way(composition, step, first, cells, 1)
+
+
+def _moments(composition: Composition) -> np.ndarray:
+    """Renyi divergences of the losses on the grid, both ways.
+
+    Those of `renyi.py`, but for batches of fixed size: their loss takes a part from either direction of Poisson
+    sampling, and so has at most twice the excess of a moment over 1.
+    """
+    fixed = [(part, count) for part, count in composition if isinstance(part, FixedSizePart)]
+    total = renyi.composed_curve(tuple(pair for pair in composition if pair not in fixed))
+    for part, count in fixed:
+        log_moment = (ORDERS - 1) * poisson_rdp(part.batch_fraction, part.sigma)
+        total = total + count * (log_moment + np.log(2 - np.exp(-log_moment))) / (ORDERS - 1)
+    return np.asarray(total)
 
 
 def _window(rdp: np.ndarray, steps: float, step: float) -> tuple[float, float]:

@@ -141,13 +141,13 @@ def repeat_and_select(rdp: np.ndarray, mean_runs: float, shape: float) -> np.nda
     if math.isinf(shape):
         delta_at = np.array([improved_delta(rdp, math.log1p(1 / (order - 1))) for order in ORDERS])
         return rdp + mean_runs * delta_at + log_mean
-    gamma = _negative_binomial_gamma(mean_runs, shape)
+    gamma = negative_binomial_gamma(mean_runs, shape)
     constant = (1 + shape) * np.min((1 - 1 / ORDERS) * rdp - math.log(gamma) / ORDERS)
     values = rdp + log_mean + constant
     return np.asarray(np.minimum.accumulate(values[::-1])[::-1])  # the divergence never falls with the order
 
 
-def _negative_binomial_gamma(mean_runs: float, shape: float) -> float:
+def negative_binomial_gamma(mean_runs: float, shape: float) -> float:
     """The success probability that gives this mean, rounded down (which can only raise epsilon); by bisection."""
     if shape == 1:
         return 1 / mean_runs

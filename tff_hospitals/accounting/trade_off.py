@@ -25,10 +25,12 @@ from tff_hospitals.accounting.epsilon import conversion_problem
 from tff_hospitals.accounting.loss_shapes import (
     Composition,
     DiscreteGaussianPart,
+    FixedSizePart,
     GaussianPart,
     MixturePart,
     Part,
     PoissonPart,
+    SelectionPart,
     SkellamPart,
 )
 from tff_hospitals.foundations import validation
@@ -68,7 +70,7 @@ def trade_off(composition: Composition) -> TradeOff:
     Raises:
       InvalidInput: a part without a loss distribution; `like_gaussian` stands in for whole-number noise.
     """
-    validation.raise_if([conversion_problem(composition, "pld")])
+    validation.raise_if([conversion_problem(composition, "pld"), _selection_problem(composition)])
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         mu = gaussian.total_mu(composition)
         # Dense in both tails: equal steps on the scale of deviations.
@@ -76,6 +78,13 @@ def trade_off(composition: Composition) -> TradeOff:
         return TradeOff(rates, _gaussian_fnr(rates, mu), float(_cdf(np.array([mu / math.sqrt(2)]))[0]), mu)
     fpr, fnr = _points(composition)
     return TradeOff(fpr, fnr, 1.0 - float(np.sum(np.diff(fpr) * (fnr[1:] + fnr[:-1]) / 2)))
+
+
+def _selection_problem(composition: Composition) -> validation.Problem | None:
+    if not any(isinstance(part, SelectionPart) for part, _ in composition):
+        return None
+    bound = "has a bound on epsilon and delta, but no loss distribution"
+    return validation.Problem("event.kind", "selection", bound, "take the trade-off curve of one run")
 
 
 def _points(composition: Composition) -> tuple[np.ndarray, np.ndarray]:
@@ -157,4 +166,9 @@ def _(part: PoissonPart, ratio: float) -> Part:
 
 @_with_noise.register
 def _(part: MixturePart, ratio: float) -> Part:
+    return dataclasses.replace(part, sigma=part.sigma * ratio)
+
+
+@_with_noise.register
+def _(part: FixedSizePart, ratio: float) -> Part:
     return dataclasses.replace(part, sigma=part.sigma * ratio)

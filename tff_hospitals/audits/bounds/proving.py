@@ -83,6 +83,8 @@ def _no_curve(run: LoadedRun, unit: str, promised: Composition) -> str | None:
         return "nothing was released"
     if not loss_shapes.is_private(promised):
         return "something was released without noise: there is nothing to contradict"
+    if any(isinstance(part, loss_shapes.SelectionPart) for part, _ in promised):
+        return "a selection has a bound on epsilon, but no trade-off curve"
     problem = conversion_problem(promised, "pld", run.ledger.delta)
     return None if problem is None else f"its releases have no trade-off curve here: {problem.bound}"
 
