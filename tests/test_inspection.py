@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import stat
 
@@ -13,6 +14,7 @@ from own_tables import keep_key
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset, read_schema
 from tff_hospitals.hospitals.file_formats import FileFormat
+from tff_hospitals.hospitals.inspection import hints
 from tff_hospitals.hospitals.inspection.draft import draft
 from tff_hospitals.hospitals.inspection.formats import guess_cells, guess_text
 from tff_hospitals.hospitals.inspection.kinds import guess_kind
@@ -194,6 +196,38 @@ def test_kinds(cells, kind, levels):
 
 
 @pytest.mark.parametrize(
+    ("cells", "kind", "levels", "words"),
+    [
+        (["01", "1", "02"] * 10, "categorical", ["01", "02", "1"], ""),
+        (["1234567", "1234568", "1234569.0"] * 9, "categorical", ["1234567", "1234568", "1234569"], "drafted as codes"),
+        (["0", "1"] * 20 + ["18"], "categorical", ["0", "1", "18"], "'18' occurs in fewer than 5 records"),
+        ([f"0{at}" for at in range(1000, 1040)], "numeric", [], "begin with 0"),
+        ([f"{at}E{at % 5}" for at in range(1, 20)], "numeric", [], "powers of ten"),
+        ([f"{at % 9 + 1}.{100 + at}" for at in range(20)], "numeric", [], "three digits after the mark"),
+        ([f"202301{at}" for at in range(10, 30)], "numeric", [], "if they are dates"),
+        ([f"{at} kg" for at in range(40)], "text", [], "numbers with 'kg' beside them"),
+        ([f"€{at}" for at in range(40)], "text", [], "numbers with '€' beside them"),
+        ([f"(1{at})" if at % 2 else f"{at}.5" for at in range(40)], "text", [], "'()' beside"),
+        ([f"0{at}/03/2024" for at in range(1, 10)] + ["10/03/2024"] * 20, "text", [], "state date in the schema"),
+        ([f"{at},5" for at in range(40)], "text", [], "a decimal comma, unlike others"),
+        ([f"2.1{at},5" for at in range(10, 40)], "text", [], "points between thousands, unlike others"),
+        ([f"A{at}" for at in range(40)], "text", [], ""),
+        (["w" * 500 + str(at) for at in range(3)] * 9, "text", [], ""),
+        ([*map(str, range(50, 80)), "w" * 500], "numeric", [], ""),
+        ([*map(str, range(50, 80)), "90+", "≤ 45"], "numeric", [], ""),
+        (["NA", "EU", "AS"] * 9, "binary", ["AS", "EU"], "list it among the categories"),
+        (["Sí", "NO", "нет", "tak", "ja"], "binary", ["нет", "tak"], "fewer than 5"),
+    ],
+)
+def test_what_cells_may_mean_besides_is_said(cells, kind, levels, words):
+    guess = guess_kind({"a": cells}, {"a": FileFormat()})
+    assert (guess.kind, guess.levels) == (kind, levels)
+    said = [*guess.notes, guess.why]
+    assert any(words in one for one in said) if words else not any(said)
+    assert all(len(one) < 200 for one in (*said, *guess.missing_values))
+
+
+@pytest.mark.parametrize(
     ("values", "missing"),
     [
         ([*range(18, 80), -9], ["-9"]),
@@ -219,6 +253,9 @@ def test_numbers_and_words_that_stand_for_missing(values, missing):
         ([["1,234", "2,345"]], ".", "", True),
         ([["1'234", "2"]], ".", "'", False),
         ([["1 234,5", "2,25"]], ",", " ", False),
+        ([["1\u00a0234", "2\u00a0345"], ["1.5", "2"]], ".", " ", False),
+        ([["1 234", "2 345"]], ".", " ", False),
+        ([["03.02.24", "28.02.24"]], ".", "", True),  # 68 is 2068
     ],
 )
 def test_marks_in_numbers(columns, decimal, thousands, undecided):
@@ -235,6 +272,8 @@ def test_marks_in_numbers(columns, decimal, thousands, undecided):
         ("a|b\n1|2\n".encode("utf-16-le"), "|", "utf-16-le"),
         (b"sep=;\na;b\n", ";", "utf-8"),
         (b"a\n1\n", ",", "utf-8"),
+        (b"Export\n\na;b\n1;2,5\n3;4\n5;6\n7;8\n9;1\n", ";", "utf-8"),
+        ("a,b\n".encode("utf-32"), ",", "utf-32"),
         (b"", ",", "utf-8"),
     ],
 )
@@ -294,3 +333,96 @@ def test_a_file_alone_is_inspected_and_must_say_whose_its_rows_are(tmp_path, cap
     assert code_of("inspect", str(tmp_path)) == 0  # the remedy: the folder
     assert "ready: " in capsys.readouterr().out
     assert load_dataset(tmp_path).ids == ("mine",)
+
+
+def test_columns_that_are_left_out_are_named_with_their_reason(tmp_path, capsys):
+    for name in ("north", "south"):
+        lines = ["turn,,weight,flag,birth,age,died"]
+        lines += [
+            f"{at},x,{at} kg,{'x' if at % 3 else ''},{at % 28 + 1:02d}.05.1950,{30 + at % 50},{at % 2}"
+            for at in range(1, 41)
+        ]
+        lines += ["Total,,,,,1980,20"] if name == "south" else []
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    assert code_of("inspect", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "south.csv: line 42 seems to sum up the others ('Total')",
+        "north.csv: column 2 has no name and is not read",
+        "left out: weight: numbers with 'kg' beside them",
+        "left out: flag: one value everywhere; if empty means no: {kind: binary, categories: [no, VALUE], impute: no, ",
+        "left out: birth: a date; to use it",
+    ):
+        assert words in shown
+    (tmp_path / "south.csv").unlink()
+    (tmp_path / "schema.yaml").unlink()
+    assert code_of("inspect", str(tmp_path)) == 0
+    assert "left out: turn: counts the rows of each file: an id" in capsys.readouterr().out
+    drafted = (tmp_path / "schema.yaml").read_text()
+    told = "  - {name: flag, kind: binary, categories: [no, x], impute: no, missing_indicator: false}\n"
+    (tmp_path / "schema.yaml").write_text(
+        drafted.replace("features:\n", f"features:\n{told}").replace("bounds: open", "bounds: [18, 110]")
+    )
+    keep_key(tmp_path)
+    dataset = load_dataset(tmp_path, scaling="none")
+    at = dataset.feature_names.index("flag")
+    (north,) = (dataset.hospital(one) for one in dataset.ids)
+    assert sum(part.features[:, at].sum() for part in (north.train, north.test)) == sum(
+        at % 3 > 0 for at in range(1, 41)
+    )
+
+
+def records(seed, rows=80, swapped=False):
+    draw = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        ill = draw.random() < 0.4
+        written = int(ill != swapped)
+        score = 10.5 + draw.random() if written else draw.random()
+        lines.append(
+            f"{draw.gauss(230 if ill else 180, 30):.1f},{draw.randint(30, 90)},{'ny'[written]},{score},{written}"
+        )
+    return lines
+
+
+def looked_at(folder, capsys, **files):
+    for name, lines in files.items():
+        (folder / f"{name}.csv").write_text("\n".join(["chol,age,autopsy,score,died", *lines]) + "\n")
+    assert code_of("inspect", str(folder)) == 0
+    shown = capsys.readouterr().out
+    assert shown.split("to look at:")[1].splitlines()[1].strip() in (folder / "inside/readiness.txt").read_text()
+    return shown
+
+
+def test_columns_that_tell_the_outcome_and_swapped_classes_are_pointed_out(tmp_path, capsys):
+    shown = looked_at(tmp_path, capsys, a=records(1), b=records(2, swapped=True), c=records(3))
+    for column in ("autopsy", "score"):
+        assert f"{column} alone tells the outcome of 100 % of the records" in shown
+    assert not any(f"{column} alone" in shown for column in ("chol", "age"))
+    assert "b: chol goes with the outcome the other way than elsewhere" not in shown  # score goes the same way
+    for path in tmp_path.glob("*.csv"):
+        lines = [",".join(line.split(",")[:2] + line.split(",")[-1:]) for line in path.read_text().split()]
+        path.write_text("\n".join(lines) + "\n")
+    (tmp_path / "schema.yaml").unlink()
+    assert code_of("inspect", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "b: chol goes with the outcome the other way than elsewhere" in shown
+    assert not any(f"{one}: chol goes" in shown or f"{one}: age goes" in shown for one in "ac")
+
+
+def test_copied_records_are_pointed_out_and_records_that_are_equal_by_chance_are_not(tmp_path, capsys):
+    first = records(1)
+    shown = looked_at(tmp_path, capsys, a=first, b=records(2)[:60] + first[:20], c=records(3))
+    assert "a: of its 80 records others have some too, cell by cell: 20 at b." in shown
+    assert "c: of its" not in shown
+    few = {n: [f"{(at * 7 + n) % 5},{at % 2}" for at in range(60)] for n in range(2)}
+    assert hints.copies({f"h{n}": [tuple(line.split(",")) for line in lines] for n, lines in few.items()}) == {}
+
+
+def test_a_file_without_a_header_says_so_where_no_target_is_found(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("1,63,f,1\n2,41,m,0\n")
+    assert code_of("inspect", str(tmp_path)) == 2
+    assert "a.csv='a first line of numbers': seems to be a record" in capsys.readouterr().err
+    (tmp_path / "a.csv").write_text("age,died\n63,1\n41,1\n")
+    assert code_of("inspect", str(tmp_path)) == 2
+    assert "'died' has such a name, but has one value everywhere" in capsys.readouterr().err

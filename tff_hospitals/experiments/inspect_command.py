@@ -11,6 +11,7 @@ patients: they are for people at the hospitals and are never published.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -47,7 +48,7 @@ def run() -> None:
     from tff_hospitals.foundations.validation import Failure, Problem, raise_if
     from tff_hospitals.hospitals.inspection.readiness import readiness
     from tff_hospitals.hospitals.own_data import schema_file
-    from tff_hospitals.reports.readiness_page import write_pages
+    from tff_hospitals.reports.readiness_page import remarks, write_pages
 
     if not FLAGS.folder:
         raise_if([Problem("--folder", None, "must name your tables", "write tff-hospitals inspect FOLDER")])
@@ -67,21 +68,26 @@ def run() -> None:
     facts = readiness(place, schema)
     folder = pathlib.Path(FLAGS.out) if FLAGS.out else (place if place.is_dir() else place.parent) / "inside"
     pages = write_pages(facts, schema, notes, folder, place.name)
-    for note in notes[:_NOTES_SHOWN]:
-        print(f"  {note}")
-    if len(notes) > _NOTES_SHOWN:
-        print(f"  and {len(notes) - _NOTES_SHOWN} more notes, which the page lists")
+    _print_list(notes)
     print(f"schema: {path}")
     print(f"what the records are like: {' and '.join(map(str, pages))} (exact figures of patients: they stay inside)")
     if facts.open_points:
         count = len(facts.open_points)
         print(f"{count} point{'s' * (count > 1)} to settle before training:")
-        for point in facts.open_points[:_NOTES_SHOWN]:
-            print(f"  {point}")
-        if count > _NOTES_SHOWN:
-            print(f"  and {count - _NOTES_SHOWN} more, which the page lists")
-    else:
+        _print_list(facts.open_points)
+    found = remarks(facts)
+    if found:
+        print("to look at:")
+        _print_list(found)
+    if not facts.open_points:
         print(f"ready: tff-hospitals compare --dataset={FLAGS.folder} --run_dir=runs/first")
+
+
+def _print_list(sentences: Sequence[str]) -> None:
+    for sentence in sentences[:_NOTES_SHOWN]:
+        print(f"  {sentence}")
+    if len(sentences) > _NOTES_SHOWN:
+        print(f"  and {len(sentences) - _NOTES_SHOWN} more, which the page lists")
 
 
 def _schema(place: pathlib.Path, there: pathlib.Path | None) -> tuple[Schema, list[str], pathlib.Path]:

@@ -17,6 +17,8 @@ import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_LONGEST = 300  # characters of a value in a message
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -28,7 +30,10 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value!r}: {self.bound}. Remedy: {self.remedy}."
+        value = repr(self.value)
+        if len(value) > _LONGEST:
+            value = f"{value[:_LONGEST]}... ({len(value)} characters)"
+        return f"{self.name}={value}: {self.bound}. Remedy: {self.remedy}."
 
 
 class InvalidInput(ValueError):

@@ -13,6 +13,7 @@ import re
 from tff_hospitals.foundations.validation import Problem, one_of
 from tff_hospitals.hospitals.dates import ISO, days, is_format
 
+_SIDES = ("<", ">", "\u2264", "\u2265")
 _LARGEST = 3.4e38  # float32 holds no larger number
 
 
@@ -76,6 +77,8 @@ class FileFormat:
 
     def limit(self, cell: str) -> tuple[str, float] | None:
         """The side and the number of a limit of detection: of "<40", ">= 200", "\u22645" or "90+"; None: it is none."""
+        if cell[:1] not in _SIDES and not cell.endswith("+"):
+            return None
         match = re.fullmatch(r"([<>\u2264\u2265])=?\s*(\S.*)|(.*\d)\s*\+", cell)
         number = None if match is None else self.number(match[2] or match[3])
         if match is None or number is None:

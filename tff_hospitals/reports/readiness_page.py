@@ -52,7 +52,7 @@ def write_pages(
         open_points=facts.open_points,
         notes=notes,
         tables=[{"caption": caption, "columns": head, "rows": rows} for caption, head, rows in tables(facts, schema)],
-        remarks=[sentence for one in facts.hospitals for sentence in remarks(one)],
+        remarks=remarks(facts),
     )
     text = "\n".join(_text(title, facts, schema, notes)) + "\n"
     paths = (folder / "readiness.html", folder / "readiness.txt")
@@ -88,7 +88,17 @@ def tables(facts: Readiness, schema: Schema) -> list[Table]:
     return found
 
 
-def remarks(one: HospitalFacts) -> list[str]:
+def remarks(facts: Readiness) -> list[str]:
+    """What should be looked at before training, one sentence each."""
+    found = [
+        f"{name} alone tells the outcome of {100 * share:.0f} % of the records. Is it known before? If not, leave "
+        "the column out."
+        for name, share in facts.tells_outcome.items()
+    ]
+    return found + [sentence for one in facts.hospitals for sentence in _remarks(one)]
+
+
+def _remarks(one: HospitalFacts) -> list[str]:
     """What should be looked at in a hospital's records, one sentence each."""
     found = []
     if one.duplicates:
@@ -103,6 +113,17 @@ def remarks(one: HospitalFacts) -> list[str]:
         found.append(
             f"{one.hospital_id}: {name} gives the hospital away: {100 * share:.0f} % of its records have values that "
             "no other hospital has. Another unit, device or code? See units and spellings, or leave the column out."
+        )
+    if one.copied:
+        places = ", ".join(f"{count} at {other}" for other, count in one.copied.items())
+        found.append(
+            f"{one.hospital_id}: of its {one.rows} records others have some too, cell by cell: {places}. Is a file "
+            "a copy, or were patients moved? The same patient may be trained on and tested."
+        )
+    if one.other_way:
+        found.append(
+            f"{one.hospital_id}: {', '.join(one.other_way)} goes with the outcome the other way than elsewhere. Are "
+            "the classes swapped there?"
         )
     empty = [name for name, count in one.classes.items() if not count]
     if empty:
@@ -120,7 +141,7 @@ def _text(title: str, facts: Readiness, schema: Schema, notes: Sequence[str]) ->
         for row in (head, *rows):
             yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
         yield ""
-    yield from _section("To look at", [sentence for one in facts.hospitals for sentence in remarks(one)])
+    yield from _section("To look at", remarks(facts))
 
 
 def _section(title: str, lines: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tff_hospitals.hospitals.file_formats import FileFormat
 from tff_hospitals.hospitals.inspection.gathered import Gathered, gather
@@ -68,6 +68,7 @@ def draft(path: os.PathLike[str] | str, stated: Roles) -> Draft:
     roles, notes = settle(stated, gathered, guesses)
     features, left_out = _divided(gathered, guesses, roles)
     notes += gathered.notes
+    notes += [f"left out: {name}: {why}" for name, why in left_out.items() if name not in roles.drop]
     for name in (*features, roles.target or ""):
         notes += [f"{name}: {note}" for note in guesses[name].notes]
     lines = [_HEAD.format(files=f"{len(gathered.files)} file{'s' * (len(gathered.files) > 1)}")]
@@ -98,7 +99,8 @@ def _divided(gathered: Gathered, guesses: Mapping[str, Guess], roles: Roles) -> 
     left_out: dict[str, str] = {}
     reasons = {
         "empty": "no cell holds anything",
-        "constant": "one value everywhere",
+        "constant": "one value everywhere; if empty means no: {kind: binary, categories: [no, VALUE], impute: no, "
+        "missing_indicator: false}",
         "text": "free text, or an id: many different values",
         "date": "a date; to use it: {kind: date, since: DAY or COLUMN, bounds: open}",
     }
@@ -112,12 +114,24 @@ def _divided(gathered: Gathered, guesses: Mapping[str, Guess], roles: Roles) -> 
             lacking = sorted(set(gathered.files) - set(cells))
             left_out[name] = f"not in {', '.join(lacking[:3])}" + (f" and {len(lacking) - 3} more" * (len(lacking) > 3))
         elif guesses[name].kind in reasons:
-            left_out[name] = reasons[guesses[name].kind]
+            left_out[name] = guesses[name].why or _reason(name, guesses[name], reasons)
+        elif guesses[name].kind == "numeric" and all(map(_counts_rows, cells.values())):
+            left_out[name] = "counts the rows of each file: an id"
         elif len(values) > 1 and all(len(one) == 1 for one in values):
             left_out[name] = "one value in each file: it says which hospital it is"
         else:
             features.append(name)
     return features, left_out
+
+
+def _reason(name: str, guess: Guess, reasons: Mapping[str, str]) -> str:
+    reason = reasons[guess.kind]
+    return reason if guess.has_missing else reason.split("; if empty")[0]
+
+
+def _counts_rows(cells: Sequence[str]) -> bool:
+    first = 0 if cells[0] == "0" else 1
+    return len(cells) > 4 and all(cell == str(row) for row, cell in enumerate(cells, first))
 
 
 def _feature(name: str, guess: Guess) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 from tff_hospitals.hospitals.file_formats import FileFormat
 from tff_hospitals.hospitals.inspection.formats import guess_cells, guess_text
-from tff_hospitals.hospitals.inspection.words import plain
+from tff_hospitals.hospitals.inspection.words import TOTALS, plain
 from tff_hospitals.hospitals.table_files import read_sheet
-from tff_hospitals.hospitals.tables import Problems, plain_text
+from tff_hospitals.hospitals.tables import Problems, Sheet, plain_text
 
 _BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
+
+FIRST_LINE = "seems to be a record, and the line that names the columns to be missing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Gathered:
       columns: for each column its cells by file.
       headers: for each file the headers that differ from the columns' names.
       notes: what could not be decided, by file.
+      headless: files whose first line seems to be a record.
     """
 
     formats: dict[str, FileFormat]
     columns: dict[str, dict[str, list[str]]]
     headers: dict[str, dict[str, str]]
     notes: list[str]
+    headless: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -48,6 +52,7 @@ def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
     formats: dict[str, FileFormat] = {}
     cells: dict[str, dict[str, list[str]]] = {}
     notes: list[str] = []
+    headless: list[str] = []
     for path in paths:
         file = plain_text(path.name)
         try:
@@ -63,10 +68,16 @@ def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
         counts = collections.Counter(sheet.header)
         doubled = sorted(name for name, count in counts.items() if count > 1 and name)
         notes += [f"{file}: several columns are called {name!r}: none of them is read" for name in doubled]
+        unnamed = [at for at, name in enumerate(sheet.header) if not name and any(sheet.column(at))]
+        notes += [f"{file}: column {at + 1} has no name and is not read" for at in unnamed]
         kept = {name: sheet.column(at) for at, name in enumerate(sheet.header) if name and counts[name] == 1}
+        sums = _sum(sheet, kept)
+        notes += [f"{file}: {sums}"] if sums else []
+        headless += [file] if _is_headless(sheet.header) else []
         formats[file], undecided = guess_cells(list(kept.values()), written)
         notes += [f"{file}: {note}" for note in undecided]
         cells[file] = kept
+    notes += [f"{file}: the first line holds numbers: it {FIRST_LINE}" for file in headless]
     names = _common_names({file: list(columns) for file, columns in cells.items()})
     gathered: dict[str, dict[str, list[str]]] = {}
     for file, columns in cells.items():
@@ -76,7 +87,25 @@ def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
         file: {names[file, header]: header for header in columns if names[file, header] != header}
         for file, columns in cells.items()
     }
-    return Gathered(formats, gathered, {file: changed for file, changed in headers.items() if changed}, notes)
+    return Gathered(
+        formats, gathered, {file: changed for file, changed in headers.items() if changed}, notes, tuple(headless)
+    )
+
+
+def _is_headless(header: Sequence[str]) -> bool:
+    """Whether most names are numbers, and do not just count the columns."""
+    named = [name for name in header if name]
+    numbers = [name for name in named if FileFormat().number(name) is not None]
+    return 2 * len(numbers) >= len(named) and numbers != [str(at) for at in range(len(named))]
+
+
+def _sum(sheet: Sheet, columns: dict[str, list[str]]) -> str:
+    """What is to be said of a last line that sums up the others."""
+    last = [cells[-1] for cells in columns.values()]
+    sums = next((cell for cell in last if plain(cell) in TOTALS), None)
+    if sums is None:
+        return ""
+    return f"{sheet.places[-1]} seems to sum up the others ({sums!r}): remove it if it is no record"
 
 
 def _common_names(headers: dict[str, list[str]]) -> dict[tuple[str, str], str]:

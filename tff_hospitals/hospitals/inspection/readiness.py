@@ -17,6 +17,7 @@ from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals.encoding import target_classes
 from tff_hospitals.hospitals.features import canonical, match_level
 from tff_hospitals.hospitals.file_formats import FileFormat
+from tff_hospitals.hospitals.inspection import hints
 from tff_hospitals.hospitals.own_data import place_problems, tables_of
 from tff_hospitals.hospitals.pools import pools_of
 from tff_hospitals.hospitals.schema import Schema
@@ -42,6 +43,8 @@ class HospitalFacts:
       classes: records by class (empty for regression).
       gives_away: by column the share of records whose value no other hospital has.
       largest_patient: records of the patient with most (None without a patient column).
+      copied: by other hospital the records that it has too, where they are many.
+      other_way: columns that go with the outcome here and against it elsewhere.
     """
 
     hospital_id: str
@@ -55,6 +58,8 @@ class HospitalFacts:
     classes: dict[str, int]
     gives_away: dict[str, float]
     largest_patient: int | None = None
+    copied: dict[str, int] = dataclasses.field(default_factory=dict)
+    other_way: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +70,13 @@ class Readiness:
       hospitals: the facts of each.
       open_points: what must be stated or mended before anybody can train.
       columns: features and target, in order.
+      tells_outcome: features that alone tell the class of nearly all records, and of which share.
     """
 
     hospitals: tuple[HospitalFacts, ...]
     open_points: tuple[str, ...]
     columns: tuple[str, ...]
+    tells_outcome: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def readiness(place: pathlib.Path, schema: Schema) -> Readiness:
@@ -95,11 +102,19 @@ def readiness(place: pathlib.Path, schema: Schema) -> Readiness:
     levels = _levels_of_one(schema, columns)
     away = _given_away(schema, columns)
     classes = _class_words(schema, tables)
+    records = {hospital_id: _records(parts, columns[hospital_id], schema) for hospital_id, parts in tables.items()}
     facts = [
-        _facts(hospital_id, parts, columns[hospital_id], schema, levels, away, classes)
+        _facts(hospital_id, parts, columns[hospital_id], records[hospital_id], schema, levels, away, classes)
         for hospital_id, parts in tables.items()
     ]
-    return Readiness(tuple(facts), tuple(dict.fromkeys(open_points)), tuple(names))
+    labels = {one: _labels(columns[one][schema.target.name], classes) for one in tables} if classes else {}
+    copied, other = hints.copies(records), hints.other_way(schema.features, columns, labels)
+    facts = [
+        dataclasses.replace(one, copied=copied.get(one.hospital_id, {}), other_way=other.get(one.hospital_id, ()))
+        for one in facts
+    ]
+    tells = hints.tells_outcome(schema.features, columns, labels)
+    return Readiness(tuple(facts), tuple(dict.fromkeys(open_points)), tuple(names), tells)
 
 
 def _closed(schema: Schema) -> Schema:
@@ -224,6 +239,7 @@ def _facts(
     hospital_id: str,
     parts: Sequence[Table],
     columns: Mapping[str, list[str]],
+    records: Sequence[tuple[str, ...]],
     schema: Schema,
     levels: Mapping[str, Mapping[str, list[str]]],
     away: Mapping[str, Mapping[str, float]],
@@ -235,12 +251,7 @@ def _facts(
     constant = [name for name, (_, count) in common.items() if count == rows and name in features]
     nearly = [name for name, (_, count) in common.items() if rows >= _FEW and NEARLY * rows <= count < rows]
     whose = _cells(parts, schema.patient_column)
-    records = list(zip(*columns.values(), *([whose] if whose else []), *_since(parts, schema)))
-    found = collections.Counter(
-        next((words[0] for words in classes if match_level(cell, words) is not None), "other")
-        for cell in columns[schema.target.name]
-        if cell
-    )
+    found = collections.Counter(_labels(columns[schema.target.name], classes))
     return HospitalFacts(
         hospital_id,
         rows,
@@ -250,10 +261,25 @@ def _facts(
         tuple(constant),
         tuple(name for name in nearly if name in features),
         {name: tuple(words) for name, words in levels[hospital_id].items()},
-        {words[0]: found.get(words[0], 0) for words in classes},
+        {words[0]: found[label] for label, words in enumerate(classes)},
         dict(away[hospital_id]),
         max(collections.Counter(whose).values()) if whose else None,
     )
+
+
+def _records(parts: Sequence[Table], columns: Mapping[str, list[str]], schema: Schema) -> list[tuple[str, ...]]:
+    """Each record's cells in every column that is read, and its patient's id."""
+    whose = _cells(parts, schema.patient_column)
+    return list(zip(*columns.values(), *([whose] if whose else []), *_since(parts, schema)))
+
+
+def _labels(cells: Sequence[str], classes: Sequence[tuple[str, ...]]) -> list[int]:
+    """Each record's class; -1 where it is missing or unknown."""
+    known = {
+        cell: next((label for label, words in enumerate(classes) if match_level(cell, words) is not None), -1)
+        for cell in set(cells)
+    }
+    return [known[cell] for cell in cells]
 
 
 def _since(parts: Sequence[Table], schema: Schema) -> list[list[str]]:

@@ -7,10 +7,18 @@ import re
 from collections.abc import Mapping
 
 from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
-from tff_hospitals.hospitals.inspection.gathered import Gathered
+from tff_hospitals.hospitals.inspection.gathered import FIRST_LINE, Gathered
 from tff_hospitals.hospitals.inspection.kinds import Guess
 from tff_hospitals.hospitals.inspection.words import HOSPITAL, MISSING, PATIENT, RECORD, TARGET, plain
 from tff_hospitals.hospitals.pools import SIDES
+
+_NAME = "write the names of the columns into a first line of their own"
+_UNFIT = {
+    "empty": "is empty",
+    "constant": "has one value everywhere",
+    "text": "is free text",
+    "date": "holds dates",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +69,13 @@ def settle(stated: Roles, gathered: Gathered, guesses: Mapping[str, Guess]) -> t
         known[role] = name
         notes.append(f"{role} is guessed: {name!r}. Say --{role}=COLUMN if it is another")
     if "target" not in known:
+        bound = "cannot be guessed: no column has such a name"
+        for name in filter(_named_as_target, free):
+            why = _UNFIT.get(guesses[name].kind, "says something else")
+            bound = f"cannot be guessed: {name!r} has such a name, but {why}"
         remedy = f"say --target=COLUMN; the files have: {', '.join(list(gathered.columns)[:20])}"
-        raise InvalidInput([Problem("--target", None, "cannot be guessed: no column has such a name", remedy)])
+        headless = [Problem(file, "a first line of numbers", FIRST_LINE, _NAME) for file in gathered.headless]
+        raise InvalidInput([Problem("--target", None, bound, remedy), *headless])
     return Roles(**known, drop=drop), notes
 
 
@@ -87,9 +100,12 @@ def _guessed(
     records = [name for name in free if RECORD.fullmatch(plain(name)) and unique[name]]
     first("id_column", [*records, *(name for name in patients if unique[name])])
     outcomes = [name for name in free if guesses[name].kind in ("binary", "categorical", "numeric")]
-    outcomes = [name for name in outcomes if any(TARGET.fullmatch(word) for word in re.split(r"[\W_]+", name.lower()))]
-    first("target", outcomes[::-1])
+    first("target", list(filter(_named_as_target, outcomes))[::-1])
     return found
+
+
+def _named_as_target(name: str) -> bool:
+    return any(TARGET.fullmatch(word) for word in re.split(r"[\W_]+", name.lower()))
 
 
 def _levels(guess: Guess) -> set[str]:

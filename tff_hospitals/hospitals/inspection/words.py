@@ -15,8 +15,10 @@ MISSING = {word.casefold() for word in DEFAULT_MISSING} | {
 }
 _PAIRS = (
     (
-        {"no", "n", "false", "f", "0", "nein", "non", "não", "nao", "neg", "negative", "absent"},
-        {"yes", "y", "true", "t", "1", "ja", "j", "oui", "o", "si", "sí", "sim", "pos", "positive", "present"},
+        {"no", "n", "false", "f", "0", "nein", "non", "não", "nao", "neg", "negative", "absent"}
+        | {"nee", "nej", "nei", "ei", "nie", "ne", "нет", "hayır", "όχι"},
+        {"yes", "y", "true", "t", "1", "ja", "j", "oui", "o", "si", "sí", "sì", "sim", "pos", "positive", "present"}
+        | {"kyllä", "tak", "ano", "da", "да", "evet", "ναι"},
     ),
     (
         {"f", "female", "w", "weiblich", "woman", "frau", "femme", "femenino", "mujer"},
@@ -25,6 +27,12 @@ _PAIRS = (
 )
 # Numbers that stand for missing in many exports: all others must lie far from them.
 SENTINELS = (-1.0, -9.0, -99.0, -999.0, -9999.0, 777.0, 888.0, 999.0, 9999.0, 99999.0)
+
+# Cells of a last line that sums up the others.
+TOTALS = {
+    *("total", "totals", "grandtotal", "subtotal", "sum", "sums", "mean", "average", "median", "count"),
+    *("gesamt", "summe", "mittelwert", "durchschnitt", "anzahl", "somme", "moyenne", "suma", "totale"),
+}
 
 HOSPITAL = re.compile(r"(hospital|site|cent(re|er)|clinic|klinik|institution|facility|provider)(id|name|code|nr|no)?")
 PATIENT = re.compile(r"(patient|pat|subject|person|participant|mrn|pid)(id|nr|no|number|code|key)?")
