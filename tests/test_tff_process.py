@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import json
 import types
@@ -441,55 +440,3 @@ def test_a_ledger_is_charged_before_the_round_and_goes_on_after_a_restart(contex
         LedgerReleaseManager(other, path)
     assert extract_dp_event(process, state).events == []
     assert len(extract_dp_event(process, result.state).events) == 1
-
-
-# -- in TFF's own hands -----------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_tff_loop_over_twenty_clients_reaches_the_accuracy_of_the_compiled_runtime(context, monkeypatch):
-    """Other orders of the records, the same training: within half a point over five seeds.
-
-    One order of the records moves the accuracy of 352 test records by .3 points, so that each seed trains in four of
-    them on the compiled runtime; the loop of TFF meets new orders in every round.
-    """
-    from tff_hospitals.foundations.random_streams import Streams
-    from tff_hospitals.hospitals import load_dataset
-    from tff_hospitals.tff import preprocess_fn, to_client_data
-    from tff_hospitals.training import session
-    from tff_hospitals.training.evaluation import POOLED, Evaluator
-    from tff_hospitals.training.loop import build_model
-
-    dataset = load_dataset("digits", partition="iid", sites=20)
-    plan = Plan().replace(
-        rounds=20, client={"local_steps": None, "local_epochs": 2, "batch_size": 10, "learning_rate": 0.1}
-    )
-    model = build_model(plan, dataset)
-    evaluate = Evaluator(model, dataset)
-    run_streams = session.run_streams
-
-    def in_order(number):
-        def streams(*run):
-            made = run_streams(*run)
-            return dataclasses.replace(made, own=Streams.from_seed(number), secret_batches=True)
-
-        return streams
-
-    mine, theirs = [], []
-    for seed in range(5):
-        seeded = plan.replace(seed=seed)
-        for order in range(4):
-            monkeypatch.setattr(session, "run_streams", in_order(1000 + order))
-            theirs.append(train(seeded, dataset, model=model).evaluation[POOLED]["accuracy"])
-        clients = to_client_data(dataset)
-        process = tff_hospitals.build_learning_process(
-            model, seeded, clients=dataset, input_spec=clients.preprocess(preprocess_fn(seeded)).element_type_structure
-        )
-        state = process.initialize()
-        for number in range(20):
-            shuffled = clients.preprocess(preprocess_fn(seeded, seed=100 * seed + number))
-            data = [shuffled.create_tf_dataset_for_client(one) for one in clients.client_ids]
-            state = process.next(state, data).state
-        mine.append(evaluate(tuple(weights_of(process, state)), ())[POOLED]["accuracy"])
-    assert abs(np.mean(mine) - np.mean(theirs)) < 0.005
-    assert min(mine) > 0.85
