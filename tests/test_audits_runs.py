@@ -91,6 +91,7 @@ def test_membership_of_an_overfitted_model_is_found_and_of_records_never_seen_is
 # --------------------------------------------------------------------------------------------------------- the promise
 
 
+@pytest.mark.slow
 def test_one_run_with_canaries_proves_a_leak_without_noise_and_nothing_beyond_the_ledger_with_it(heart):
     plain = HEART.replace(rounds=8, evaluate_every=8, model={"name": "mlp"})
     model = build_model(plain, heart)
@@ -157,6 +158,7 @@ def test_the_audit_of_a_run_fills_every_part_and_column(run_dirs):
 
 
 @pytest.mark.parametrize(("name", "unit", "bounds"), [("private", "record", 5), ("server", "hospital", 2)])
+@pytest.mark.slow
 def test_the_audit_compares_with_the_ledger_at_the_right_unit(run_dirs, name, unit, bounds):
     result = audit_run(
         run_dirs / name, AuditOptions(parts=("promise", "reconstruction"), audit_runs=400, rebuilt_records=6)

@@ -125,7 +125,7 @@ def flat(arrays):
     return np.concatenate([np.ravel(array) for array in arrays])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one == "dp_sgd")) for one in CASES])
 def test_a_cluster_gives_what_one_machine_gives(in_process, case):
     plan = PLAN.replace(**CASES[case])
     spread, here = train(plan, sites(), runtime="cluster"), train(plan, sites())

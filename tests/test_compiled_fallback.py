@@ -62,7 +62,7 @@ def trained(name, runtime="compiled", **changes):
 @pytest.mark.parametrize(
     ("name", "strategy"), [("bicubic", "fused"), pytest.param("wide", "scanned", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("privacy", [{}, DP], ids=["plain", "dp_sgd"])
+@pytest.mark.parametrize("privacy", [{}, pytest.param(DP, marks=pytest.mark.slow)], ids=["plain", "dp_sgd"])
 def test_what_xla_lacks_is_done_without_it_and_said_once(monkeypatch, name, strategy, privacy):
     found = trained(name, privacy=privacy)
     (said,) = [warning for warning in found.summary["warnings"] if "XLA" in warning]
@@ -76,6 +76,7 @@ def test_what_xla_lacks_is_done_without_it_and_said_once(monkeypatch, name, stra
     assert strategy == compiled.choose_strategy(composition.compose(found.plan, sites(), found.model))
 
 
+@pytest.mark.slow
 def test_seeds_of_such_a_model_train_as_each_would_alone(monkeypatch):
     monkeypatch.setattr(session, "_CALLS_THAT_PAY", 0)
     plan = PLAN.replace(model={"name": "test_compiled_fallback:bicubic"})

@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_found_is_named(path, words, own):
         build_model("mlp", TWO, loss=path)
 
 
-@pytest.mark.parametrize("privacy", [{}, DP])
+@pytest.mark.parametrize("privacy", [{}, pytest.param(DP, marks=pytest.mark.slow)])
 def test_both_runtimes_learn_the_same(privacy, own):
     own.loss = lambda labels, outputs: tf.square(tf.cast(labels, tf.float32) - tf.sigmoid(outputs[:, 0]))
     own.f = lambda: tf.keras.Sequential([tf.keras.Input((5,)), L.Dense(3, "tanh", kernel_regularizer="l2"), L.Dense(1)])
@@ -254,7 +254,7 @@ class ByName(tf.keras.Model):
 
 
 @pytest.mark.parametrize("builder", [two_inputs, ByName])
-@pytest.mark.parametrize("privacy", [{}, DP])
+@pytest.mark.parametrize("privacy", [{}, pytest.param(DP, marks=pytest.mark.slow)])
 def test_a_dictionary_of_features_reaches_its_inputs(builder, privacy, own):
     own.f = builder
     generator = np.random.default_rng(0)

@@ -210,7 +210,30 @@ def middle_norm(result):
     return float(np.median(norms[norms > 0]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Further forms of layers that the others hold already: in the slow part.
+RARE = {
+    "without bias",
+    "regression",
+    "conv same, strides",
+    "conv dilated",
+    "conv dilated, same",
+    "conv large kernel",
+    "conv few positions",
+    "two convs, pooling",
+    "group norm, scale only",
+    "group norm, other axis",
+    "layer norm, two axes",
+    "layer norm, other axis",
+    "layer norm, scale only",
+    "embedding, small table",
+    "own layer after dropout",
+    "depthwise conv",
+    "conv of a sequence",
+    "noise",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in RARE)) for one in MODELS])
 def test_ghost_vectorised_and_loop_give_the_same_sum(name):
     model = MODELS[name]()
     assert model.problems(under_dp=True) == []

@@ -126,13 +126,22 @@ def same(found, expected):
         assert dict(one.server) == pytest.approx(dict(other.server), rel=1e-5, abs=5e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("strategy", ["fused", "scanned", pytest.param("side_by_side", marks=pytest.mark.slow)])
+# Every case by the strategy that small models get; by the others one case of each kind, and the rest in the slow part.
+ELSEWHERE = {"method dp_sgd", "method fixed_clip", "method blt", "momentum", "poisson cohort", "encoded adaptive clip"}
+STRATEGIES = [
+    pytest.param(strategy, case, marks=[pytest.mark.slow] * (strategy != "fused" and case not in kept))
+    for strategy, kept in (("fused", CASES), ("scanned", ELSEWHERE), ("side_by_side", ()))
+    for case in CASES
+]
+
+
+@pytest.mark.parametrize(("strategy", "case"), STRATEGIES)
 def test_compiled_equals_native(case, strategy):
     same(run(CASES[case], "compiled", strategy=strategy), native(case))
 
 
 def test_every_mechanism_has_a_method_and_so_a_case():
+    assert set(CASES) > ELSEWHERE
     tested = {plan.privacy.mechanism for plan in CASES.values()}
     assert tested == {name for name, one in MECHANISMS.items() if not one.runs_on}  # the rest: test_tff_rows
 

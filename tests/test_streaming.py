@@ -27,6 +27,7 @@ SIZES = (3, 40, 1, 400, 8, 120, 2)
 PLAN = Plan(rounds=2, evaluate_every=2).replace(
     client={"local_steps": None, "local_epochs": 1, "batch_size": 8, "learning_rate": 0.1}
 )
+DP = {"mechanism": "dp_sgd", "noise_multiplier": 0.5, "delta": 1e-3}
 CNN = {"name": "cnn", "options": {"filters": [2], "dense_units": 4}}
 
 
@@ -42,7 +43,7 @@ def flat(arrays):
     ("changes", "features"),
     [
         ({}, 6),
-        ({"privacy": {"mechanism": "dp_sgd", "noise_multiplier": 0.5, "delta": 1e-3}}, 6),
+        pytest.param({"privacy": DP}, 6, marks=pytest.mark.slow),
         ({"upload": "quantize:8"}, 6),
         ({"model": CNN}, (8, 8, 1)),
     ],

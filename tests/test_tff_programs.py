@@ -154,6 +154,7 @@ def printed_by(program, folder, seconds=150):
     return found
 
 
+@pytest.mark.slow
 def test_it_runs_in_the_stock_context_and_under_tff_programs(tmp_path):
     printed, complaints = printed_by(PROGRAM, tmp_path)
     assert "loop [(64, 10), (10,)] learnt" in printed, complaints

@@ -78,6 +78,7 @@ def test_a_run_that_dies_resumes_bit_equal(dataset, model, whole, tmp_path, stop
         assert (folder / name).read_bytes() == (whole.directory / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_bit_equal(tmp_path):
     """SIGKILL in the middle, in a process of its own; then the same command again."""
     code = (

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.tensorflow
 PLAN = Plan(rounds=5, evaluate_every=5, checkpoint_every=5).replace(client={"local_steps": 6, "batch_size": 4})
 
 
-@pytest.mark.parametrize("mechanism", ["none", "dp_sgd"])
+@pytest.mark.parametrize("mechanism", ["none", pytest.param("dp_sgd", marks=pytest.mark.slow)])
 def test_stored_updates_add_up_to_what_the_run_did(mechanism, tmp_path):
     """Broadcast minus the weighted mean of the stored updates is the next broadcast, at each runtime."""
     noise = {"mechanism": mechanism, "noise_multiplier": 1.0 if mechanism == "dp_sgd" else None}
