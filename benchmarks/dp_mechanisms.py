@@ -1,10 +1,14 @@
 """Accuracy of every private mechanism at the same epsilon, delta, unit and adjacency.
 
-    ./run benchmarks/dp_mechanisms.py --json=FILE [--plot=FILE.png]
+    ./run benchmarks/dp_mechanisms.py --json=FILE [--plot=FILE.png] [--panels=cyclic_100,record] [--mechanisms=tree,blt]
 
-Record level on the four hospitals of the heart disease set; hospital level on scikit-learn's digits over simulated
-sites (IID split; 1,797 images, so that 1,000 sites have one or two each). Ten seeds, 95 % t-intervals. Where a
-mechanism cannot give the target, the cell holds its reason instead of a number. Epsilon is that of the ledger.
+Panels: `record`, the four hospitals of the heart disease set; `all_20`, `all_100`, `all_1000`, scikit-learn's digits
+over so many simulated sites (IID split; 1,797 images, so that 1,000 sites have one or two each) that all take part in
+every round; `cyclic_20`, `cyclic_100`, `cyclic_1000`, the same sites in cyclic cohorts of a tenth, where correlated
+noise pays. Panels that the JSON file already has are kept, so that parts run one after the other make one file.
+
+Ten seeds, 95 % t-intervals. Where a mechanism cannot give the target, the cell holds its reason instead of a number.
+Epsilon is that of the ledger.
 
 Every mechanism has its own clip norm and learning rate, the best of the same few by accuracy on *validation* records:
 a fifth of the hospitals' training records (record level) or of the sites (hospital level), held out while tuning, at
@@ -14,6 +18,8 @@ epsilon (`--selected_from` would add it); it is the same for all.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
 import time
 from typing import Any
@@ -21,6 +27,7 @@ from typing import Any
 from absl import flags
 
 from tff_hospitals.experiments import command
+from tff_hospitals.foundations.validation import Problem, one_of, raise_if
 from tff_hospitals.plan import review
 
 FLAGS = flags.FLAGS
@@ -36,33 +43,67 @@ HOSPITAL_LEVEL = (
 )
 CLIP_NORMS, RATE_FACTORS, TUNING_SEEDS = (0.3, 1.0, 3.0), (1.0, 4.0), (1, 2)
 DELTA = {"heart_disease": 1e-3, 20: 1e-2, 100: 1e-3, 1000: 1e-4}
+CYCLIC = ("fixed_clip", "tree", "blt", "banded_mf")
 
 
-def settings(sites: int | None, rounds: int) -> tuple[Any, Any]:
-    """The plan without privacy and the hospitals; `sites` None: the four hospitals."""
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One setting and the mechanisms that are compared in it.
+
+    Attributes:
+      title: of its table and plot.
+      sites: simulated sites of digits; None: the four hospitals.
+      cyclic: a tenth of the sites in a round, in turn.
+      mechanisms: names in `METHODS`.
+    """
+
+    title: str
+    sites: int | None
+    cyclic: bool
+    mechanisms: tuple[str, ...]
+
+
+PANELS = {
+    "record": Panel("record level, four hospitals", None, False, RECORD_LEVEL),
+    **{
+        f"{kind}_{sites}": Panel(
+            f"hospital level, digits over {sites:,} sites" + (", a tenth of them in turn" if cyclic else ""),
+            sites,
+            cyclic,
+            CYCLIC if cyclic else HOSPITAL_LEVEL,
+        )
+        for kind, cyclic in (("all", False), ("cyclic", True))
+        for sites in (20, 100, 1000)
+    },
+}
+
+
+def settings(panel: Panel, rounds: int, cyclic_rounds: int) -> tuple[Any, Any]:
+    """The plan without privacy and the hospitals."""
     from tff_hospitals.experiments import baselines, presets
     from tff_hospitals.plan.plan import Plan
 
-    if sites is None:
+    if panel.sites is None:
         plan = presets.preset("heart_disease").replace(
             client={"learning_rate": 0.01}, privacy={"delta": DELTA["heart_disease"]}, evaluate_every=15
         )
-    else:
-        plan = Plan().replace(
-            data={"name": "digits", "partition": "iid", "sites": sites},
-            model={"name": "logistic_regression"},
-            rounds=rounds,
-            evaluate_every=rounds,
-            client={"learning_rate": 0.5, "local_steps": None, "local_epochs": 3, "batch_size": 8},
-            privacy={"clip_norm": 1.0, "delta": DELTA.get(sites, 0.1 / sites)},
-        )
+        return plan, baselines.load(plan.data)
+    count = cyclic_rounds if panel.cyclic else rounds
+    plan = Plan().replace(
+        data={"name": "digits", "partition": "iid", "sites": panel.sites},
+        model={"name": "logistic_regression"},
+        rounds=count,
+        evaluate_every=count,
+        client={"learning_rate": 0.5, "local_steps": None, "local_epochs": 3, "batch_size": 8},
+        privacy={"clip_norm": 1.0, "delta": DELTA[panel.sites]},
+    )
+    if panel.cyclic:
+        plan = plan.replace(cohort={"kind": "cyclic", "hospitals_per_round": max(1, panel.sites // 10)})
     return plan, baselines.load(plan.data)
 
 
 def held_out(dataset: Any, by_site: bool) -> tuple[Any, Any]:
     """Hospitals to tune on, and one that has the validation records as its test part; test records stay out."""
-    import dataclasses
-
     import numpy as np
 
     from tff_hospitals.foundations.random_streams import Streams
@@ -143,29 +184,53 @@ def cell(
     }
 
 
-def measure(sites: tuple[int, ...], epsilons: tuple[float, ...], seeds: range, rounds: int, save: Any) -> list[Any]:
-    """One panel per setting; `save` is called after every cell."""
+def measure(
+    names: list[str],
+    mechanisms: list[str],
+    epsilons: tuple[float, ...],
+    seeds: range,
+    counts: tuple[int, int],
+    known: list[dict[str, Any]],
+    save: Any,
+) -> list[dict[str, Any]]:
+    """One panel per setting after those that are known; `save` is called after every cell."""
     from tff_hospitals.experiments.methods import METHODS
     from tff_hospitals.training.loop import build_model
 
-    panels: list[dict[str, Any]] = []
-    for number in (None, *sites):
-        base, dataset = settings(number, rounds)
+    panels = [panel for panel in known if panel["name"] not in names]
+    for name in names:
+        asked = PANELS[name]
+        started = time.perf_counter()
+        base, dataset = settings(asked, *counts)
         model = build_model(base, dataset)
-        title = "record level, four hospitals" if number is None else f"hospital level, digits over {number:,} sites"
-        panel: dict[str, Any] = {"title": title, "sites": number or 4, "rounds": base.rounds, "cells": []}
+        panel: dict[str, Any] = {
+            "name": name,
+            "title": asked.title,
+            "sites": asked.sites or 4,
+            "rounds": base.rounds,
+            "cells": [],
+        }
         panels.append(panel)
-        reference = METHODS["weighted_mean" if number is None else "mean"]
+        panels.sort(key=lambda one: list(PANELS).index(one["name"]))
+        reference = METHODS["weighted_mean" if asked.sites is None else "mean"]
         panel["tuning"] = {reference.name: tuned(reference, base, dataset, model, None)}
         best = panel["tuning"][reference.name]["best"]
         panel["reference"] = cell(reference, base, dataset, model, None, seeds, best)
-        for name in RECORD_LEVEL if number is None else HOSPITAL_LEVEL:
-            panel["tuning"][name] = tuned(METHODS[name], base, dataset, model, epsilons)
-            best = panel["tuning"][name]["best"]
+        for mechanism in asked.mechanisms:
+            if mechanisms and mechanism not in mechanisms:
+                continue
+            panel["tuning"][mechanism] = tuned(METHODS[mechanism], base, dataset, model, epsilons)
+            best = panel["tuning"][mechanism]["best"]
             for epsilon in epsilons:
-                panel["cells"].append(cell(METHODS[name], base, dataset, model, epsilon, seeds, best))
+                panel["cells"].append(cell(METHODS[mechanism], base, dataset, model, epsilon, seeds, best))
+                panel["seconds"] = time.perf_counter() - started
                 save(panels)
     return panels
+
+
+def half_width(found: dict[str, Any]) -> float:
+    """Half of a cell's interval in percent; 0 for a single seed."""
+    return 0.0 if found["high"] is None else 50 * (found["high"] - found["low"])
 
 
 def table(panels: list[dict[str, Any]]) -> str:
@@ -173,7 +238,8 @@ def table(panels: list[dict[str, Any]]) -> str:
     lines: list[str] = []
     for panel in panels:
         epsilons = list(dict.fromkeys(found["target_epsilon"] for found in panel["cells"]))
-        lines += ["", f"**{panel['title']}** (without privacy {100 * panel['reference']['accuracy']:.1f})", ""]
+        without = f"{panel['rounds']} rounds; without privacy {100 * panel['reference']['accuracy']:.1f}"
+        lines += ["", f"**{panel['title']}** ({without})", ""]
         lines += ["| mechanism | clip norm, rate | " + " | ".join(f"epsilon {value:g}" for value in epsilons) + " |"]
         lines += ["|---" * (2 + len(epsilons)) + "|"]
         reasons: dict[str, None] = {}
@@ -184,7 +250,7 @@ def table(panels: list[dict[str, Any]]) -> str:
                     texts.append("vacuous")
                     reasons[f"{name}: {found['vacuous']}"] = None
                 elif found["method"] == name:
-                    texts.append(f"{100 * found['accuracy']:.1f} ± {50 * (found['high'] - found['low']):.1f}")
+                    texts.append(f"{100 * found['accuracy']:.1f} ± {half_width(found):.1f}")
             best = panel["tuning"][name]["best"]
             setting = f"{best['clip_norm']:g}, {best['learning_rate']:g}" if best else "-"
             lines.append(f"| {name} | {setting} | " + " | ".join(texts) + " |")
@@ -209,7 +275,7 @@ def draw(panels: list[dict[str, Any]], path: pathlib.Path) -> None:
             axis.errorbar(
                 [found["target_epsilon"] * shift for found in known],
                 [100 * found["accuracy"] for found in known],
-                yerr=[50 * (found["high"] - found["low"]) for found in known],
+                yerr=[half_width(found) for found in known],
                 marker="o",
                 markersize=3,
                 capsize=2,
@@ -234,24 +300,51 @@ def define_flags() -> None:
     flags.DEFINE_string("json", None, "file for the figures, written after every cell")
     flags.DEFINE_string("plot", None, "file for the picture (PNG)")
     flags.DEFINE_integer("seeds", 10, "seeds per cell")
-    flags.DEFINE_integer("rounds", 10, "rounds on digits")
-    flags.DEFINE_list("sites", ["20", "100", "1000"], "numbers of simulated sites")
+    flags.DEFINE_integer("rounds", 10, "rounds on digits where all sites take part", lower_bound=1)
+    flags.DEFINE_integer("cyclic_rounds", 50, "rounds on digits in cyclic cohorts", lower_bound=1)
+    flags.DEFINE_list("panels", list(PANELS), "which parts to measure")
+    flags.DEFINE_list("mechanisms", [], "which mechanisms; none: all of each panel")
     flags.DEFINE_list("epsilons", ["1", "3", "8"], "privacy targets")
+
+
+def earlier(path: str | None, made_with: dict[str, Any]) -> list[dict[str, Any]]:
+    """Panels that the file has, measured with the same seeds and targets.
+
+    Raises:
+      InvalidInput: when they were measured otherwise.
+    """
+    if not path or not pathlib.Path(path).exists():
+        return []
+    found = json.loads(pathlib.Path(path).read_text())
+    before = {name: found.get(name) for name in made_with}
+    if before != made_with:
+        bound = f"holds panels of {before}, not of {made_with}"
+        raise_if([Problem("--json", path, bound, "name another file, or measure with the same seeds and targets")])
+    return list(found["panels"])
 
 
 def run() -> None:
     """Measures, prints the tables and writes figures and picture."""
     from tff_hospitals.foundations import files as records
 
-    sites = command.numbers("sites", FLAGS.sites, int)
+    known_names = {name for panel in PANELS.values() for name in panel.mechanisms}
+    raise_if(
+        [
+            *(one_of("--panels", name, PANELS) for name in FLAGS.panels),
+            *(one_of("--mechanisms", name, sorted(known_names)) for name in FLAGS.mechanisms),
+        ]
+    )
     epsilons = command.numbers("epsilons", FLAGS.epsilons, float)
     seeds = range(42, 42 + FLAGS.seeds)
+    made_with = {"seeds": list(seeds), "epsilons": list(epsilons)}
 
     def save(panels: list[dict[str, Any]]) -> None:
         if FLAGS.json:
-            records.write_json(FLAGS.json, {"seeds": list(seeds), "epsilons": list(epsilons), "panels": panels})
+            records.write_json(FLAGS.json, {**made_with, "panels": panels})
 
-    panels = measure(sites, epsilons, seeds, FLAGS.rounds, save)
+    known = earlier(FLAGS.json, made_with)
+    counts = FLAGS.rounds, FLAGS.cyclic_rounds
+    panels = measure(FLAGS.panels, FLAGS.mechanisms, epsilons, seeds, counts, known, save)
     save(panels)
     print(table(panels))
     if FLAGS.plot:

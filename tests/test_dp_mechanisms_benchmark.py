@@ -1,0 +1,55 @@
+"""The benchmark of private mechanisms, in a tiny setting: one file of figures that grows by panels, tables, a picture."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from tff_hospitals.foundations.validation import InvalidInput
+
+
+@pytest.fixture
+def benchmark(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(checkout / "benchmarks"))
+    module = importlib.import_module("dp_mechanisms")
+    for name, value in (("CLIP_NORMS", (1.0,)), ("RATE_FACTORS", (1.0,)), ("TUNING_SEEDS", (1,))):
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_a_tiny_setting_gives_figures_tables_and_a_picture(benchmark: Any, tmp_path: pathlib.Path) -> None:
+    path, seeds = tmp_path / "figures.json", range(42, 44)
+    made_with = {"seeds": list(seeds), "epsilons": [8.0]}
+
+    def save(panels: list[dict[str, Any]]) -> None:
+        path.write_text(json.dumps({**made_with, "panels": panels}))
+
+    known = [{"name": "cyclic_1000", "title": "kept", "cells": []}]
+    panels = benchmark.measure(["cyclic_20"], ["blt"], (8.0,), seeds, (2, 2), known, save)
+    assert [panel["name"] for panel in panels] == ["cyclic_20", "cyclic_1000"]
+    (found,) = panels[0]["cells"]
+    assert found["method"] == "blt"
+    assert 7.5 < found["epsilon"] <= 8.0
+    assert len(found["accuracies"]) == 2
+    assert 0.0 <= found["accuracy"] <= 1.0
+    text = benchmark.table(panels[:1])
+    assert "a tenth of them in turn** (2 rounds; without privacy" in text
+    assert "| blt | 1, 0.5 | " in text
+    benchmark.draw(panels[:1], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+    assert [panel["name"] for panel in benchmark.earlier(str(path), made_with)] == ["cyclic_20", "cyclic_1000"]
+    with pytest.raises(InvalidInput, match="same seeds and targets"):
+        benchmark.earlier(str(path), {**made_with, "epsilons": [1.0]})
+
+
+def test_every_panel_names_mechanisms_that_exist(benchmark: Any) -> None:
+    from tff_hospitals.experiments.methods import METHODS
+
+    for panel in benchmark.PANELS.values():
+        assert set(panel.mechanisms) <= set(METHODS)
+    assert {"tree", "blt", "banded_mf"} <= set(benchmark.PANELS["cyclic_1000"].mechanisms)
+    assert {"dp_sgd", "dp_mf_local"} <= set(benchmark.PANELS["record"].mechanisms)
