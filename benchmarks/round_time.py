@@ -3,7 +3,8 @@
     ./run benchmarks/round_time.py --json=FILE
 
 Prints a Markdown table and writes, among the medians, the ratios that matter: `mlp_k10_over_jax`, `mlp_k100_over_jax`,
-`cnn_k10_over_tf`, `mlp_k10_tutorial_over_compiled`, `heart_native_over_compiled`, `mlp_k100_adaptive_over_plain`.
+`cnn_k10_over_tf`, `mlp_k10_tutorial_over_compiled`, `heart_native_over_compiled`, `mlp_k100_adaptive_over_plain`,
+`wide_k4_blt_over_fixed_clip` (a million parameters, noise at the server).
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ GROUPS: dict[str, tuple[tuple[str, ...], int, int, dict[str, tuple[str, str]]]] 
             "mlp_k100_over_jax": ("mlp_compiled", "mlp_jax"),
             "mlp_k100_adaptive_over_plain": ("mlp_adaptive", "mlp_compiled"),
         },
+    ),
+    "wide_k4": (
+        ("wide_fixed_clip", "wide_blt"),
+        4,
+        11,
+        {"wide_k4_blt_over_fixed_clip": ("wide_blt", "wide_fixed_clip")},
     ),
     "strategies_k10": (("mlp_fused_compiled", "mlp_scanned_compiled", "mlp_side_by_side_compiled"), 10, 9, {}),
     "strategies_k100": (("mlp_fused_compiled", "mlp_scanned_compiled", "mlp_side_by_side_compiled"), 100, 5, {}),

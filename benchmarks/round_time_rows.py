@@ -109,6 +109,28 @@ def mlp_adaptive(sites: int) -> Measure:
     return _ours(_plan(weighting="equal", privacy=privacy, **_MLP), _images(sites), "compiled")
 
 
+def _wide(mechanism: str, sites: int) -> Measure:
+    """MLP 784-1250-10 (993,760 parameters), compiled, cyclic cohorts of half of the hospitals, noise at the server."""
+    plan = _plan(
+        1000,
+        weighting="equal",
+        model={"name": "mlp", "options": {"hidden_units": [1250]}},
+        cohort={"kind": "cyclic", "hospitals_per_round": sites},
+        privacy={"mechanism": mechanism, "noise_multiplier": 0.5, "clip_norm": 1.0},
+    )
+    return _ours(plan, _images(2 * sites), "compiled")
+
+
+def wide_fixed_clip(sites: int) -> Measure:
+    """A million parameters, independent noise."""
+    return _wide("fixed_clip", sites)
+
+
+def wide_blt(sites: int) -> Measure:
+    """A million parameters, noise that three buffers take back."""
+    return _wide("blt", sites)
+
+
 def mlp_jax(sites: int) -> Measure:
     """The bare limit: the same arithmetic as one hand-written JAX program that scans over sites."""
     import jax
@@ -301,6 +323,8 @@ ROWS = {
         mlp_cluster,
         mlp_native,
         mlp_adaptive,
+        wide_fixed_clip,
+        wide_blt,
         mlp_jax,
         mlp_tutorial,
         cnn_compiled,
@@ -312,6 +336,6 @@ ROWS = {
 
 if __name__ == "__main__":
     quiet.be_quiet()
-    if sys.argv[1].endswith(("_compiled", "_cluster", "_adaptive")):
+    if sys.argv[1].endswith(("_compiled", "_cluster", "_adaptive", "_clip", "_blt")):
         quiet.one_thread_per_operation()  # as the scripts do
     paired.serve(lambda: ROWS[sys.argv[1]](int(sys.argv[2])))

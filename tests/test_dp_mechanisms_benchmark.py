@@ -1,4 +1,4 @@
-"""The benchmark of private mechanisms, in a tiny setting: one file of figures that grows by panels, tables, a picture."""
+"""The benchmark of private mechanisms, in a tiny setting: one file that grows by panels, tables, a picture."""
 
 from __future__ import annotations
 
