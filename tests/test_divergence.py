@@ -37,6 +37,22 @@ def test_a_model_without_a_finite_loss_is_called_diverged():
     assert not any(text.startswith(stopping.DIVERGED) for text in healthy.summary["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("pooled", "diverged"),
+    [
+        ({"loss": 1e30, "accuracy": 0.56}, True),
+        ({"loss": 5e4, "accuracy": 0.5}, False),  # noise of a private method
+        ({"loss": 1e12, "rmse": 1e6, "r2": -3.0}, False),  # a target in a small currency
+        ({"loss": 1e12, "rmse": 1e6, "r2": float("nan")}, False),  # one test record has no spread
+        ({"loss": 1e30, "rmse": 1e15, "r2": -1e20}, True),
+        ({"loss": float("inf"), "accuracy": 0.56}, True),
+    ],
+)
+def test_a_senseless_loss_is_as_good_as_an_infinite_one(pooled, diverged):
+    words = stopping.final_warnings(Plan(), {**pooled, "records": 20.0})
+    assert any(text.startswith(stopping.DIVERGED) for text in words) is diverged
+
+
 def test_the_rate_to_lower_is_that_of_whoever_could_have_done_it():
     adaptive = Plan().replace(server={"optimizer": "yogi", "learning_rate": 1e30})
     assert stopping.smaller_steps(adaptive, 0).startswith("lower --client_learning_rate")  # no server step yet

@@ -15,10 +15,12 @@ import pytest
 import toy
 
 from tff_hospitals.accounting import Ledger
+from tff_hospitals.experiments.outcome import over_patients
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.reports.progress import run_summary
 from tff_hospitals.training import loop
 from tff_hospitals.training.loop import TrainingError, train
 from tff_hospitals.training.round_inputs import RoundDrawer
@@ -285,3 +287,16 @@ def test_the_model_comes_back_as_plain_keras(whole, dataset):
     for path in paths[1:]:
         os.unlink(path)
     assert tf.keras.models.load_model(paths[0]).count_params() == 6
+
+
+def test_a_run_alone_has_the_intervals_of_the_table_over_patients(dataset, model):
+    run = train(PLAN.replace(rounds=2), dataset, model=model)
+    found = over_patients(run, dataset)
+    for one in dataset.ids:
+        at = run.evaluation[one]["accuracy"]
+        assert found["accuracy_low_per_hospital"][one] <= at <= found["accuracy_high_per_hospital"][one]
+    low, high = found["accuracy_low"], found["accuracy_high"]
+    assert 0 <= low < run.summary["accuracy_mean"] < high <= 1
+    shown = run_summary({**run.summary, **found})
+    words = f"interval over test patients {100 * low:.0f} to {100 * high:.0f})"
+    assert words in " ".join(shown.split())

@@ -15,7 +15,9 @@ from tff_hospitals.experiments.runner import RunResult
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.convergence import NOT_CONVERGED
+from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.metrics import Predictions
+from tff_hospitals.training.results import Run
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -146,6 +148,22 @@ class Outcome:
                     "conversion": "rdp",
                 }
         return found
+
+
+def over_patients(run: Run, dataset: HospitalDataset) -> dict[str, Any]:
+    """The 95 % intervals over test patients of a single run, as the rows of a comparison name them.
+
+    Args:
+      run: finished.
+      dataset: the hospitals that it was evaluated on.
+    """
+    found = Evaluator(run.model, dataset).predictions(run.weights, run.frozen)
+    resamples = Resamples([_patients(dataset)], seeds=1)
+    fields: dict[str, Any] = {}
+    for name in ("accuracy", "rmse") if len(found) else ():
+        if found.task in METRICS[name].tasks:
+            fields.update(_intervals(name, resamples.draw(METRICS[name], [found])))
+    return fields
 
 
 def _patients(dataset: HospitalDataset) -> dict[str, Sequence[int]]:

@@ -103,6 +103,7 @@ def run() -> None:
     options = flag_groups.runtime_options()
     raise_if(review.problems(plan))
     from tff_hospitals.experiments import baselines
+    from tff_hospitals.experiments.outcome import over_patients
     from tff_hospitals.reports import progress
 
     dataset = baselines.load(plan.data)
@@ -128,7 +129,7 @@ def run() -> None:
         )
     if result.already_finished:
         print(f"{folder} holds this run, finished: nothing was trained. Its result:")
-    print(progress.run_summary(result.summary))
+    print(progress.run_summary({**result.summary, **over_patients(result, dataset)}))
     print(f"results: {folder}")
     diverged = [text for text in result.summary["warnings"] if text.startswith(DIVERGED)]
     if diverged:

@@ -29,6 +29,7 @@ from tff_hospitals.reports.wording import (
     percent,
     score_text,
     score_words,
+    short_interval,
     significant,
     target_text,
     with_unit,
@@ -211,8 +212,13 @@ def trial_progress(
     return TrialDisplay(0, "trial", shown, stream, every_seconds, clock)
 
 
+def _ends(row: Row) -> str:
+    """The ends of the headline's interval."""
+    return short_interval(row.metric, row.score.interval).strip("()").replace("–", " to ")
+
+
 def run_summary(summary: Mapping[str, Any] | Row) -> str:
-    """The block that a run prints at its end.
+    """The block that a run prints at its end, with intervals over test patients where the summary has them.
 
     Args:
       summary: the run's `summary.json`.
@@ -250,7 +256,8 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
         together = score_text(metric, score.pooled_mean)
         pooled = f", {with_unit(metric, together)} on all test records" if score.pooled_mean is not None else ""
         own = with_unit(metric, score_text(metric, score.mean))
-        lines.append(_line(metric.label, f"{own} (mean of the hospitals){pooled}"))
+        over = "" if score.low is None or score.high is None else f"; 95 % interval over test patients {_ends(row)}"
+        lines.append(_line(metric.label, f"{own} (mean of the hospitals{over}){pooled}"))
     known = [(key, value) for key, value in score.per_hospital.items() if value is not None]
     if 0 < len(known) <= 8:
         lines.append(_line("", ", ".join(f"{key} {score_text(metric, value)}" for key, value in known)))

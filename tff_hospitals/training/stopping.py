@@ -12,6 +12,7 @@ from tff_hospitals.plan.plan import Plan, StoppingPlan
 ROUND_LIMIT = "round limit reached"
 BUDGET_SPENT = "privacy budget spent"
 DIVERGED = "diverged"
+_SENSELESS = 1e9  # a loss of classes, or errors over the target's spread, that no noise and no weights of classes make
 
 
 @dataclasses.dataclass
@@ -58,10 +59,12 @@ def final_warnings(plan: Plan, pooled: Mapping[str, float]) -> list[str]:
     """What must be said of the last evaluation: that nothing was measured, or that the model is of no use."""
     if not pooled.get("records"):
         return ["no hospital has a test record: nothing was measured. Remedy: more records, or a larger test part."]
-    if math.isfinite(pooled.get("loss", math.nan)):
+    loss = pooled.get("loss", math.nan)
+    senseless = ("accuracy" in pooled and loss > _SENSELESS) or pooled.get("r2", 0.0) < -_SENSELESS
+    if math.isfinite(loss) and not senseless:
         return []
     return [
-        f"{DIVERGED}: the loss on the test records is {pooled.get('loss')}, and the model of no use. Remedy: "
+        f"{DIVERGED}: the loss on the test records is {loss:.3g}, and the model of no use. Remedy: "
         f"{smaller_steps(plan, 1)}."
     ]
 
