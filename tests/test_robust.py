@@ -114,6 +114,7 @@ def plan_of(name, **changes):
     return METHODS[name].plan(Plan(rounds=15, evaluate_every=15), None).replace(**changes)
 
 
+@pytest.mark.slow
 def test_a_flipped_update_ruins_the_mean_and_no_rule_that_bears_it(sites):
     assert "site-0002" in sites.ids
     clean = train(plan_of("mean"), sites).summary["accuracy_mean"]

@@ -27,6 +27,9 @@ def define_flags() -> None:
         "splits", 1, "divide the records this many times into training and testing; every method runs on each split"
     )
     flags.DEFINE_integer("baseline_epochs", None, "epochs of the pooled and local baselines; default: to their end")
+    flags.DEFINE_integer(
+        "finetune_epochs", None, "further rows: each hospital trains the finished model on, on its own records"
+    )
     flags.DEFINE_bool("audit", False, "attack each method's run of the first seed; adds columns and a figure")
     flags.DEFINE_string(
         "headline", None, "metric that methods are ranked by; default: accuracy, AUC where classes are unequal, RMSE"
@@ -68,6 +71,7 @@ def run() -> None:
         max_total_epsilon=FLAGS.max_total_epsilon,
         headline=FLAGS.headline,
         splits=FLAGS.splits,
+        finetune_epochs=FLAGS.finetune_epochs,
     )
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.job_progress(shown=FLAGS.progress) as display:

@@ -24,7 +24,7 @@ from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import seeds as seed_statistics
 from tff_hospitals.reports.columns import row_from_json
-from tff_hospitals.training import stopping
+from tff_hospitals.training import personalisation, stopping
 from tff_hospitals.training.metrics import METRICS
 from tff_hospitals.training.results import TrainingError
 from tff_hospitals.training.run_directory import versions
@@ -55,6 +55,8 @@ class Comparison:
       max_total_epsilon: a method whose runs would bring all runs on these data together beyond it is not run.
       headline: the metric that methods are ranked by; None: accuracy, or another one where it misleads.
       splits: how many times the records are divided anew into training and testing; every method runs on each.
+      finetune_epochs: every federated method has a second row, of the models that hospitals make of its own by so many
+        epochs on their own records.
     """
 
     methods: tuple[str, ...]
@@ -72,6 +74,7 @@ class Comparison:
     max_total_epsilon: float | None = None
     headline: str | None = None
     splits: int = 1
+    finetune_epochs: int | None = None
 
     def problems(self) -> list[Problem]:
         """What is wrong before any data is read."""
@@ -89,6 +92,7 @@ class Comparison:
             None
             if self.baseline_epochs is None
             else whole_number("baseline_epochs", self.baseline_epochs, low=1, remedy="give 1 or more epochs"),
+            *personalisation.problems(self.finetune_epochs),
         ]
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             found.append(Problem("seeds", self.seeds, "must be one or more different numbers", "name each seed once"))
@@ -186,6 +190,7 @@ def run(
                 comparison.baseline_epochs,
                 store_updates=comparison.store_updates,
                 max_total_epsilon=comparison.max_total_epsilon,
+                finetune_epochs=comparison.finetune_epochs,
                 models=models,
             )
             for number, dataset in enumerate(datasets)
@@ -225,6 +230,8 @@ def run(
             else:
                 federated = first.plan if first.method.kind == "federated" else None
                 outcome.enter(_row(comparison, first, results), results, federated)
+                if federated is not None and comparison.finetune_epochs is not None:
+                    outcome.enter_again([result.of_own_models(first.dataset) for result in results])
         summary.update(outcome.fields())
         files.write_json(folder / "summary.json", summary)
     runs.close()
@@ -338,8 +345,9 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
     # None of these changes what is trained: they may be asked for later.
     for name in ("audit", "store_updates", "headline", "max_total_epsilon"):
         del asked[name]
-    if comparison.splits == 1:  # as folders of earlier versions have it
-        del asked["splits"]
+    for name, unused in (("splits", 1), ("finetune_epochs", None)):  # as folders of earlier versions have it
+        if asked[name] == unused:
+            del asked[name]
     path = folder / "comparison.json"
     if path.exists():
         there = files.read_json(path)

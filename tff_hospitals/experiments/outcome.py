@@ -14,6 +14,7 @@ from tff_hospitals.experiments.intervals import METRICS, Drawn, Resamples, diffe
 from tff_hospitals.experiments.runner import RunResult
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.reports import seeds as seed_statistics
 from tff_hospitals.training.convergence import NOT_CONVERGED
 from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.metrics import Predictions
@@ -40,6 +41,7 @@ class Outcome:
         self._class_counts: dict[str, dict[str, int]] = {}
         self._rows: list[dict[str, Any]] = []
         self._scores: list[np.ndarray | None] = []
+        self._at_hospitals: list[np.ndarray | None] = []
         self._ledgers: list[Ledger] = []
         self._without_guarantee = 0
         self._headline: tuple[str, str] | None = None
@@ -50,6 +52,8 @@ class Outcome:
         results: Sequence[RunResult] = (),
         plan: Plan | None = None,
         ledgers: Sequence[Ledger] = (),
+        *,
+        charged: bool = True,
     ) -> None:
         """Adds a row with what its runs predicted and released; without runs it was refused.
 
@@ -58,11 +62,12 @@ class Outcome:
           results: of its runs, split by split, each with all seeds.
           plan: of a method whose last rounds say whether it had come to its end.
           ledgers: of runs without a result; they count in the joint epsilon all the same.
+          charged: whether these runs count in the joint epsilon; not those of a row before.
 
         Raises:
           validation.InvalidInput: the headline asked for does not exist for this task.
         """
-        scores = None
+        scores = at_hospitals = None
         if results:
             runs = [result.predictions for result in results]
             if self._headline is None:
@@ -71,16 +76,24 @@ class Outcome:
             for name in dict.fromkeys((self._headline[0], "accuracy")):
                 if runs[0].task in METRICS[name].tasks:
                     drawn = self._resamples.draw(METRICS[name], runs)
-                    scores = drawn.scores if name == self._headline[0] else scores
+                    if name == self._headline[0]:
+                        scores, at_hospitals = drawn.scores, np.array([drawn.of_hospital(one) for one in drawn.ids])
                     row.update(_intervals(name, drawn))
             if plan is not None:
                 self._judge_the_end(row, [result.row["curve"] for result in results], plan)
-        every = [*(result.ledger for result in results), *ledgers]
+        every = [*(result.ledger for result in results), *ledgers] if charged else []
         private = [ledger for ledger in every if ledger.units()]
         self._ledgers += private
         self._without_guarantee += len(every) - len(private)
         self._rows.append(row)
         self._scores.append(scores)
+        self._at_hospitals.append(at_hospitals)
+
+    def enter_again(self, results: Sequence[RunResult]) -> None:
+        """Adds a second row of the runs that were entered last: what else was made of them, with no new release."""
+        row = seed_statistics.aggregate_runs([result.row for result in results]).to_json()
+        row.update({name: self._rows[-1][name] for name in ("converged",) if name in self._rows[-1]})
+        self.enter(row, results, charged=False)
 
     def _count_classes(self, runs: Sequence[Predictions]) -> None:
         """Test records of each class by hospital, all splits together; a regression has none."""
@@ -119,13 +132,40 @@ class Outcome:
         """The fields of `summary.json`."""
         name, why = self._headline or ("accuracy", "")
         return {
-            "rows": self._rows,
+            "rows": self._rows_with_gains(name),
             "headline": name,
             "headline_reason": why,
             "differences": differences(name, self._scores),
             "test_records_by_class": self._class_counts,
             "joint_epsilon": self._joint(),
         }
+
+    def _rows_with_gains(self, metric: str) -> list[dict[str, Any]]:
+        """The rows; those that train together with what every hospital gains over training alone, above 0 is better.
+
+        Both are tested on the same patients, so that the interval of a gain is that of a paired difference.
+        """
+        alone = next((k for k, row in enumerate(self._rows) if row.get("kind") == "local"), None)
+        base = None if alone is None else self._at_hospitals[alone]
+        if alone is None or base is None:
+            return self._rows
+        field, sign = f"{metric}_per_hospital", 1.0 if METRICS[metric].higher_is_better else -1.0
+        rows = []
+        for row, drawn in zip(self._rows, self._at_hospitals):
+            if drawn is not None and row.get("kind") == "federated":
+                ids = list(self._datasets[0].ids)
+                both = {one: (row[field].get(one), self._rows[alone][field].get(one)) for one in ids}
+                ends = {one: interval(sign * found) for one, found in zip(ids, drawn - base)}
+                row = {
+                    **row,
+                    "gain_per_hospital": {
+                        one: None if None in pair else sign * (pair[0] - pair[1]) for one, pair in both.items()
+                    },
+                    "gain_low_per_hospital": {one: end and end[0] for one, end in ends.items()},
+                    "gain_high_per_hospital": {one: end and end[1] for one, end in ends.items()},
+                }
+            rows.append(row)
+        return rows
 
     def _joint(self) -> dict[str, Any]:
         """The epsilon of everything that the private runs released together, for each unit that one of them protects.

@@ -13,6 +13,7 @@ from tff_hospitals.experiments.methods import Method
 from tff_hospitals.foundations import files
 from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.training import personalisation
 from tff_hospitals.training.convergence import NOT_CONVERGED, can_fit
 from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.loop import build_model, train_seeds, train_to_the_end
@@ -21,6 +22,12 @@ from tff_hospitals.training.stopping import DIVERGED
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
+
+FINE_TUNED = "_fine_tuned"
+OWN_MODELS = (
+    "fine-tuned: the guarantee is that of the federated model; each hospital's own model knows its records without "
+    "noise and must stay there"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +38,33 @@ class RunResult:
       row: its summary.
       predictions: of every test record, hospitals in order; they stay in memory.
       ledger: what it released; of runs without a mechanism it is empty.
+      fine_tuned: what the hospitals' own models predict after fine-tuning; None where none was asked for.
     """
 
     row: Mapping[str, Any]
     predictions: Predictions
     ledger: Ledger
+    fine_tuned: Predictions | None = None
+
+    def of_own_models(self, dataset: HospitalDataset) -> RunResult:
+        """The run as its hospitals' own models show it; the row is that of a method of its own."""
+        if self.fine_tuned is None:
+            raise ValueError("the run was not fine-tuned")
+        by_hospital, start = {}, 0
+        for one, records in dataset.records(train=False).items():
+            by_hospital[one] = evaluate(self.fine_tuned[start : start + records])
+            start += records
+        kept = {name: value for name, value in self.row.items() if name != "backdoor_success"}
+        row = {
+            **kept,
+            **summary_fields(by_hospital, evaluate(self.fine_tuned)),
+            "method": f"{self.row['method']}{FINE_TUNED}",
+            "label": f"{self.row['label']}, fine-tuned",
+            "curve": [],
+        }
+        if self.ledger.units():
+            row["warnings"] = [*row["warnings"], OWN_MODELS]
+        return RunResult(row, self.fine_tuned, self.ledger)
 
 
 @dataclasses.dataclass
@@ -52,6 +81,7 @@ class MethodRunner:
         for that, and for `baselines.PUBLISHED_EPOCHS` else.
       store_updates: keep every hospital's update of every k-th round, for audits.
       max_total_epsilon: the limit on all runs on these data together.
+      finetune_epochs: of each hospital on its own records after federated training; None: none.
       models: by name, filled on first use; methods that share it share compiled programs and first weights.
     """
 
@@ -63,6 +93,7 @@ class MethodRunner:
     baseline_epochs: int | None
     store_updates: int | None = None
     max_total_epsilon: float | None = None
+    finetune_epochs: int | None = None
     models: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def name(self, seed: int, hospital: str | None = None) -> str:
@@ -77,7 +108,10 @@ class MethodRunner:
         """What keeps this method from running here; a baseline is checked by the plan that it really runs."""
         if self.method.kind != "federated":
             return review.problems(baselines.baseline_plan(self.plan, self.baseline_epochs))
-        return review.problems(self.plan, self.dataset)
+        return [
+            *review.problems(self.plan, self.dataset),
+            *personalisation.problems(self.finetune_epochs, self.dataset),
+        ]
 
     def run(self, seed: int) -> RunResult:
         """Trains (or takes up again, or reads) one seed."""
@@ -121,12 +155,16 @@ class MethodRunner:
             curves = [run.summary["curve"] for run in runs]
             rises = last_rounds.still_rising(curves, "loss") if to_its_end else None
         evaluator = Evaluator(model, dataset if evaluated is None else evaluated)
+        own: personalisation.FineTuning | None = None
+        if self.method.kind == "federated" and self.finetune_epochs is not None:
+            own = personalisation.FineTuning(plans[0], model, dataset, self.finetune_epochs)
         shared = {"label": self.method.label, "kind": self.method.kind, **self._without_wire()}
         return [
             RunResult(
                 {**run.summary, **shared, **_how_it_ended(run.summary, to_its_end, rises)},
                 evaluator.predictions(run.weights, run.frozen),
                 run.ledger,
+                None if own is None else own.predictions(run.weights, run.frozen, run.plan.seed),
             )
             for run in runs
         ]

@@ -99,6 +99,7 @@ class Job:
     seed: int
     store_updates: int | None = None
     max_total_epsilon: float | None = None
+    finetune_epochs: int | None = None
     extensions: tuple[str, ...] = ()
 
 
@@ -106,7 +107,8 @@ def job_of(runner: MethodRunner, seed: int) -> Job:
     """The words for a run."""
     folder, plan = str(pathlib.Path(runner.folder).absolute()), runner.plan.to_json()
     name, epochs, names = runner.method.name, runner.baseline_epochs, extensions.loaded()
-    return Job(name, plan, folder, epochs, seed, runner.store_updates, runner.max_total_epsilon, names)
+    limit, own = runner.max_total_epsilon, runner.finetune_epochs
+    return Job(name, plan, folder, epochs, seed, runner.store_updates, limit, own, names)
 
 
 def run_job(job: Job) -> tuple[RunResult | None, str | None]:
@@ -136,6 +138,7 @@ def run_job(job: Job) -> tuple[RunResult | None, str | None]:
             job.baseline_epochs,
             store_updates=job.store_updates,
             max_total_epsilon=job.max_total_epsilon,
+            finetune_epochs=job.finetune_epochs,
         )
         return runner.run(job.seed), None
     except (InvalidInput, RecordError, TrainingError) as error:

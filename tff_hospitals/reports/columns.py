@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tff_hospitals.reports import wording
+from tff_hospitals.reports import gains, wording
 from tff_hospitals.reports.column import Column, Reader, Shown, always, is_empty, number, text
 from tff_hospitals.reports.fields import FieldReader, raise_record_error
 from tff_hospitals.reports.rows import KINDS, NAMED, UNITS, CurvePoint, Row
@@ -365,6 +365,11 @@ _STORED = (
     Column("clip_norms_sd", _numbers, _by_position(sample_sd), of="clip_norms", optional=True),
     Column("communication", FieldReader.mapping, _means_by_name, optional=True),
     Column("signal_to_noise", _by_id, _all_numbers, optional=True),
+    # Of comparisons in which every hospital also trains alone.
+    Column("gain_per_hospital", _by_id, first_known, optional=True, csv="gain"),
+    Column("gain_low_per_hospital", _by_id, first_known, optional=True, csv="gain_low"),
+    Column("gain_high_per_hospital", _by_id, first_known, optional=True, csv="gain_high"),
+    Column("gainers", derive=gains.decided, head="hospitals|gain/lose", text=gains.cell),
     Column("backdoor_success", _share, mean, optional=True, csv=True, head="backdoor|success"),
     # Of audits.
     Column("membership_auc", _share, mean, optional=True, csv=True, head="membership AUC", printed=False),

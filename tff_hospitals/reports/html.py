@@ -10,6 +10,7 @@ from typing import Any
 
 from tff_hospitals.reports.columns import COLUMNS, Column, Shown
 from tff_hospitals.reports.findings import cautions, findings
+from tff_hospitals.reports.gains import gain_table
 from tff_hospitals.reports.metric_tables import metric_tables
 from tff_hospitals.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.reports.plot_style import Picture
@@ -76,7 +77,7 @@ def comparison_page(
         accounting_facts=[*joint_sentences(summary.joint_epsilon, summary.splits), *accounting_facts(rows)],
         interval_words=interval_words(summary.splits) if any(row.score.low is not None for row in rows) else "",
         privacy_table=_privacy_table(rows, ids),
-        metric_tables=metric_tables(summary, rows),
+        metric_tables=[*gain_table(rows, ids), *metric_tables(summary, rows)],
         data=data_section(summary.dataset),
         command=summary.command,
         run_facts=_run_facts(summary),

@@ -10,7 +10,7 @@ from tff_hospitals.foundations import files
 from tff_hospitals.reports.plot_attacks import attacks_against_epsilon
 from tff_hospitals.reports.plot_bytes import bytes_against_accuracy
 from tff_hospitals.reports.plot_clip import clip_norm_by_round
-from tff_hospitals.reports.plot_hospitals import accuracy_per_hospital
+from tff_hospitals.reports.plot_hospitals import accuracy_per_hospital, gain_per_hospital
 from tff_hospitals.reports.plot_privacy import accuracy_against_epsilon
 from tff_hospitals.reports.plot_rounds import accuracy_by_round
 from tff_hospitals.reports.plot_style import Picture, drawing
@@ -34,7 +34,11 @@ def draw_all(summary: Summary) -> tuple[list[Picture], list[str]]:
                 missing.append(f"The figure of {name} is left out: {reason}.")
             else:
                 pictures.append(picture)
-        for draw in (clip_norm_by_round, attacks_against_epsilon):  # of some comparisons; absence needs no word
+        for draw in (
+            gain_per_hospital,
+            clip_norm_by_round,
+            attacks_against_epsilon,
+        ):  # of some comparisons; absence needs no word
             picture = draw(summary)
             if picture is not None:
                 pictures.append(picture)
