@@ -93,6 +93,9 @@ def test_the_ledger_of_a_run_counts_every_turn_and_keeps_the_target(heart, targe
     epsilon = epsilon_of([(by_hand, 6)], run.summary["delta"], adjacency="replace_special", conversion="rdp")
     assert 0.98 * target < epsilon <= target
     assert run.summary["epsilon"] <= target
+    settings = tuple(noise.make(plan, heart).settings.values())
+    table = {str(one.bands): one.error for one in dp_mf_local.choices(settings, run.summary["delta"])}
+    assert run.summary["error_by_bands"] == {**table, "chosen": 4}
 
 
 def test_passes_are_one_matrix_mechanism_a_round_with_the_sensitivity_of_all_passes(heart):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from tff_hospitals.reports import plot_labels, plot_privacy, plot_style, plots
 from tff_hospitals.reports.plot_attacks import attacks_against_epsilon
+from tff_hospitals.reports.plot_bands import error_against_bands
 from tff_hospitals.reports.plot_bytes import bytes_against_accuracy
 from tff_hospitals.reports.plot_hospitals import accuracy_per_hospital
 from tff_hospitals.reports.plot_privacy import accuracy_against_epsilon
@@ -211,6 +213,21 @@ def test_dollar_signs_and_brackets_in_names_are_only_letters():
         picture = accuracy_per_hospital(summary_from_json(source))
     assert "<script" not in picture.svg
     assert "<!--" not in picture.svg
+
+
+def test_the_planner_s_table_of_bands_is_drawn_where_a_row_has_one(captured):
+    plain = sample(methods=report_samples.METHODS[4:7])
+    with plot_style.drawing():
+        assert error_against_bands(plain) is None
+    table = {"1": 40.0, "2": 39.0, "4": 42.0, "chosen": 2.0}
+    rows = [dataclasses.replace(row, values={**row.values, "error_by_bands": table}) for row in plain.rows]
+    with plot_style.drawing():
+        picture = error_against_bands(dataclasses.replace(plain, rows=tuple(rows)))
+    assert "2 bands, 1.00 at 1, 0.975 at 2, 1.05 at 4" in picture.alt
+    (axes,) = captured[0].figure.axes
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert len(marks) == len(rows)
+    assert [float(x) for x in marks[0].get_xdata()] == [2.0]
 
 
 @pytest.mark.parametrize(("unit", "hospitals"), [("record", 4), ("none", 4), ("record", 30)])

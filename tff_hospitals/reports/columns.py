@@ -363,6 +363,7 @@ _STORED = (
     Column("event_stated", FieldReader.flag, _every, optional=True),
     Column("clip_norms", _numbers, _by_position(mean), optional=True),
     Column("clip_norms_sd", _numbers, _by_position(sample_sd), of="clip_norms", optional=True),
+    Column("error_by_bands", _by_id, _all_numbers, optional=True),
     Column("communication", FieldReader.mapping, _means_by_name, optional=True),
     Column("signal_to_noise", _by_id, _all_numbers, optional=True),
     # Of comparisons in which every hospital also trains alone.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tff_hospitals.foundations import files
 from tff_hospitals.reports.plot_attacks import attacks_against_epsilon
+from tff_hospitals.reports.plot_bands import error_against_bands
 from tff_hospitals.reports.plot_bytes import bytes_against_accuracy
 from tff_hospitals.reports.plot_clip import clip_norm_by_round
 from tff_hospitals.reports.plot_hospitals import accuracy_per_hospital, gain_per_hospital
@@ -37,6 +38,7 @@ def draw_all(summary: Summary) -> tuple[list[Picture], list[str]]:
         for draw in (
             gain_per_hospital,
             clip_norm_by_round,
+            error_against_bands,
             attacks_against_epsilon,
         ):  # of some comparisons; absence needs no word
             picture = draw(summary)

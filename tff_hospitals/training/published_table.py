@@ -160,7 +160,7 @@ _SUMMARY = {
     **_named("accounting", "epsilon epsilon_rdp epsilon_pld epsilon_pld_missing worst_hospital delta adjacency"),
     **_named("accounting", "conversion stop_reason guarantee second_unit second_epsilon second_conversion"),
     **_named("accounting", "second_noise_multiplier epsilon_per_patient certificate certificate.second_unit"),
-    **_each("accounting", "epsilon_per_hospital noise_multiplier_per_hospital statements"),
+    **_each("accounting", "epsilon_per_hospital noise_multiplier_per_hospital error_by_bands statements"),
     **_named("accounting", _CERTIFICATE, "certificate"),
     **_named("accounting", _CERTIFICATE, "certificate.second_unit"),
     **_each("released", "clip_norms signal_to_noise"),

@@ -83,6 +83,7 @@ def summary_row(
         "reproducible": mechanisms.repeatable(plan.privacy),
         "event_stated": mechanisms.stated_event(plan.privacy),
         "clip_norms": list(history.clip_norms),
+        **_error_by_bands(plan, noise),
         "signal_to_noise": history.signal.medians(),
         "warnings": [
             *(text for text in review.warnings(plan, dataset) if one_process or text != SIMULATED),
@@ -96,6 +97,15 @@ def summary_row(
         "communication": history.bytes_sent.summary(len(dataset.hospitals)),
         "curve": curve(history, conversion),
     }
+
+
+def _error_by_bands(plan: Plan, noise: noise_plan.NoisePlan) -> dict[str, dict[str, float]]:
+    """What the planner chose the number of bands by, where it had a choice."""
+    mechanism = mechanisms.record_level(plan.privacy)
+    if mechanism is None or not noise.settings:
+        return {}
+    table = mechanism.error_by_bands(tuple(noise.settings.values()), noise.delta)
+    return {"error_by_bands": table} if table else {}
 
 
 def _guarantee(

@@ -220,6 +220,15 @@ class RecordLevel(Mechanism):
         """
         return privacy
 
+    def error_by_bands(self, settings: tuple[RecordSetting, ...], delta: float) -> dict[str, float]:
+        """Expected error of every number of bands that the planner could have chosen; empty where it had no choice.
+
+        Args:
+          settings: every hospital's rounds, completed.
+          delta: of every (epsilon, delta) in the run.
+        """
+        return {}
+
     def dependence(self, steps: int, setting: RecordSetting) -> np.ndarray | None:
         """How the noises of a round's steps hang together, for audits: they are taken apart again by it.
 

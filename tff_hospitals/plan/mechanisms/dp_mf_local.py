@@ -87,6 +87,14 @@ class DpMfLocal(RecordLevel):
         best = min(choices(settings, delta), key=lambda one: one.error)
         return dataclasses.replace(privacy, noise_bands=best.bands)
 
+    def error_by_bands(self, settings: tuple[RecordSetting, ...], delta: float) -> dict[str, float]:
+        """The planner's table, and what was taken under the name `chosen`."""
+        privacy = settings[0].privacy
+        if privacy.target_epsilon is None or self.batches_of(privacy) == PASSES:
+            return {}
+        table = {str(one.bands): one.error for one in choices(settings, delta)}
+        return {**table, "chosen": float(privacy.noise_bands or 1)}
+
     def noise_problems(self, setting: RecordSetting, noise_multiplier: float, hospital: str) -> list[Problem]:
         """More bands than a hospital's batches or steps allow."""
         bands, most = int(setting.privacy.noise_bands or 1), most_bands((setting,), setting.steps)
