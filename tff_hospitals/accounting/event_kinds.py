@@ -55,7 +55,7 @@ KINDS: Mapping[str, Kind] = {
         ("noise_multiplier", "sampling_probability"),
         (),
         (ADD_OR_REMOVE_ONE, REPLACE_SPECIAL),
-        "each unit joins a step independently with probability {sampling_probability} (Poisson sampling)",
+        "each unit joins a step independently with probability {sampling_probability:.6g} (Poisson sampling)",
         "Gaussian noise on the clipped contributions of a Poisson sample",
     ),
     "fixed_size_gaussian": Kind(

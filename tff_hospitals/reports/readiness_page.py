@@ -134,7 +134,7 @@ def _remarks(one: HospitalFacts) -> list[str]:
 def _text(title: str, facts: Readiness, schema: Schema, notes: Sequence[str]) -> Iterator[str]:
     yield from (title, "=" * len(title), "", INSIDE_WORDS, "")
     yield from _section("To settle before training", facts.open_points or ["nothing: ready"])
-    yield from _section("Guessed or undecided", notes)
+    yield from _section("Guessed, left out or undecided", notes)
     for caption, head, rows in tables(facts, schema):
         yield from (caption, "-" * len(caption))
         widths = [max(map(len, column)) for column in zip(head, *rows)]

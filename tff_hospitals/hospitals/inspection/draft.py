@@ -85,10 +85,8 @@ def draft(path: os.PathLike[str] | str, stated: Roles) -> Draft:
         read = {*features, *roles.named.values()}
         lines += ["headers:", *(f"  {quoted(f)}: {_map(h)}" for f, h in _kept(gathered.headers, read).items())]
     lines += ["scaling: fixed_bounds   # by the bounds alone: nothing is learnt from the records", ""]
-    lines += [
-        "# Columns that are left out, and why:",
-        *(_comment(f"  {name}: {why}") for name, why in left_out.items()),
-    ]
+    lines += ["# Columns that are left out, and why:"] if left_out else []
+    lines += [_comment(f"  {name}: {why}") for name, why in left_out.items()]
     open_columns = [name for name in features if guesses[name].kind == "numeric"]
     return Draft("\n".join(lines) + "\n", tuple(notes), tuple(open_columns))
 
