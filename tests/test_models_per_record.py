@@ -394,8 +394,8 @@ def test_large_models_are_vectorised_in_chunks(monkeypatch):
     [
         ("mlp with dropout", "ghost norms: dense, dense_1"),
         ("group norm", "ghost norms: conv2d, group_normalization, dense"),
-        ("block of layers", "ghost norms: block/dense, block/dense_1, dense$"),
-        ("own layer", "ghost norms: dense, dense_1; per-record gradients: gate"),
+        ("block of layers", r"per-record gradients of the whole model: layer block \(Block\) is of no kind"),
+        ("own layer", r"per-record gradients of the whole model: layer gate \(Gate\) is of no kind"),
         ("depthwise conv", "ghost norms: dense; per-record gradients: depthwise_conv2d"),
         ("frozen layer", "ghost norms: dense, dense_2"),
         ("attention", "ghost norms: layer_normalization, dense; per-record gradients: multi_head_attention/query"),
@@ -431,8 +431,8 @@ def test_what_cannot_be_vectorised_is_done_record_by_record_and_said(monkeypatch
     method, words = method_for(model)
     assert method == "loop"
     assert words == (
-        "one record after the other, which is slow: "
-        "it cannot be vectorised (NotImplementedError: no vectorised form of Gate)"
+        "one record after the other, which is slow: layer gate (Gate) is of no kind that is known to compute every "
+        "record by itself; it cannot be vectorised (NotImplementedError: no vectorised form of Gate)"
     )
     equal(runner(model, "auto")(0.3), runner(model, "loop")(0.3))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import toy
 
 from tff_hospitals.experiments.comparison import Comparison
 from tff_hospitals.experiments.methods import METHODS
+from tff_hospitals.foundations import extensions
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.hospitals.secret import DataSecret
@@ -100,6 +103,22 @@ def test_whatever_changes_a_release_changes_its_noise(dataset):
     for field in HARMLESS:
         again = run_streams(PRIVATE.replace(**{field: 2}), dataset)
         assert tuple(again.server_noise()) == draws["itself"][0], field
+
+
+def test_an_edited_extension_has_noise_of_its_own(dataset, tmp_path, monkeypatch):
+    """Its code may change what is released under the same plan: equal noise would then cancel out."""
+    module = types.ModuleType("own_code_of_a_test")
+    file = tmp_path / "own_code_of_a_test.py"
+    module.__file__ = str(file)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    without = release_name(PRIVATE, dataset)
+    monkeypatch.setattr(extensions, "_loaded", [module.__name__])
+    names = []
+    for code in ("CLIP = 1", "CLIP = 2", "CLIP = 1"):
+        file.write_text(code)
+        names.append(release_name(PRIVATE, dataset))
+    assert names[0] == names[2]
+    assert len({without, *names}) == 3
 
 
 def test_a_repeated_run_is_the_same_release_and_its_name_says_so(dataset):

@@ -31,26 +31,22 @@ _KEY = np.array([3, 4], np.int64)
 
 layers = tf.keras.layers
 _CONTAINERS = ("Functional", "Sequential")
-_ALONE = (
-    layers.InputLayer,
-    layers.Dense,
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.LSTM,
-    layers.GRU,
-    layers.Embedding,
-    layers.Flatten,
-    layers.Reshape,
-    layers.Dropout,
-    layers.ReLU,
-    layers.Activation,
-    layers.MaxPooling2D,
-    layers.AveragePooling2D,
-    layers.GlobalAveragePooling2D,
-    layers.GroupNormalization,
-    layers.LayerNormalization,
+_ALONE_BY_NAME = (
+    "InputLayer Dense Conv1D Conv2D DepthwiseConv2D SeparableConv2D Conv2DTranspose Embedding Flatten Reshape "
+    "Permute RepeatVector Dropout GaussianNoise ReLU LeakyReLU ELU Activation Rescaling ZeroPadding1D "
+    "ZeroPadding2D Cropping2D UpSampling2D MaxPooling1D MaxPooling2D AveragePooling1D AveragePooling2D "
+    "GlobalMaxPooling1D GlobalMaxPooling2D GlobalAveragePooling1D GlobalAveragePooling2D Add Subtract Multiply "
+    "Average Maximum Minimum Concatenate Softmax SimpleRNN SimpleRNNCell LSTM LSTMCell GRU GRUCell "
+    "MultiHeadAttention GroupNormalization LayerNormalization"
 )
-_ELEMENTWISE = ("linear", "relu", "elu", "selu", "gelu", "tanh", "sigmoid", "softplus", "swish")
+_ALONE = frozenset(getattr(layers, name) for name in _ALONE_BY_NAME.split())
+"""Row i of what these give depends on row i of what they take and on no other: so their code says, if `_of_last_axes`
+holds."""
+_ARITHMETIC = ("__operators__.add", "math.add", "math.subtract", "math.multiply")
+_ELEMENTWISE = (
+    *("linear", "relu", "elu", "selu", "gelu", "tanh", "sigmoid", "hard_sigmoid", "softplus", "softsign", "swish"),
+    *("exponential", "softmax"),  # over the last axis
+)
 
 
 def mixing(model: Any, records: np.ndarray | None = None) -> str | None:
@@ -95,25 +91,72 @@ def known_to_keep_records_apart(model: Any) -> bool:
     >>> known_to_keep_records_apart(tf.keras.Sequential([layers.Input((3,)), layers.Lambda(lambda x: x)]))
     False
     """
+    return not any(_unknown_layers(model))
+
+
+def unknown_part(model: Any) -> str | None:
+    """What of a `FunctionalModel` may mix records although nobody saw it do so; None: nothing.
+
+    A layer or loss of a user's own may behave differently for records that no look at it thought of. Where there is
+    one, clipping bounds what a record does only if each record's gradient is computed from that record alone.
+    """
+    found = next(_unknown_layers(model.keras), None)
+    if found is not None:
+        name = "the model itself" if found is model.keras else f"layer {found.name}"
+        return f"{name} ({type(found).__name__}) is of no kind that is known to compute every record by itself"
+    if model.objective.function is not None:
+        return f"the loss {model.objective.name} is not known to compute every record by itself"
+    return None
+
+
+def _unknown_layers(model: Any) -> Iterator[Any]:
     elementwise = {id(getattr(tf.keras.activations, name)) for name in _ELEMENTWISE}
-    for layer in (model, *model._flatten_layers(include_self=False)):
+    inside = {id(one) for layer in _all_layers(model) for one in _parts_of_attention(layer)}
+    for layer in _all_layers(model):
+        if _is_arithmetic(layer):
+            continue
         kind = type(layer)
         container = kind.__module__.startswith("keras.") and kind.__name__ in _CONTAINERS and layer._is_graph_network
-        if "call" in vars(layer) or not (container or kind in _ALONE):
-            return False
-        if getattr(layer, "time_major", False) or getattr(layer, "stateful", False):
-            return False
+        known = container or kind in _ALONE or id(layer) in inside
         used = (getattr(layer, name, None) for name in ("activation", "recurrent_activation"))
-        if any(one is not None and id(one) not in elementwise for one in used):
-            return False
-        if isinstance(layer, (layers.GroupNormalization, layers.LayerNormalization)) and not _of_last_axis(layer):
-            return False
-    return True
+        if (
+            not known
+            or "call" in vars(layer)
+            or getattr(layer, "time_major", False)
+            or getattr(layer, "stateful", False)
+            or any(one is not None and id(one) not in elementwise for one in used)
+            or not _of_last_axes(layer)
+        ):
+            yield layer
 
 
-def _of_last_axis(layer: Any) -> bool:
-    axis = layer.axis if isinstance(layer.axis, int) else list(layer.axis)
-    return axis in (-1, [-1]) or (isinstance(axis, list) and 0 not in axis and min(axis) > 0)
+def _is_arithmetic(layer: Any) -> bool:
+    """Whether a layer is a plus, minus or times of a functional model, which mix nothing of tensors of one rank."""
+    if type(layer).__name__ != "TFOpLambda" or not str(getattr(layer, "symbol", "")).endswith(_ARITHMETIC):
+        return False
+    return all(len({len(one.shape) for one in node.keras_inputs}) == 1 for node in layer._inbound_nodes)
+
+
+def _all_layers(model: Any) -> tuple[Any, ...]:
+    return (model, *model._flatten_layers(include_self=False))
+
+
+def _parts_of_attention(layer: Any) -> tuple[Any, ...]:
+    """Layers that Keras' attention made for itself; over which axes it attends is one of its options."""
+    if type(layer) is not layers.MultiHeadAttention or 0 in (layer._attention_axes or ()):
+        return ()
+    return tuple(layer._flatten_layers(include_self=False))
+
+
+def _of_last_axes(layer: Any) -> bool:
+    """Whether the axes over which a layer works, if it says so, hold no records."""
+    if type(layer) is layers.MultiHeadAttention:
+        return 0 not in (layer._attention_axes or ()) and min(layer._attention_axes or (1,)) > 0
+    axis = getattr(layer, "axis", None)
+    if axis is None:
+        return True
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    return min(axes) > 0 or axes == [-1]
 
 
 def _batches(shape: tuple[int, ...], records: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:

@@ -27,12 +27,16 @@ protect nobody from a reader who draws their noise again. That is what research 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import pathlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tff_hospitals.foundations import extensions
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.plan import Plan
@@ -105,7 +109,7 @@ def release_name(
     """32 hexadecimal digits that two runs share only if they release the same bits; without the key they tell nothing.
 
     Args:
-      plan: all of it counts, but for `HARMLESS` fields.
+      plan: all of it counts, but for `HARMLESS` fields; and the code of extensions, which may do anything.
       dataset: its records count, and its secret key.
       model: code and configuration count. None: the plan's name for it alone.
       continues: names of the releases that the run was extended from, the first one first.
@@ -113,7 +117,20 @@ def release_name(
     settings = {name: value for name, value in plan.to_json().items() if name not in HARMLESS}
     words = json.dumps(settings, sort_keys=True)
     identity = str(getattr(model, "identity", ""))
-    return dataset.secret.child("release").digest(words, dataset.fingerprint(), identity, *continues)
+    return dataset.secret.child("release").digest(words, dataset.fingerprint(), identity, *_own_code(plan), *continues)
+
+
+def _own_code(plan: Plan) -> list[str]:
+    """Name and digest of each module of a user's own that has a part in the run: edited, it releases something else."""
+    package = __name__.partition(".")[0]
+    mechanisms_of = {type(one).__module__ for one, _ in mechanisms.layers(plan.privacy)}
+    found = []
+    for name in sorted({*extensions.loaded(), *mechanisms_of}):
+        if name.partition(".")[0] != package:
+            file = getattr(sys.modules.get(name), "__file__", None)
+            code = b"" if file is None else pathlib.Path(file).read_bytes()
+            found.append(f"{name} {hashlib.sha256(code).hexdigest()}")
+    return found
 
 
 def run_streams(

@@ -132,13 +132,23 @@ class Session:
             rest = self.charges.plan_ahead(self.drawer, self.next_round, max_total_epsilon)
             if self.extension is not None and self.extension.new:
                 self._state_extension(self.extension, rest, on_note)
-        for text in getattr(self.model, "notes", ()):  # TFF's models keep theirs to themselves
+        for text in (*getattr(self.model, "notes", ()), *self._how_clipped()):  # TFF's models keep theirs to themselves
             if text not in self.history.statements:
                 self.history.statements.append(text)
             if on_note is not None:
                 on_note(text)
         self.files.claim()
         self.charges.begin()
+
+    def _how_clipped(self) -> list[str]:
+        """How the gradients of single records are found, where it is not the usual way."""
+        from tff_hospitals.models import FunctionalModel
+        from tff_hospitals.models.per_record import method_for
+
+        if mechanisms.record_level(self.plan.privacy) is None or not isinstance(self.model, FunctionalModel):
+            return []
+        method, words = method_for(self.model)
+        return [] if method == "ghost" else [f"clipping of every record's gradient: {words}"]
 
     def _state_extension(self, extension: Extension, rest: Ledger, on_note: Callable[[str], None] | None) -> None:
         """What epsilon results when more rounds follow than the noise was made for; beyond a target it is refused."""

@@ -3,6 +3,10 @@
 Sources: Goodfellow 2015 (arXiv:1510.01799); Li, Tramer, Liang, Hashimoto 2022 (arXiv:2110.05679); Bu, Mao, Xu 2022
 (arXiv:2205.10683); Bu, Wang, Zha, Karypis 2023 (arXiv:2210.00038). Layers without a rule of their own get per-record
 gradients of that layer alone, from its input and its output's gradient, with `tf.vectorized_map`.
+
+One backward pass over a batch gives each record's own gradient only where no layer and no loss looks at other records.
+That is known of Keras' own kinds (`mixing`); with a part of a user's own the gradient of the whole model is computed
+record by record instead, where no other record is there to be looked at.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_hospitals.models import building, layer_tree
+from tff_hospitals.models import building, layer_tree, mixing
 from tff_hospitals.models.ghost import parts
 from tff_hospitals.models.ghost.parts import Part
 from tff_hospitals.models.ghost.rules import RULES, Rule, Seen
@@ -60,7 +64,8 @@ def ghost_plan(model: Any) -> GhostPlan:
         if model.ghost is None:
             units = _units(model)
             with building.outside_graphs():
-                model.ghost = GhostPlan(units, _uncovered(model, units) or _obstacle(model, units))
+                obstacle = _uncovered(model, units) or _obstacle(model, units) or mixing.unknown_part(model)
+                model.ghost = GhostPlan(units, obstacle)
         return model.ghost
 
 
