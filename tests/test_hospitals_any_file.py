@@ -331,6 +331,9 @@ def test_an_excel_file_is_as_good_as_csv(folder, library, monkeypatch):
     rows[5][0] = "x"
     book(folder / "a.xlsx", {"Sheet": rows})
     assert "a.xlsx, row 6, column 'age'='x': must be a number" in refused(folder)
+    book(folder / "a.xlsx", {"Sheet": [["Export of ward 3"], [], *rows]})
+    assert "a.xlsx, row 1='1 cell': must name the columns: most lines have 3 cells" in (refused(folder))
+    assert "which seems to be row 3" in refused(folder)
     book(folder / "a.xlsx", {"Sheet": rows[:1]})
     assert "a.xlsx='header only': must have at least one record" in refused(folder)
     book(folder / "a.xlsx", {"Sheet": []})

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from tff_hospitals.hospitals.file_formats import FileFormat
 from tff_hospitals.hospitals.file_signatures import foreign
-from tff_hospitals.hospitals.tables import Problems, Sheet, plain_text
+from tff_hospitals.hospitals.tables import Problems, Sheet, lines_above, plain_text
 
 
 def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> Sheet | None:
@@ -50,8 +50,7 @@ def read_csv(path: pathlib.Path, written: FileFormat, problems: Problems) -> She
     usual, _ = collections.Counter(map(len, rows)).most_common(1)[0]
     if usual > width + 1:
         first = next(line for row, line in zip(rows, lines) if len(row) == usual)
-        bound = f"must name the columns: most lines have {usual} cells"
-        remedy = f"remove the lines above the header, which seems to be line {first}"
+        bound, remedy = lines_above(usual, f"line {first}")
         problems.add(path.name, f"{width} cells", bound, remedy, place=f"line {lines[0]}")
         return None
     kept = [

@@ -18,6 +18,12 @@ PROBLEMS_SHOWN = 10
 _UNSEEN = "\u200b\u2060\ufeff"  # characters without width, which copies from web pages and joined files leave
 
 
+def lines_above(usual: int, place: str) -> tuple[str, str]:
+    """Why a first line with fewer cells than most others is no header, and what to do about it."""
+    bound = f"must name the columns: most lines have {usual} cells"
+    return bound, f"remove the lines above the header, which seems to be {place}"
+
+
 def plain_text(text: str) -> str:
     """A cell, a header or a name without what nobody sees: spaces at its ends, and two ways to write one letter.
 

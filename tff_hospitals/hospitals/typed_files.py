@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tff_hospitals.hospitals.file_formats import FileFormat
-from tff_hospitals.hospitals.tables import Problems, Sheet, plain_text
+from tff_hospitals.hospitals.tables import Problems, Sheet, lines_above, plain_text
 
 
 def cell_text(value: Any, written: FileFormat) -> str:
@@ -94,6 +94,13 @@ def read_excel(path: pathlib.Path, written: FileFormat, problems: Problems) -> S
                 problems.add(path.name, formula, bound, remedy, place=f"row {number}")
     texts = [[cell_text(cell, written) for cell in row] for row in values[title]]
     kept = [number for number, row in enumerate(texts) if any(row)]
+    filled_cells = [sum(map(bool, texts[number])) for number in kept]
+    usual = sorted(filled_cells)[len(kept) // 2] if kept else 0
+    if kept and filled_cells[0] == 1 and usual > 2:
+        first = kept[next(at for at, count in enumerate(filled_cells) if count >= usual)] + 1
+        bound, remedy = lines_above(usual, f"row {first}")
+        problems.add(path.name, "1 cell", bound, remedy, place=f"row {kept[0] + 1}")
+        return None
     header = texts[kept[0]] if kept else []
     width = len(header)
     while width and not header[width - 1] and not any(cell for n in kept for cell in texts[n][width - 1 :]):

@@ -17,6 +17,7 @@ INSIDE_WORDS = (
     "For people at the hospitals. Every figure here is exact and may tell of a single patient: this page is never "
     "published, mailed or put into a run that leaves the house."
 )
+_FEW = 10  # records that a split may put all on one side
 Table = tuple[str, list[str], list[list[str]]]
 
 
@@ -101,6 +102,9 @@ def remarks(facts: Readiness) -> list[str]:
 def _remarks(one: HospitalFacts) -> list[str]:
     """What should be looked at in a hospital's records, one sentence each."""
     found = []
+    if one.rows < _FEW:
+        few = f"{one.rows} record{'s' * (one.rows > 1)} only"
+        found.append(f"{one.hospital_id}: {few}: the split may leave none to train on, or none to test.")
     if one.duplicates:
         found.append(f"{one.hospital_id}: {one.duplicates} records equal another one in every column that is read.")
     if one.constant:
