@@ -2,8 +2,8 @@
 
     ./run -m docs.build site
 
-writes the folder `site`. It needs the packages of requirements-docs.lock. MkDocs loads this file too, as a hook: it makes
-the pages of the reference from docstrings, one for each package.
+writes the folder `site`. It needs the packages of requirements-docs.lock. MkDocs loads this file too, as a hook: it
+makes the pages of the reference from docstrings, one for each package.
 """
 
 from __future__ import annotations

@@ -13,10 +13,14 @@ import pytest
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [path for path in (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("**/*.md"))) if path.is_file()]
-BLOCK = re.compile(r'^```python(?: title="(?P<title>[\w.]+)")?\n(?P<code>.*?)^```$', re.M | re.S)
+BLOCK = re.compile(r'^```(?:python|yaml(?= title))(?: title="(?P<title>[\w./]+)")?\n(?P<code>.*?)^```$', re.M | re.S)
 COMMAND = re.compile(r"^    (?P<command>(?:\./run|tff-hospitals) .*)$", re.M)
 PRINTS = re.compile(r"\bprints `([^`]+)`|with the (?:row|head) `([^`]+)`")
-NEEDS_MORE = ("-m pytest", "=my_package.")  # the tests themselves; what is the reader's own
+NEEDS_MORE = (
+    *("-m pytest", "=my_package."),  # the tests themselves; what is the reader's own
+    *("-m docs.", "requirements-docs.lock"),  # tests/test_browser.py builds the site
+    "tff-hospitals lesson",  # minutes each; tests/test_lessons.py runs them in small
+)
 
 
 class Section:
@@ -77,6 +81,7 @@ def prepared(folder: pathlib.Path) -> pathlib.Path:
 @pytest.mark.parametrize("section", [one for one in SECTIONS if one.files], ids=repr)
 def test_files_of_a_section_do_what_it_says(section: Section, tmp_path: pathlib.Path) -> None:
     for name, code in section.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code, encoding="utf-8")
     scripts = [name for name in section.files if "print(" in section.files[name]]
     printed = "".join(run([name], tmp_path) for name in scripts)

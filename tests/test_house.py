@@ -122,11 +122,19 @@ def test_the_check_for_places_sees_them_and_nothing_else() -> None:
         assert not MACHINE_PATH.search(text)
 
 
-def test_the_lock_pins_everything_and_names_no_address(checkout: pathlib.Path) -> None:
-    text = (checkout / "requirements.lock").read_text()
+LOCKS = {"requirements.lock": 90, "requirements-cluster.lock": 10, "requirements-docs.lock": 20, "requirements-uv.lock": 0}
+
+
+def test_all_locks_are_known(checkout: pathlib.Path) -> None:
+    assert {path.name for path in checkout.glob("*.lock")} == set(LOCKS)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_everything_and_names_no_address(lock: str, checkout: pathlib.Path) -> None:
+    text = (checkout / lock).read_text()
     assert ADDRESS.search(text) is None
     entries = re.split(r"\n(?=\S)", text.strip())
-    assert len(entries) > 90
+    assert len(entries) > LOCKS[lock]
     for entry in entries:
         assert re.match(r"[a-z0-9._-]+==\S+", entry), entry[:80]
         assert "--hash=sha256:" in entry, entry[:80]

@@ -23,6 +23,7 @@ COMMANDS = {
     "audit": "tff_hospitals.experiments.audit_command",
     "publish": "tff_hospitals.experiments.publish_command",
     "report": "tff_hospitals.experiments.report_command",
+    "watch": "tff_hospitals.experiments.watch_command",
     "account": "tff_hospitals.experiments.account_command",
     "bandwidth": "tff_hospitals.experiments.bandwidth_command",
     "pretrain": "tff_hospitals.experiments.pretrain_command",

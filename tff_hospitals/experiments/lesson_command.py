@@ -18,7 +18,7 @@ POSITIONAL = ("name",)
 
 def define_flags() -> None:
     """Flags of a lesson."""
-    flags.DEFINE_string("name", None, "missing_class or trust")
+    flags.DEFINE_string("name", None, "of the lesson; without it all names are listed")
     flags.DEFINE_list("seeds", ["1", "2", "3", "4", "5"], "seeds; figures are means over them")
     flags.DEFINE_string("run_dir", None, "folder for everything that is left behind (required)")
     flags.DEFINE_bool("progress", True, "show progress")

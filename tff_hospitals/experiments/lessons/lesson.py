@@ -70,20 +70,29 @@ class Lesson:
 
 _HERE = __name__.rpartition(".")[0]
 LESSONS = {
-    one.name: one
-    for one in (
-        Lesson(
+    name: Lesson(name, title, question, f"{_HERE}.{name}")
+    for name, title, question in (
+        (
             "missing_class",
             "What a hospital has never seen",
             "What does a model say about a disease that none of its hospital's patients had?",
-            f"{_HERE}.missing_class",
         ),
-        Lesson(
-            "trust",
-            "Central against local noise",
-            "What does it cost to trust nobody, at the same epsilon?",
-            f"{_HERE}.trust",
+        ("local_work", "Local work against drift", "How much may hospitals train between two rounds?"),
+        (
+            "convergence",
+            "When to stop",
+            "How many rounds are enough, and what does stopping early or late cost?",
         ),
+        ("tuning", "What the knobs do", "Which settings of client and server matter, and how do they hang together?"),
+        ("bytes", "Sending less", "How few bytes are enough, and does the formula for them hold?"),
+        ("attacks", "A patient out of an update", "What does who sees an update know of the patient behind it?"),
+        ("trust", "Central against local noise", "What does it cost to trust nobody, at the same epsilon?"),
+        (
+            "clip_and_noise",
+            "Clipping and noise",
+            "What does clipping do to records far out, and noise to small hospitals?",
+        ),
+        ("four_hospitals", "Four hospitals cannot hide one", "What does it cost to hide a whole hospital?"),
     )
 }
 """Every lesson by its name, in the order in which they are best read."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from tff_hospitals.experiments import baselines, presets
 from tff_hospitals.experiments.lessons.lesson import Question, Told
+from tff_hospitals.experiments.lessons.telling import curves
 from tff_hospitals.experiments.methods import METHODS
-from tff_hospitals.reports.plot_style import SERIES, SMALL_SIZE, TEXT_SIZE, WIDTH, Picture, Sheet, drawing
 from tff_hospitals.training.loop import build_model, train
 
 SITES = (10, 30, 100)
@@ -55,8 +55,14 @@ def run(seeds: Sequence[int], on_step: Callable[[str], None]) -> Told:
         "is trusted each adds as much, and the sum holds as many draws as there are hospitals: its deviation is larger "
         "by the root of their number.",
     ]
-    with drawing():
-        picture = _picture(found)
+    picture = curves(
+        "trust",
+        f"Who adds the noise, at epsilon {EPSILON:g} for each hospital",
+        "Accuracy on all test records by the number of sites; dots: seeds.",
+        "digits, equal sites",
+        {words: {sites: found[name, sites] for sites in SITES} for name, words, _ in WAYS},
+        "sites",
+    )
     return Told({"epsilon": EPSILON, "accuracy": means}, paragraphs, [("Accuracy", heads, rows)], [picture], QUESTIONS)
 
 
@@ -76,25 +82,3 @@ QUESTIONS = (
         "each of them (DP-SGD) protects patients at a far smaller cost.",
     ),
 )
-
-
-def _picture(found: dict[tuple[str, int], list[float]]) -> Picture:
-    title = f"Who adds the noise, at epsilon {EPSILON:g} for each hospital"
-    sheet = Sheet(
-        title, "Accuracy on all test records by the number of sites; dots: seeds.", "digits, equal sites", 3.6
-    )
-    axes = sheet.axes(0.8, WIDTH - 2.2, 0.45, sheet.height - 0.1)
-    for place, (name, words, _) in enumerate(WAYS):
-        axes.plot(SITES, [100 * np.mean(found[name, one]) for one in SITES], "-", color=SERIES[place], label=words)
-        for one in SITES:
-            values = [100 * value for value in found[name, one]]
-            axes.plot([one] * len(values), values, "o", color=SERIES[place], markersize=3)
-    axes.set_xscale("log")
-    axes.set_xticks(SITES, [str(one) for one in SITES])
-    axes.minorticks_off()
-    axes.set_ylim(0, 100)
-    axes.set_xlabel("sites", size=TEXT_SIZE)
-    axes.set_ylabel("accuracy, %", size=TEXT_SIZE)
-    axes.legend(frameon=False, fontsize=SMALL_SIZE, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    words = "Central noise costs least, local noise most; the distance grows with the number of sites."
-    return sheet.finish("trust", title, words, words)

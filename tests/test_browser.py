@@ -1,0 +1,98 @@
+"""What a person looks at, in a real browser: the report of a comparison and the front page of the documentation.
+
+With TFF_HOSPITALS_PICTURES=FOLDER the pages are kept there as pictures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import browser as driven
+import pytest
+from report_samples import sample_summary
+
+from tff_hospitals.reports import write_report
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(driven.missing()), reason=f"no browser here: {driven.missing()} not installed"),
+]
+WIDTHS = (1280, 390)
+TAB, ENTER = "\ue004", "\ue007"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with driven.chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "summary.json").write_text(json.dumps(sample_summary(attacks=True)))
+    write_report(folder)
+    with driven.served(folder) as address:
+        yield f"{address}/report.html"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, checkout):
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("MkDocs is not installed here (requirements-docs.lock)")
+    folder = tmp_path_factory.mktemp("site") / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.build", str(folder)], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "WARNING" not in done.stderr
+    with driven.served(folder) as address:
+        yield address
+
+
+def looked_at(browser, url, width, name, *, dark=False):
+    browser.errors(), browser.requests()
+    browser.open(url, width, dark=dark)
+    assert browser.script("return document.documentElement.scrollWidth") <= width, "scrolls to the side"
+    assert browser.script(driven.CONTRAST) == []
+    outside = [one for one in browser.requests() if not one.startswith(("http://127.0.0.1:", "data:"))]
+    assert outside == []
+    assert [one for one in browser.errors() if "favicon.ico" not in one] == []
+    if os.environ.get("TFF_HOSPITALS_PICTURES"):
+        folder = pathlib.Path(os.environ["TFF_HOSPITALS_PICTURES"])
+        browser.picture(folder / f"{name}_{width}{'_dark' * dark}.png")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_report_can_be_read(browser, report, width, dark):
+    looked_at(browser, report, width, "report", dark=dark)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("page", ["index", "quick_start", "lessons/missing_class", "reference/tff_hospitals.plan"])
+def test_the_documentation_can_be_read(browser, site, page, width):
+    looked_at(browser, f"{site}/{page}.html", width, page.replace("/", "_"))
+
+
+def test_the_table_is_sorted_by_keys_alone(browser, report):
+    browser.open(report, 1280)
+    for _ in range(60):
+        browser.press(TAB)
+        if browser.script("return document.activeElement.matches('#methods thead button')"):
+            break
+    names = "return Array.from(document.querySelectorAll('#methods tbody tr:not(.group) th')).map(x => x.dataset.value)"
+    before = browser.script(names)
+    browser.press(ENTER)
+    state = "return document.activeElement.closest('th').getAttribute('aria-sort')"
+    assert browser.script(state) == "ascending"
+    assert browser.script(names) == sorted(before, key=str.lower)
+    browser.press(ENTER)
+    assert browser.script(state) == "descending"
+    browser.press(ENTER)
+    assert browser.script(names) == before

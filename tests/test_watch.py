@@ -1,0 +1,71 @@
+"""The view of a run in training, from files as a run leaves them on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from tff_hospitals.experiments import front_door
+from tff_hospitals.foundations import files
+from tff_hospitals.plan.plan import Plan
+from tff_hospitals.reports import watch
+from tff_hospitals.reports.run_files import METRIC_NUMBERS
+
+PLAN = Plan(method="dp_sgd", rounds=10).replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 4.0})
+
+
+def write(folder, hospitals, rounds):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(PLAN.to_json()))
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, ["round", "hospital", *METRIC_NUMBERS], restval="")
+        table.writeheader()
+        for number in range(1, rounds + 1):
+            for place, one in enumerate(hospitals):
+                row = {"round": number, "hospital": one, "loss": 1.0 / number + place, "epsilon_rdp": 0.2 * number}
+                table.writerow({**row, "bytes_up": 60 * number, "bytes_down": 50 * number})
+    (folder / "timing.csv").write_text("round,seconds\n1,500\n" + "".join(f"{n},30\n" for n in range(2, rounds + 1)))
+
+
+def test_a_run_on_the_way(tmp_path):
+    write(tmp_path / "run", ["north", "south"], 4)
+    lines, finished = watch.view(tmp_path / "run")
+    assert not finished
+    text = "\n".join(lines)
+    assert "round 4 of 10" in text
+    assert "3 min left" in text  # six rounds of 30 s: the first, which compiles, does not count
+    assert "480 bytes up, 400 bytes down" in text
+    assert next(line for line in lines if line.startswith("north")).split() == [
+        *("north", "0.250", "-", "0.800", "20%", "of", "4"),
+    ]
+
+
+def test_it_ends_with_the_run_and_prints_once(tmp_path, capsys):
+    write(tmp_path / "run", ["north"], 10)
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        front_door.main("watch", ["watch", str(tmp_path / "run")])
+    assert ended.value.code in (0, None)
+    assert "finished" in capsys.readouterr().out
+
+
+def test_names_cannot_move_the_cursor_and_lines_fit(tmp_path):
+    write(tmp_path / "run", ["no\x1b[2Jrth", "x" * 200], 2)
+    lines, _ = watch.view(tmp_path / "run", width=60)
+    assert all(line.isprintable() and len(line) <= 60 for line in lines)
+
+
+def test_a_comparison_lists_its_runs(tmp_path):
+    write(tmp_path / "runs" / "dp_sgd_1", ["north"], 3)
+    write(tmp_path / "runs" / "dp_sgd_2", ["north"], 0)
+    (tmp_path / "runs" / "dp_sgd_2" / "metrics.csv").write_text("half")
+    lines, finished = watch.view(tmp_path)
+    assert lines == ["dp_sgd_1: round 3 of 10", "dp_sgd_2: round 0 of 10"]
+    assert not finished
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(files.RecordError, match=r"holds no run.*Remedy"):
+        watch.view(tmp_path)
