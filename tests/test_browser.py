@@ -96,3 +96,17 @@ def test_the_table_is_sorted_by_keys_alone(browser, report):
     assert browser.script(state) == "descending"
     browser.press(ENTER)
     assert browser.script(names) == before
+
+
+def test_rows_are_filtered(browser, report):
+    browser.open(report, 1280)
+    browser.script(
+        "var one = document.querySelector('[data-filter=unit]'); one.value = 'record';"
+        "one.dispatchEvent(new Event('change'));"
+    )
+    visible = "return Array.from(document.querySelectorAll('#methods tbody tr')).filter(x => x.offsetParent !== null)"
+    assert set(browser.script(f"{visible}.map(x => x.className === 'group' ? 'group' : x.dataset.unit)")) == {
+        "group",
+        "record",
+    }
+    assert browser.script(f"{visible}.filter(x => x.className === 'group').length") == 1

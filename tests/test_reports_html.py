@@ -319,3 +319,33 @@ def test_every_metric_stands_with_its_counts_and_intervals_and_a_dash_where_it_i
     assert lines["worst hospital"][1] == "0.850 at cleveland"
     page = page_of(source, pictures=())
     assert "104 (44 positive)" in page.text
+
+
+def _page(**changes):
+    return comparison_html.comparison_page(summary_from_json(report_samples.sample_summary(**changes)), [])
+
+
+def test_the_headline_says_what_each_promise_costs():
+    page = _page()
+    assert "Hiding each patient&#39;s record (epsilon 1) costs at most" in page
+    assert re.search(r"Hiding each hospital as a whole \(epsilon 1\) costs \d+\.\d points, with Fixed clipping", page)
+    assert "No method here makes a promise" in _page(methods=report_samples.METHODS[:4])
+    assert "too few seeds to tell" in _page(seeds=(42,))
+
+
+def test_what_was_promised_stands_beside_what_was_attacked():
+    assert "No run was attacked here" in _page()
+    page = _page(attacks=True)
+    assert "No run was attacked here" not in page
+    assert "does not contradict the promise" in page
+    broken = report_samples.sample_summary(attacks=True)
+    row = next(one for one in broken["rows"] if one["method"] == "dp_sgd")
+    row["epsilon_lower_bound"] = 2 * row["epsilon"]
+    assert comparison_html.comparison_page(summary_from_json(broken), []).count("BROKEN: more than was promised") == 1
+
+
+def test_rows_can_be_filtered_where_they_differ():
+    page = _page()
+    assert '<select data-filter="unit">' in page
+    assert "<option>5.00</option>" in page
+    assert "<select data-filter" not in _page(methods=report_samples.METHODS[:4])

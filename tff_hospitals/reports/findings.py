@@ -25,7 +25,7 @@ from tff_hospitals.reports.wording import (
     unranked_sentences,
     with_unit,
 )
-from tff_hospitals.training.metrics import UNEQUAL
+from tff_hospitals.training.metrics import UNEQUAL, Metric
 
 
 def best_rows(rows: Iterable[Row]) -> dict[tuple[str, float | None], Row]:
@@ -61,6 +61,48 @@ def findings(summary: Summary) -> list[str]:
     if cheapest:
         sentences.append(cheapest)
     return sentences
+
+
+def headline(summary: Summary) -> list[str]:
+    """The answer in words for who decides: what each promise costs; a sentence for each unit, or that there is none.
+
+    Of each unit the strongest promise is told, by its best row that is ranked, against the best row without a promise.
+    """
+    if summary.metric.name == "loss":
+        return []
+    best = best_rows(summary.rows)
+    yardstick = best.get(("no_guarantee", None)) or best.get(("baseline", None))
+    if not any(row.private for row in summary.rows):
+        return ["No method here makes a promise: what updates and models give away of a patient is not bounded."]
+    sentences = []
+    for unit, whom in (("record", "each patient's record"), ("hospital", "each hospital as a whole")):
+        targets = [key[1] for key in best if key[0] == unit]
+        if not targets:
+            continue
+        target = min(targets, key=lambda one: float("inf") if one is None else one)
+        row = best[unit, target]
+        promise = f"Hiding {whom} (epsilon {'as spent' if target is None else target_text(target)})"
+        found = None if yardstick is None else difference(summary, row, yardstick)
+        if found is None:
+            sentences.append(f"{promise} reaches {score_words(row.metric, row.score.mean)} with {row.name}.")
+            continue
+        sentences.append(f"{promise} {_cost(row.metric, *found)}, with {row.name}.")
+    return sentences
+
+
+def _cost(metric: Metric, centre: float, interval: Interval | None) -> str:
+    """What a difference to the yardstick says of the cost."""
+
+    def size(value: float) -> str:
+        return f"{100 * abs(value):.1f} points" if metric.percent else f"{significant(abs(value))} {metric.label}"
+
+    worse = centre < 0 if metric.higher_is_better else centre > 0
+    if interval is None:
+        return f"was {size(centre)} {'worse' if worse else 'better'} without an interval, too few seeds to tell"
+    if interval.low <= 0.0 <= interval.high:
+        most = interval.low if metric.higher_is_better else interval.high
+        return f"costs at most {size(most)} (95 % interval), perhaps nothing"
+    return f"{'costs' if worse else 'gains'} {size(centre)}"
 
 
 def cautions(summary: Summary) -> list[str]:

@@ -8,8 +8,9 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tff_hospitals.reports.attacked import promised_and_attacked
 from tff_hospitals.reports.columns import COLUMNS, Column, Shown
-from tff_hospitals.reports.findings import cautions, findings
+from tff_hospitals.reports.findings import cautions, findings, headline
 from tff_hospitals.reports.gains import gain_table
 from tff_hospitals.reports.metric_tables import metric_tables
 from tff_hospitals.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
@@ -66,6 +67,7 @@ def comparison_page(
         "comparison.html",
         title=summary.title or f"Ways of training together on {summary.dataset.name}",
         badges=badges(summary.dataset, facts),
+        headline=headline(summary),
         findings=[*findings(summary), *cautions(summary)],
         missing=list(missing),
         table=_table(Shown(rows, html=True, delta=summary.delta, splits=summary.splits), ids, warnings),
@@ -73,6 +75,7 @@ def comparison_page(
         common=list(common),
         pictures=figures(pictures, files=True),
         promises=_promises(rows),
+        attacked=promised_and_attacked(rows, summary.joint_epsilon, summary.splits),
         accounting=accounting_words(summary.conversion, rows),
         accounting_facts=[*joint_sentences(summary.joint_epsilon, summary.splits), *accounting_facts(rows)],
         interval_words=interval_words(summary.splits) if any(row.score.low is not None for row in rows) else "",
@@ -124,10 +127,14 @@ def _table(shown: Shown, ids: Sequence[str], warnings: Sequence[str]) -> dict[st
         ]
         group = GROUP_TITLES[row.group] if before is None or before.group != row.group else ""
         notes = sorted({list(warnings).index(text) + 1 for text in row.warnings if text in warnings})
-        lines.append({"group": group, "name": row.name, "notes": notes, "cells": cells})
+        asked = (row.target_epsilon if row.target_epsilon is not None else row.epsilon) if row.private else None
+        line = {"group": group, "name": row.name, "notes": notes, "cells": cells, "unit": row.unit}
+        lines.append({**line, "epsilon": significant(asked) or "none"})
     heads = [{"text": "method", "words": True}, *(_head(column, shown) for column in left)]
     heads += [*({"text": name, "words": False} for name, _ in hospitals), *(_head(column, shown) for column in right)]
-    return {"columns": heads, "over": over, "rows": lines, "caption": _caption(shown)}
+    filters = {name: list(dict.fromkeys(line[name] for line in lines)) for name in ("unit", "epsilon")}
+    filters = {name: values for name, values in filters.items() if len(values) > 1}
+    return {"columns": heads, "over": over, "rows": lines, "caption": _caption(shown), "filters": filters}
 
 
 def _head(column: Column, shown: Shown) -> dict[str, Any]:
