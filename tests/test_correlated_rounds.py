@@ -141,6 +141,9 @@ def test_a_run_that_stops_early_is_charged_for_its_rounds_alone(name, twelve):
         ("blt", {"privacy": {"noise_bands": 2}}, "banded_mf"),
         ("blt", {"privacy": {"zeroing": "fixed"}}, "is only used with"),
         ("blt", {"weighting": "records"}, "equal weights"),
+        ("blt", {"privacy": {"secure_sum": True}}, "the noise of blt is real-valued"),
+        ("banded_mf", {"privacy": {"secure_sum": True}}, "take discrete_gaussian or skellam"),
+        ("banded_mf", {"privacy": {"noise_bands": 2}, "cohort": {"kind": "fixed_size"}}, "at most 1"),
     ],
 )
 def test_what_breaks_the_promise_is_refused_before_training(name, changes, words, twelve):
@@ -171,3 +174,5 @@ def test_a_killed_run_goes_on_with_the_same_noise(name, twelve, tmp_path):
     for one, other in zip(whole.weights, resumed.weights):
         np.testing.assert_array_equal(one, other)
     assert whole.ledger == resumed.ledger
+    with pytest.raises(InvalidInput, match="laid out as a whole for the 12 rounds"):
+        train(plan.replace(rounds=14), twelve, run_dir=tmp_path / "whole")

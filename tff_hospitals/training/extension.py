@@ -81,8 +81,18 @@ class Extension:
             names.append(release_name(stage.plan, dataset, model, names))
         return names
 
+    def layout_problems(self, plan: Plan) -> list[Problem]:
+        """Why the run may not go on at all: noise that was laid out for fewer rounds."""
+        rounds = self.calibrated.rounds
+        spans = mechanisms.hospital_level(plan.privacy).spans_rounds
+        if not spans or (plan.privacy.restart_every or plan.rounds) <= rounds:
+            return []
+        bound = f"its noise was laid out as a whole for the {rounds} rounds that were planned, and cannot grow"
+        remedy = "train a new run; a tree with --restart_every of its planned rounds or fewer can be extended"
+        return [Problem("rounds", plan.rounds, bound, remedy)]
+
     def problems(self, plan: Plan, noise: NoisePlan, after: Ledger) -> list[Problem]:
-        """Why the run may not go on: a tree that was laid out for fewer rounds, or a target that would be exceeded.
+        """Why the run may not go on to a target: it would be exceeded.
 
         Args:
           plan: the extended one.
@@ -91,15 +101,8 @@ class Extension:
         """
         found = []
         rounds = self.calibrated.rounds
-        spans = mechanisms.hospital_level(plan.privacy).spans_rounds
-        laid_out = spans and (plan.privacy.restart_every or plan.rounds) > rounds
-        if laid_out:
-            bound = f"its noise was laid out as a whole for the {rounds} rounds that were planned, and cannot grow"
-            remedy = "train a new run; a tree with --restart_every of its planned rounds or fewer can be extended"
-            found.append(Problem("rounds", plan.rounds, bound, remedy))
         targets = (plan.privacy.target_epsilon, plan.privacy.outer_target_epsilon)
-        named = zip(noise.parts, targets, _TARGETS)
-        for part, target, name in named if not laid_out else ():
+        for part, target, name in zip(noise.parts, targets, _TARGETS):
             if target is not None:
                 epsilon = after.epsilon(part.unit, None, part.conversion)
                 if epsilon > target:

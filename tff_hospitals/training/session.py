@@ -128,6 +128,8 @@ class Session:
 
     def _begin(self, max_total_epsilon: float | None, on_note: Callable[[str], None] | None) -> None:
         """Refuses what may not begin, says what a reader must know, and charges before anything is released."""
+        if self.extension is not None and self.extension.new:
+            raise_if(self.extension.layout_problems(self.plan))  # before a ledger is planned that it could not fill
         if self.charges.needed or self.extension is not None or max_total_epsilon is not None:
             rest = self.charges.plan_ahead(self.drawer, self.next_round, max_total_epsilon)
             if self.extension is not None and self.extension.new:

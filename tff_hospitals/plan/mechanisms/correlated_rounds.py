@@ -97,17 +97,20 @@ class CorrelatedRounds(HospitalLevel):
         return self.strategy(setting.privacy, setting.rounds, setting.period)
 
     def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
-        """A server whose momentum the strategy was not made for."""
+        """A server whose momentum the strategy was not made for, a secure sum in front of real-valued noise."""
+        found: list[Problem | None] = []
+        if privacy.secure_sum:
+            bound = (
+                f"adds up whole numbers, and the noise of {self.name} is real-valued and added afterwards: the server "
+                "would learn the exact total of every round"
+            )
+            remedy = "drop --secure_sum, or take discrete_gaussian or skellam, whose noise is inside the sum"
+            found.append(Problem("secure_sum", True, bound, remedy))
         if plan.server.optimizer == "sgd" and plan.server.momentum:
-            return [
-                Problem(
-                    "server_momentum",
-                    plan.server.momentum,
-                    f"{self.name} takes noise back as plain steps of the server need it, not as momentum does",
-                    "set --server_momentum=0, or take fixed_clip",
-                )
-            ]
-        return []
+            bound = f"{self.name} takes noise back as plain steps of the server need it, not as momentum does"
+            remedy = "set --server_momentum=0, or take fixed_clip"
+            found.append(Problem("server_momentum", plan.server.momentum, bound, remedy))
+        return found
 
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:
         """One mechanism over all rounds; its sensitivity follows from the strategy and the separation."""
