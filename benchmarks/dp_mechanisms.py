@@ -127,7 +127,7 @@ def held_out(dataset: Any, by_site: bool) -> tuple[Any, Any]:
 
 def tuned(method: Any, base: Any, dataset: Any, model: Any, epsilons: tuple[float, ...] | None) -> dict[str, Any]:
     """Clip norm and learning rate that do best on validation records, and what all candidates reached."""
-    from tff_hospitals.training.loop import train
+    from tff_hospitals.training.loop import train_seeds
 
     small, judge = held_out(dataset, by_site=base.data.name == "digits")
     middle = None if epsilons is None else sorted(epsilons)[len(epsilons) // 2]
@@ -142,7 +142,8 @@ def tuned(method: Any, base: Any, dataset: Any, model: Any, epsilons: tuple[floa
                 plan = method.plan(setting, largest)
             if review.problems(plan, small):
                 continue
-            runs = [train(plan.replace(seed=seed), small, model=model, evaluate_on=judge) for seed in TUNING_SEEDS]
+            plans = [plan.replace(seed=seed) for seed in TUNING_SEEDS]
+            runs = train_seeds(plans, small, model=model, evaluate_on=judge)
             accuracy = sum(run.summary["accuracy_pooled_mean"] for run in runs) / len(runs)
             tried.append({"clip_norm": clip_norm, "learning_rate": rate, "validation_accuracy": accuracy})
     best = max(tried, key=lambda one: one["validation_accuracy"], default={})
@@ -154,7 +155,7 @@ def cell(
 ) -> dict[str, Any]:
     """One method at one target: accuracy over the seeds, or why there is none."""
     from tff_hospitals.reports.spread import mean, sample_sd, t_interval
-    from tff_hospitals.training.loop import train
+    from tff_hospitals.training.loop import train_seeds
 
     if best:
         base = base.replace(client={"learning_rate": best["learning_rate"]}, privacy={"clip_norm": best["clip_norm"]})
@@ -164,7 +165,7 @@ def cell(
     if problems:
         return {**found, "vacuous": "; ".join(str(problem) for problem in problems)}
     started = time.perf_counter()
-    runs = [train(plan.replace(seed=seed), dataset, model=model) for seed in seeds]
+    runs = train_seeds([plan.replace(seed=seed) for seed in seeds], dataset, model=model)
     field = "accuracy_mean" if base.data.name == "heart_disease" else "accuracy_pooled_mean"
     accuracies = [run.summary[field] for run in runs]
     centre, deviation = mean(accuracies), sample_sd(accuracies)

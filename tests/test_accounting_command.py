@@ -87,9 +87,12 @@ def test_other_samplings_have_their_own_adjacency():
     fixed = account_command.answer(
         sampling="fixed_size", records=199, batch=4, noise_multiplier=3.0, steps=10, delta=1e-2
     )
-    assert (fixed["adjacency"], fixed["epsilon_pld"]) == ("replace_one", None)
+    assert fixed["adjacency"] == "replace_one"
+    assert 0 < fixed["epsilon_pld"] < fixed["epsilon_rdp"]
     assert "0.00503" in fixed["warnings"][0]
-    assert "none for this sampling" in account_command.text(fixed)
+    loud = account_command.answer(sampling_probability=0.02, noise_multiplier=1e-6, steps=1500, delta=1e-2)
+    assert loud["epsilon_pld"] is None
+    assert "none: too large to be computed" in account_command.text(loud)
     shuffled = account_command.answer(
         sampling="shuffled", sampling_probability=0.1, noise_multiplier=3.0, steps=10, delta=1e-5
     )

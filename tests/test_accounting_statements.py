@@ -183,7 +183,8 @@ def test_choosing_the_best_run_costs_more_than_one_and_less_than_all():
     assert chosen.steps("record", "va") == 750
     assert Ledger.from_json(chosen.to_json()) == chosen
     assert after_selection(winner, 20).epsilon("record", "va") > after_selection(winner, 10).epsilon("record", "va")
-    assert chosen.conversions("record") == ("rdp", "rdp_classical")
+    assert chosen.conversions("record") == ("rdp", "rdp_classical", "pld")
+    assert one < chosen.epsilon("record", "cleveland", "pld") < chosen.epsilon("record", "cleveland")
 
 
 @pytest.mark.parametrize(("distribution", "least"), [("geometric", 1), ("logarithmic", 1), ("poisson", 0)])

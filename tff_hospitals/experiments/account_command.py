@@ -240,7 +240,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"noise multiplier  {found['noise_multiplier']:g}")
     for name in ("rdp", "pld", "rdp_classical"):
         value = found[f"epsilon_{name}"]
-        shown = "none for this sampling" if value is None else f"{value:.6g}"
+        shown = "none: too large to be computed" if value is None else f"{value:.6g}"
         lines.append(f"epsilon           {shown:<10} {name}: {CONVERSIONS[name]}")
     lines += [
         f"delta             {found['delta']:g}, over {found['steps']} steps",
