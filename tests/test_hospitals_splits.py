@@ -230,6 +230,23 @@ def test_a_patient_on_both_sides_of_a_given_split_is_named(tmp_path):
     assert load_dataset(tmp_path).records(False) == {"north": 12, "south": 15}
 
 
+def test_a_patient_of_two_hospitals_is_pointed_out_to_those_inside(tmp_path):
+    write_folder(tmp_path, ROLES["split_column"] + ROLES["patient_column"])
+    assert not any("more than one hospital" in words for words in load_dataset(tmp_path).inside_warnings)
+    text = (tmp_path / "south.csv").read_text().replace("south-0", "north-0").replace("south-1,", "north-0,")
+    text = text.replace("north-0,train", "north-0,Test")  # persons 0 and 1: one of them was for training
+    (tmp_path / "south.csv").write_text(text)
+    dataset = load_dataset(tmp_path)
+    (words,) = [words for words in dataset.inside_warnings if "more than one hospital" in words]
+    assert words.startswith("1 patient ids stand at more than one hospital. If they are the same people")
+    assert "Remedy" in words
+    assert not any("patient ids" in words for words in dataset.warnings)
+    north = (tmp_path / "north.csv").read_text()
+    (tmp_path / "north.csv").write_text(north.replace("north-0,Test", "north-0,train"))
+    (words,) = [words for words in load_dataset(tmp_path).inside_warnings if "more than one hospital" in words]
+    assert "1 of them for training at one and for testing at another" in words
+
+
 def test_a_patient_with_more_records_than_was_said_is_named(tmp_path):
     roles = ROLES["patient_column"]
     write_folder(tmp_path, roles.replace("9", "2"))

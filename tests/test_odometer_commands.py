@@ -1,10 +1,14 @@
-"""The odometer on the command line: what it shows, what it stops, and what is said before training."""
+"""The promise on the command line: what the odometer shows and stops, what is said before training, and what bad input
+is told.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from test_hospitals_splits import ROLES, write_folder
 
 from tff_hospitals.experiments import front_door
 
@@ -72,3 +76,55 @@ def test_what_must_be_known_is_said_before_training(tmp_path, capsys):
     extended = [text for text in TRAIN if not text.startswith("--rounds")]
     code, _, error = answered(capsys, *extended, "--rounds=3", "--noise_multiplier=2", one)
     assert (code, "note: " in error) == (0, True)
+
+
+def refusal(capsys, *arguments):
+    """The message of a command that must fail: one screen, with a remedy."""
+    code, _, error = answered(capsys, *arguments)
+    assert code in (1, 2)
+    assert "Remedy: " in error
+    assert "Traceback" not in error
+    assert len(error.splitlines()) <= 24
+    return " ".join(error.split())
+
+
+def test_bad_input_is_told_on_one_screen_before_anything_is_trained(tmp_path, capsys):
+    """Each line of what may be wrong with data, keys and folders of a promise."""
+    data, run_dir = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    write_folder(data, ROLES["split_column"] + ROLES["patient_column"])
+    train = (
+        *TRAIN,
+        "--noise_multiplier=2",
+        f"--dataset={data}",
+        f"--run_dir={run_dir}",
+        "--data_option=scaling=fixed_bounds",
+    )
+    north, south = ((data / name).read_text() for name in ("north.csv", "south.csv"))
+    (data / "north.csv").write_text(north.replace("Test", "validation"))
+    assert "column 'part'='validation': must be train or test" in refusal(
+        capsys, *train
+    )  # other words in a split column
+    (data / "north.csv").write_text(north.replace("Test", "train", 1))
+    assert "a patient must not be on both sides" in refusal(capsys, *train)
+    assert not run_dir.exists()
+    (data / "north.csv").write_text(north)
+    assert south == (data / "south.csv").read_text()
+    assert answered(capsys, *train)[0] == 0
+    key = data / ".tff_hospitals" / "key"
+    (run_dir / "summary.json").unlink()  # as if it had been interrupted
+    kept = key.read_bytes()
+    for spoil in (key.unlink, lambda: key.write_bytes(bytes(31) + b"x")):  # lost, and another one
+        spoil()
+        assert "holds a run on data with another secret key" in refusal(capsys, *train)
+        key.unlink(missing_ok=True)
+        key.touch(mode=0o600)
+        key.write_bytes(kept)
+    assert answered(capsys, *train)[0] == 0  # the remedy: restore it
+    publish = ("publish", str(run_dir))
+    assert "its noise follows from a seed that is written down" in refusal(capsys, *publish, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    shutil.copytree(run_dir, tmp_path / "copy")  # a folder that still holds a seed and inside/
+    words = refusal(capsys, *publish, str(tmp_path / "copy"), "--research")
+    assert "still holds checkpoints, inside, a seed" in words
+    assert "is for embedded public data; this run's data are not" in words

@@ -60,6 +60,7 @@ def table_fields(
         "inside_warnings": (
             *inside_warnings,
             *median_warnings(divided.sites, schema),
+            *_shared_patients(pools),
             *one_class_warnings(hospitals, schema.target.kind),
             *untested_warnings(hospitals),
         ),
@@ -67,6 +68,25 @@ def table_fields(
         "target_bounds": _target_bounds(schema),
         "inputs": tuple((one.name, (len(one.columns()),)) for one in schema.features),
     }
+
+
+def _shared_patients(pools: Sequence[Pool]) -> tuple[str, ...]:
+    """One sentence where hospitals name patients alike: they may be the same people, or each may count from one."""
+    homes: dict[bytes, set[tuple[str, bool]]] = {}
+    for pool in pools:
+        tested = set() if pool.tested is None else set(pool.tested.tolist())
+        for row, one in enumerate((pool.ids or ()) if pool.patients else ()):
+            homes.setdefault(one, set()).add((pool.hospital_id, row in tested))
+    shared = [places for places in homes.values() if len({name for name, _ in places}) > 1]
+    if not shared:
+        return ()
+    across = sum(len({side for _, side in places}) > 1 for places in shared)
+    sides = f", {across} of them for training at one and for testing at another" if across else ""
+    return (
+        f"{len(shared)} patient ids stand at more than one hospital{sides}. If they are the same people, the "
+        "epsilons of their hospitals add up for them. Remedy: keep each patient at one hospital; if hospitals only "
+        "count alike, write the hospital into the id.",
+    )
 
 
 def _target_bounds(schema: Schema) -> tuple[float, float] | None:

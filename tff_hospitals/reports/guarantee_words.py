@@ -40,6 +40,7 @@ def unit_words(found: Facts, one: UnitGuarantee) -> list[str]:
             lines.append(f"A patient has up to {most} records; for all of them together: {strength}.")
         else:
             lines.append("A patient is one record here; one with several records has a weaker guarantee.")
+        lines.append("For a patient with records at several hospitals the epsilons of these hospitals add up.")
     return lines
 
 
