@@ -78,18 +78,17 @@ class BufferedNoise(CorrelatedNoise):
 
     def __init__(self, setting: Setting):
         super().__init__(setting)
-        decays, scales = self.strategy.inverse_buffers()
-        self._buffers = [(complex(decay), complex(scale)) for decay, scale in zip(decays, scales)]
+        self._decays, self._scales = (np.asarray(one, np.complex128) for one in self.strategy.inverse_buffers())
 
     @property
     def kept(self) -> int:
         """One vector for each buffer that decays, two for one that turns."""
-        return sum(2 if decay.imag else 1 for decay, _ in self._buffers)
+        return len(self._decays) + int(np.count_nonzero(self._decays.imag))
 
     def correlated(self, kept: tf.Tensor, normals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See the class; buffers are added in order, so that the sum has the same bits everywhere."""
         added, after, at = normals, [], 0
-        for decay, scale in self._buffers:
+        for decay, scale in zip(self._decays.tolist(), self._scales.tolist()):
             real = kept[at]
             if not decay.imag:
                 added = added + scale.real * real
