@@ -269,8 +269,10 @@ def element(work, steps=STEPS, records=20, batch=4, noise_multiplier=0.0, empty=
     )
 
 
-def batch_of(frame, features, labels, mask):
-    return Batch(features, labels, mask, (), None, frame["expected_batch"], frame["noise_multiplier"])
+def batch_of(frame, features, labels, mask, start_norm=2.0):
+    return Batch(
+        features, labels, mask, (), None, frame["expected_batch"], frame["noise_multiplier"], tf.constant(start_norm)
+    )
 
 
 def client_work(model, mechanism, style, clip_norm=2.0, **privacy):
@@ -342,7 +344,7 @@ def test_the_adaptive_norm_of_records_converges_to_their_median(model):
         model, weights_of(model), (), frame["features"], frame["labels"], mask, 1.0
     )
     clip = tf.constant(0.05)
-    batch = batch_of(frame, frame["features"], frame["labels"], mask)
+    batch = batch_of(frame, frame["features"], frame["labels"], mask, start_norm=0.05)
     step = tf.function(
         lambda clip: work.rule.gradients(weights_of(model), batch, tf.zeros([work.noise_width]), clip)[2]
     )

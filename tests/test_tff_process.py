@@ -139,8 +139,8 @@ def test_a_keras_function_starts_where_the_seed_says_and_takes_weights_and_rates
     back = process.set_model_weights(after, process.get_model_weights(first))
     np.testing.assert_array_equal(weights_of(process, back)[0], kernel)
     hparams = process.get_hparams(back)
-    assert hparams["client_work"]["learning_rate"] == np.float32(0.1)
-    hparams["client_work"]["learning_rate"] = np.float32(0.0)
+    assert hparams == {"client_work": {"learning_rate": 0.1}, "finalizer": {"learning_rate": 1.0}}
+    hparams["client_work"]["learning_rate"] = np.float64(0.0)
     still = process.next(process.set_hparams(back, hparams), data).state
     np.testing.assert_array_equal(weights_of(process, still)[0], kernel)
     model = keras_model()

@@ -93,6 +93,8 @@ class SiteWork:
         _, frozen = self.model.initial_weights(self._streams.weights())
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
         own = dataclasses.replace(self.dataset, hospitals=(self.dataset.hospital(self.own),))
+        # Rates and clip norms are those of the plan that was agreed, whatever a server sends.
+        self._settings = self.parts.client_work.settings()
         self._data = device_data.StreamedData(own)
         self._record_bytes = device_data.record_bytes(own)
         self._evaluate = Evaluator(self.model, own)
@@ -128,7 +130,7 @@ class SiteWork:
         """
         started = time.perf_counter()
         one = self._draw(number, cohort, request)
-        constants = tf.nest.map_structure(tf.constant, (tuple(weights), np.int32(number), parameters))
+        constants = tf.nest.map_structure(tf.constant, (tuple(weights), np.int32(number), parameters, self._settings))
         broadcast = Broadcast(*constants)
         payload = None
         if self.wire.encodes_upload and self.wire.transfer is not None:

@@ -1,14 +1,21 @@
-"""The optimisers of local training, as pure functions of (weights, slots, gradients)."""
+"""The optimisers of local training, as pure functions of (weights, slots, gradients).
+
+Their settings may be tensors: a program that is compiled once serves every learning rate and momentum.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, Union
 
 import tensorflow as tf
 
 from tff_hospitals.plan.parts import ClientPlan
+from tff_hospitals.processes import adam
 from tff_hospitals.processes.noise import Tensors
+
+Number = Union[tf.Tensor, float]
 
 
 class ClientOptimizer(Protocol):
@@ -23,31 +30,32 @@ class ClientOptimizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Sgd:
-    """Gradient descent with Polyak momentum: v = momentum * v + g; w = w - rate * v."""
+    """Gradient descent with Polyak momentum: v = momentum * v + g; w = w - rate * v. Without momentum: None."""
 
-    momentum: float = 0.0
+    momentum: Number | None = None
 
     def initial_slots(self, weights: Tensors) -> tuple:
         """One velocity per weight, or nothing without momentum."""
-        return tuple(tf.zeros_like(weight) for weight in weights) if self.momentum else ()
+        return () if self.momentum is None else tuple(tf.zeros_like(weight) for weight in weights)
 
     def step(
         self, weights: Tensors, slots: tuple, gradients: Tensors, learning_rate: tf.Tensor
     ) -> tuple[Tensors, tuple]:
         """New weights and slots."""
-        if self.momentum:
-            slots = tuple(self.momentum * slot + gradient for slot, gradient in zip(slots, gradients))
+        if self.momentum is not None:
+            momentum = tf.cast(self.momentum, tf.float32)
+            slots = tuple(momentum * slot + gradient for slot, gradient in zip(slots, gradients))
             gradients = slots
         return tuple(weight - learning_rate * gradient for weight, gradient in zip(weights, gradients)), slots
 
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980) with the usual bias correction."""
+    """Adam with the usual settings and bias correction."""
 
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
+    beta_1: Number = 0.9
+    beta_2: Number = 0.999
+    epsilon: Number = 1e-7
 
     def initial_slots(self, weights: Tensors) -> tuple:
         """Step count, first and second moments."""
@@ -60,24 +68,43 @@ class Adam:
         """New weights and slots."""
         count, first, second = slots
         count = count + 1.0
-        first = tuple(self.beta_1 * m + (1 - self.beta_1) * g for m, g in zip(first, gradients))
-        second = tuple(self.beta_2 * v + (1 - self.beta_2) * tf.square(g) for v, g in zip(second, gradients))
-        rate = learning_rate * tf.sqrt(1 - self.beta_2**count) / (1 - self.beta_1**count)
-        weights = tuple(w - rate * m / (tf.sqrt(v) + self.epsilon) for w, m, v in zip(weights, first, second))
+        first = adam.moved(first, gradients, self.beta_1)
+        second = adam.moved(second, tuple(tf.square(gradient) for gradient in gradients), self.beta_2)
+        weights = adam.stepped(weights, first, second, count, learning_rate, self.beta_1, self.beta_2, self.epsilon)
         return weights, (count, first, second)
 
 
-def client_optimizer(client: ClientPlan) -> ClientOptimizer:
-    """The optimiser that a plan names."""
-    return Adam() if client.optimizer == "adam" else Sgd(client.momentum)
+def settings_of(client: ClientPlan) -> dict[str, float]:
+    """The numbers of a plan's local optimiser that a compiled program takes as inputs; what is 0 is left out.
+
+    >>> settings_of(ClientPlan(learning_rate=0.1, momentum=0.9))
+    {'learning_rate': 0.1, 'momentum': 0.9}
+    """
+    found = {"learning_rate": client.learning_rate}
+    if client.optimizer == "sgd" and client.momentum:
+        found["momentum"] = client.momentum
+    if client.proximal_mu:
+        found["proximal_mu"] = client.proximal_mu
+    return found
 
 
-def learning_rate_at(client: ClientPlan, round_number: tf.Tensor) -> tf.Tensor:
-    """Float32 learning rate in a round (0-based), by the plan's schedule."""
+def client_optimizer(client: ClientPlan, settings: Mapping[str, Number] | None = None) -> ClientOptimizer:
+    """The optimiser that a plan names.
+
+    Args:
+      client: the plan's client work.
+      settings: as `settings_of` gives them, as numbers or tensors; None: the plan's.
+    """
+    values = settings_of(client) if settings is None else settings
+    return Adam() if client.optimizer == "adam" else Sgd(values.get("momentum"))
+
+
+def learning_rate_at(client: ClientPlan, round_number: tf.Tensor, learning_rate: Number | None = None) -> tf.Tensor:
+    """Float32 learning rate in a round (0-based), by the plan's schedule; `learning_rate` replaces that of round 0."""
     kind, _, rest = client.learning_rate_schedule.partition(":")
     numbers = [float(number) for number in rest.split(":")] if rest else []
     at = tf.cast(round_number, tf.float32)
-    rate = tf.constant(client.learning_rate, tf.float32)
+    rate = tf.cast(client.learning_rate if learning_rate is None else learning_rate, tf.float32)
     if kind == "inverse_sqrt":
         return rate / tf.sqrt(1.0 + at)
     if kind == "exponential":

@@ -23,6 +23,7 @@ from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import raise_if
 from tff_hospitals.plan import mechanisms, poison, review
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.parts import ClientPlan, ServerPlan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import encoded_transfer, finalizers
 from tff_hospitals.processes.aggregators.base import Aggregator
@@ -45,6 +46,7 @@ class ServerState(NamedTuple):
       weights, round_number, aggregator, finalizer: at the server.
       distributor: at the server: the model that hospitals hold, when the broadcast is encoded.
       hospitals: at each hospital, by id: what its last upload left out, with error feedback.
+      client: settings of local training (`LocalTraining.settings`), which every hospital knows from the plan.
     """
 
     weights: tuple
@@ -53,11 +55,13 @@ class ServerState(NamedTuple):
     finalizer: collections.OrderedDict
     distributor: collections.OrderedDict = _NOTHING
     hospitals: collections.OrderedDict = _NOTHING
+    client: collections.OrderedDict = _NOTHING
 
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """The parts of one plan's learning process. Equal `signature`s mean equal graphs.
+    """The parts of one plan's learning process. Equal `signature`s mean equal graphs: learning rates, momenta, clip
+    norms and noise are not in them but in the state.
 
     `transfer` holds the encoders of both directions (None: dense), `hospital_ids` whose error feedback is carried.
     """
@@ -88,6 +92,7 @@ class Composition:
             collections.OrderedDict(
                 (one, np.zeros([self.client_work.scalars], np.float32)) for one in self.hospital_ids
             ),
+            self.client_work.settings(),
         )
 
     def finish_round(self, state: ServerState, total: Any, noise: Any) -> tuple[ServerState, Any]:
@@ -101,7 +106,7 @@ class Composition:
 
     def hospital_round(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
         """A hospital's half of a round: its contribution to the sum and its metrics."""
-        output = self.client_work(state.weights, state.round_number, element)
+        output = self.client_work(state.weights, state.round_number, element, state.client)
         noise = self.aggregator.hospital_noise(parameters, element["key"])
         return self.aggregator.prepare(parameters, output.delta, output.weight, noise), output.metrics
 
@@ -114,7 +119,7 @@ class Composition:
 
     def prepared_upload(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
         """A hospital's half of a round up to its encoder: what it would send for weight 1, and its metrics."""
-        output = self.client_work(state.weights, state.round_number, element)
+        output = self.client_work(state.weights, state.round_number, element, state.client)
         noise = self.aggregator.hospital_noise(parameters, element["key"])
         return self.aggregator.prepare(parameters, output.delta, tf.constant(1.0), noise), output.metrics
 
@@ -182,6 +187,7 @@ def max_local_steps(plan: Plan, dataset: HospitalDataset) -> int:
     return max(noise_plan.steps_per_round(plan, hospital.train.records) for hospital in dataset.hospitals)
 
 
+_OWN = f"{__package__}."
 _tokens = itertools.count()
 _token_of: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -215,6 +221,30 @@ def architecture(model: FunctionalModel, planned: str) -> str:
 def _of_keras(layer: Any) -> bool:
     """Whether a layer's configuration says all that it computes; that of a Lambda does not say what its code reads."""
     return type(layer).__module__.partition(".")[0] == "keras" and not isinstance(layer, tf.keras.layers.Lambda)
+
+
+def _norms_of_state(client_work: LocalTraining, aggregator: Aggregator) -> set[str]:
+    """Which clip norms of the plan's privacy are inputs of its program, and so no part of it.
+
+    Only of our own rules: what another's code reads of the plan nobody knows, and two plans would share its program.
+    """
+    rule, found = client_work.rule, set()
+    if rule.takes_clip_norm and type(rule).__module__.startswith(_OWN):
+        found.add("clip_norm")
+    held = aggregator.initial_state(np.zeros(2, np.int64), 0.0)
+    while hasattr(aggregator, "inner"):
+        aggregator = aggregator.inner
+    if type(aggregator).__module__.startswith(_OWN):
+        outer = mechanisms.record_level(client_work.privacy) is not None
+        names = {"clip_norm": "outer_clip_norm" if outer else "clip_norm", "zeroing_norm": "zeroing_norm"}
+        found |= {name for key, name in names.items() if key in held}
+    return found
+
+
+def _structure(part: ClientPlan | ServerPlan) -> dict[str, Any]:
+    """A part of a plan without the numbers that are inputs of a program; of the others, whether they are used."""
+    inputs = {"learning_rate", "momentum", "proximal_mu", "beta_1", "beta_2", "epsilon"}
+    return {name: bool(value) if name in inputs else value for name, value in dataclasses.asdict(part).items()}
 
 
 def compose(
@@ -253,11 +283,21 @@ def compose(
     rounds = plan.rounds if around.spans_rounds else 1
     built_with = noise_plan.make(plan, dataset).server_multiplier if around.runs_on else 0.0
     largest_weight = float(max(dataset.records().values())) if plan.weighting == "records" else 1.0
+    aggregator = build_aggregator(
+        specs,
+        plan.privacy,
+        plan.cohort,
+        hospitals,
+        rounds=rounds,
+        largest_weight=largest_weight,
+        noise_multiplier=built_with,
+    )
+    aggregator.check()
     signature = files.fingerprint(
         [
-            dataclasses.asdict(plan.client),
-            dataclasses.asdict(privacy),
-            dataclasses.asdict(plan.server),
+            _structure(plan.client),
+            {**dataclasses.asdict(privacy), **dict.fromkeys(_norms_of_state(client_work, aggregator), 0.0)},
+            _structure(plan.server),
             dataclasses.asdict(plan.model),
             architecture(model, plan.model.name),
             [str(spec) for spec in (*specs, *model.frozen_specs)],
@@ -279,16 +319,6 @@ def compose(
             ],
         ]
     )
-    aggregator = build_aggregator(
-        specs,
-        plan.privacy,
-        plan.cohort,
-        hospitals,
-        rounds=rounds,
-        largest_weight=largest_weight,
-        noise_multiplier=built_with,
-    )
-    aggregator.check()
     return Composition(
         model,
         client_work,

@@ -3,6 +3,10 @@
 The update (initial - final weights) plays the part of a gradient (Reddi et al. 2021, "Adaptive Federated Optimization",
 arXiv:2003.00295). The formulas are those of TFF's optimisers, and a test holds them to it; they are written here
 because the compiled runtime should not have to import TFF, which takes longer than most runs.
+
+As in TFF, the state holds the settings (learning rate, momentum, betas) beside the slots: they are inputs of the
+programs that are compiled from these functions, and one program serves them all. Settings are float64, so that 1 - beta
+keeps its digits.
 """
 
 from __future__ import annotations
@@ -15,19 +19,30 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.plan.parts import ServerPlan
+from tff_hospitals.processes import adam
+from tff_hospitals.processes.aggregators.base import Structure, with_changes
 from tff_hospitals.processes.noise import Tensors
-
-Structure = collections.OrderedDict
 
 
 class Finalizer(abc.ABC):
-    """The contract of a finalizer."""
+    """The contract of a finalizer.
+
+    Attributes:
+      settings: names of the plan's numbers that are in the state.
+    """
+
+    settings: tuple[str, ...] = ("learning_rate",)
 
     def __init__(self, server: ServerPlan):
         self.server = server
 
     def initial_state(self, specs: Sequence[tf.TensorSpec]) -> Structure:
-        """Slots before the first round, as numpy arrays."""
+        """Settings, and slots before the first round, as numpy values."""
+        settings = {name: np.float64(getattr(self.server, name)) for name in self.settings}
+        return collections.OrderedDict(**settings, **self.slots(specs))
+
+    def slots(self, specs: Sequence[tf.TensorSpec]) -> Structure:
+        """What the optimiser remembers, before the first round."""
         return collections.OrderedDict()
 
     @abc.abstractmethod
@@ -39,59 +54,72 @@ def _zeros(specs: Sequence[tf.TensorSpec], value: float = 0.0) -> tuple[np.ndarr
     return tuple(np.full(spec.shape.as_list(), value, np.float32) for spec in specs)
 
 
+def _single(value: tf.Tensor) -> tf.Tensor:
+    return tf.cast(value, tf.float32)
+
+
 class Sgd(Finalizer):
     """w = w - rate * v, with v = momentum * v + update."""
 
-    def initial_state(self, specs: Sequence[tf.TensorSpec]) -> Structure:
+    def __init__(self, server: ServerPlan):
+        super().__init__(server)
+        if server.momentum:
+            self.settings = ("learning_rate", "momentum")
+
+    def slots(self, specs: Sequence[tf.TensorSpec]) -> Structure:
         """A velocity per weight when there is momentum."""
         return collections.OrderedDict(velocity=_zeros(specs)) if self.server.momentum else collections.OrderedDict()
 
     def apply(self, state: Structure, weights: Tensors, update: Tensors) -> tuple[Tensors, Structure]:
         """New weights and state."""
         if self.server.momentum:
-            update = tuple(self.server.momentum * v + u for v, u in zip(state["velocity"], update))
-            state = collections.OrderedDict(velocity=update)
-        return tuple(w - self.server.learning_rate * u for w, u in zip(weights, update)), state
+            momentum = _single(state["momentum"])
+            update = tuple(momentum * v + u for v, u in zip(state["velocity"], update))
+            state = with_changes(state, velocity=update)
+        rate = _single(state["learning_rate"])
+        return tuple(w - rate * u for w, u in zip(weights, update)), state
 
 
 class Adagrad(Finalizer):
     """w = w - rate * u / sqrt(sum of u**2 + epsilon), the sum starting at 0.1 as in TFF."""
 
-    def initial_state(self, specs: Sequence[tf.TensorSpec]) -> Structure:
+    settings = ("learning_rate", "epsilon")
+
+    def slots(self, specs: Sequence[tf.TensorSpec]) -> Structure:
         """Accumulated squares."""
         return collections.OrderedDict(squares=_zeros(specs, 0.1))
 
     def apply(self, state: Structure, weights: Tensors, update: Tensors) -> tuple[Tensors, Structure]:
         """New weights and state."""
         squares = tuple(s + tf.square(u) for s, u in zip(state["squares"], update))
-        rate, epsilon = self.server.learning_rate, self.server.epsilon
+        rate, epsilon = _single(state["learning_rate"]), _single(state["epsilon"])
         weights = tuple(w - rate * u / tf.sqrt(s + epsilon) for w, u, s in zip(weights, update, squares))
-        return weights, collections.OrderedDict(squares=squares)
+        return weights, with_changes(state, squares=squares)
 
 
 class Adam(Finalizer):
     """Adam with bias correction; `epsilon` (the paper's tau) decides how adaptive it is."""
 
-    def initial_state(self, specs: Sequence[tf.TensorSpec]) -> Structure:
+    settings = ("learning_rate", "beta_1", "beta_2", "epsilon")
+
+    def slots(self, specs: Sequence[tf.TensorSpec]) -> Structure:
         """Step count and two moments."""
         return collections.OrderedDict(step=np.int32(0), first=_zeros(specs), second=self._second(specs))
 
     def _second(self, specs: Sequence[tf.TensorSpec]) -> tuple[np.ndarray, ...]:
         return _zeros(specs)
 
-    def _next_second(self, second: Tensors, update: Tensors) -> Tensors:
-        return tuple(v + (tf.square(u) - v) * (1 - self.server.beta_2) for v, u in zip(second, update))
+    def _next_second(self, second: Tensors, update: Tensors, beta_2: tf.Tensor) -> Tensors:
+        return adam.moved(second, tuple(tf.square(u) for u in update), beta_2)
 
     def apply(self, state: Structure, weights: Tensors, update: Tensors) -> tuple[Tensors, Structure]:
         """New weights and state."""
-        beta_1, beta_2, epsilon = self.server.beta_1, self.server.beta_2, self.server.epsilon
-        step = state["step"] + 1
-        first = tuple(m + (u - m) * (1 - beta_1) for m, u in zip(state["first"], update))
-        second = self._next_second(state["second"], update)
-        at = tf.cast(step, tf.float32)
-        rate = self.server.learning_rate * tf.sqrt(1 - tf.pow(beta_2, at)) / (1 - tf.pow(beta_1, at))
-        weights = tuple(w - rate * m / (tf.sqrt(v) + epsilon) for w, m, v in zip(weights, first, second))
-        return weights, collections.OrderedDict(step=step, first=first, second=second)
+        step, beta_1, beta_2 = state["step"] + 1, state["beta_1"], state["beta_2"]
+        first = adam.moved(state["first"], update, beta_1)
+        second = self._next_second(state["second"], update, beta_2)
+        rate = _single(state["learning_rate"])
+        weights = adam.stepped(weights, first, second, step, rate, beta_1, beta_2, state["epsilon"])
+        return weights, with_changes(state, step=step, first=first, second=second)
 
 
 class Yogi(Adam):
@@ -100,8 +128,8 @@ class Yogi(Adam):
     def _second(self, specs: Sequence[tf.TensorSpec]) -> tuple[np.ndarray, ...]:
         return _zeros(specs, 1e-6)
 
-    def _next_second(self, second: Tensors, update: Tensors) -> Tensors:
-        share = 1 - self.server.beta_2
+    def _next_second(self, second: Tensors, update: Tensors, beta_2: tf.Tensor) -> Tensors:
+        share = _single(1.0 - beta_2)
         squares = tuple(tf.square(u) for u in update)
         return tuple(v + share * tf.sign(square - v) * square for v, square in zip(second, squares))
 

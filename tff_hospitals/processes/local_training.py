@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.models import FunctionalModel
@@ -26,6 +27,7 @@ from tff_hospitals.processes.record_level.base import Batch
 from tff_hospitals.processes.record_level.building import build_step_rule
 from tff_hospitals.processes.rounds import DRAWN
 
+Settings = collections.OrderedDict  # numbers by name, see `LocalTraining.settings`
 Element = collections.OrderedDict  # what one hospital brings to one round; see `LocalTraining.element_spec`
 
 
@@ -72,7 +74,6 @@ class LocalTraining:
         self.noise_block = self.rule.noise_block
         self._protects = any(mechanism.private for mechanism, _ in mechanisms.layers(privacy))
         self._hides_update = mechanisms.hospital_level(privacy).noise_by in ("hospital", "shares")
-        self.optimizer = client_optimizers.client_optimizer(client)
         self.scalars = parameter_count(model.trainable_specs)
         self._run_steps: Callable = self.steps
         if compile_steps:
@@ -97,16 +98,28 @@ class LocalTraining:
             frozen=tuple(model.frozen_specs),
         )
 
-    def __call__(self, weights: Tensors, round_number: tf.Tensor, element: Element) -> ClientOutput:
+    def settings(self) -> Settings:
+        """The plan's numbers that a program takes as inputs, so that one program serves them all: numpy float64."""
+        found = client_optimizers.settings_of(self.client)
+        if self.record_level:
+            found["clip_norm"] = self.privacy.clip_norm
+        return collections.OrderedDict((name, np.float64(value)) for name, value in found.items())
+
+    def __call__(
+        self, weights: Tensors, round_number: tf.Tensor, element: Element, settings: Settings | None = None
+    ) -> ClientOutput:
         """Trains from `weights` on the hospital's own records.
 
         Args:
           weights: the broadcast trainable weights.
           round_number: int32 scalar, 0-based.
           element: see `element_spec`.
+          settings: as `settings()`; default the plan's.
         """
+        settings = settings or self.settings()
         noise_for = self.noise_block if self.record_level else None
-        final, loss_sum, records = self.run(weights, self.rate(round_number), element, noise_for)
+        rate = self.rate(round_number, settings)
+        final, loss_sum, records = self.run(weights, rate, element, noise_for, settings)
         return self.output(weights, final, loss_sum, records, element)
 
     def output(
@@ -124,12 +137,12 @@ class LocalTraining:
         metrics = tf.stack([loss_sum, records, tf.cast(element["steps"], tf.float32), norm])
         return ClientOutput(delta, element["weight"], metrics)
 
-    def rate(self, round_number: tf.Tensor) -> tf.Tensor:
+    def rate(self, round_number: tf.Tensor, settings: Settings) -> tf.Tensor:
         """Float32 learning rate of a round (0-based)."""
-        return client_optimizers.learning_rate_at(self.client, round_number)
+        return client_optimizers.learning_rate_at(self.client, round_number, settings["learning_rate"])
 
     def run(
-        self, weights: Tensors, rate: tf.Tensor, element: Element, noise_for: Callable | None
+        self, weights: Tensors, rate: tf.Tensor, element: Element, noise_for: Callable | None, settings: Settings
     ) -> tuple[Tensors, tf.Tensor, tf.Tensor]:
         """All steps of a round, block of noise by block of noise: final weights, sum of losses, records seen.
 
@@ -138,17 +151,18 @@ class LocalTraining:
           rate: float32 scalar, the learning rate of the round.
           element: see `element_spec`.
           noise_for: (key, block) to the unit noise of a block of steps; None without record-level privacy.
+          settings: see `settings()`.
         """
-        carry = self.carry(weights)
+        carry = self.carry(weights, settings)
         steps = element["steps"]
         if noise_for is None:
-            carry = self._run_steps(weights, rate, element, tf.constant(0), steps, tf.zeros([0, 0]), carry)
+            carry = self._run_steps(weights, rate, element, tf.constant(0), steps, tf.zeros([0, 0]), carry, settings)
         else:
 
             def body(start: tf.Tensor, carry: Any) -> tuple:
                 noise = noise_for(element["key"], start // self.block)
                 end = tf.minimum(start + self.block, steps)
-                return end, self._run_steps(weights, rate, element, start, end, noise, carry)
+                return end, self._run_steps(weights, rate, element, start, end, noise, carry, settings)
 
             _, carry = tf.while_loop(
                 lambda start, _: start < steps, body, (tf.constant(0), carry), parallel_iterations=1
@@ -156,10 +170,11 @@ class LocalTraining:
         final, _, loss_sum, records, _ = carry
         return final, loss_sum, records
 
-    def carry(self, weights: Tensors) -> tuple:
+    def carry(self, weights: Tensors, settings: Settings) -> tuple:
         """What goes from step to step, before the first one: weights, slots, sum of losses, records, clip norm."""
-        clip_norm = tf.constant(self.privacy.clip_norm, tf.float32)
-        return weights, self.optimizer.initial_slots(weights), tf.constant(0.0), tf.constant(0.0), clip_norm
+        slots = client_optimizers.client_optimizer(self.client, settings).initial_slots(weights)
+        clip_norm = tf.cast(settings.get("clip_norm", 0.0), tf.float32)
+        return weights, slots, tf.constant(0.0), tf.constant(0.0), clip_norm
 
     def steps(
         self,
@@ -170,8 +185,13 @@ class LocalTraining:
         end: tf.Tensor,
         noise: tf.Tensor,
         carry: tuple,
+        settings: Settings,
     ) -> tuple:
         """Optimiser steps `start` to `end` - 1; everything in here may be compiled."""
+        optimizer = client_optimizers.client_optimizer(self.client, settings)
+        proximal_mu, start_norm = (
+            tf.cast(settings.get(name, 0.0), tf.float32) for name in ("proximal_mu", "clip_norm")
+        )
 
         def body(step: tf.Tensor, carry: tuple) -> tuple:
             weights, slots, loss_sum, records, clip_norm = carry
@@ -185,6 +205,7 @@ class LocalTraining:
                 key=fold(element["key"], 1, step) if self.model.draws_random_numbers else None,
                 expected=element["expected_batch"],
                 noise_multiplier=element["noise_multiplier"],
+                start_norm=start_norm,
             )
             row = noise[step - start] if self.record_level else noise
             gradients, losses, clip_norm = self.rule.gradients(weights, batch, row, clip_norm)
@@ -192,10 +213,10 @@ class LocalTraining:
                 gradients = tuple(one + more for one, more in zip(gradients, self.penalties.gradients(weights)))
             if self.client.proximal_mu:
                 gradients = tuple(
-                    gradient + self.client.proximal_mu * (weight - origin)
+                    gradient + proximal_mu * (weight - origin)
                     for gradient, weight, origin in zip(gradients, weights, start_weights)
                 )
-            weights, slots = self.optimizer.step(weights, slots, gradients, rate)
+            weights, slots = optimizer.step(weights, slots, gradients, rate)
             return step + 1, (weights, slots, loss_sum + losses, records + tf.reduce_sum(mask), clip_norm)
 
         _, carry = tf.while_loop(lambda step, _: step < end, body, (start, carry), parallel_iterations=1)

@@ -222,7 +222,17 @@ def build_finalizer(
         new_state, new_weights = tff.federated_map(apply, (state, weights, update))
         return tff.templates.MeasuredProcessOutput(new_state, new_weights, tff.federated_value((), tff.SERVER))
 
-    return tff.learning.templates.FinalizerProcess(init_fn, next_fn)
+    @tff.tensorflow.computation(state_type)
+    def get_hparams(state: Any) -> Any:
+        return collections.OrderedDict((name, state[name]) for name in finalizer.settings)
+
+    @tff.tensorflow.computation(state_type, get_hparams.type_signature.result)
+    def set_hparams(state: Any, hparams: Any) -> Any:
+        return collections.OrderedDict((name, hparams.get(name, value)) for name, value in state.items())
+
+    return tff.learning.templates.FinalizerProcess(
+        init_fn, next_fn, get_hparams_fn=get_hparams, set_hparams_fn=set_hparams
+    )
 
 
 def build_learning_process(

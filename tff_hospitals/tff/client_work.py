@@ -18,10 +18,9 @@ import tensorflow_federated as tff
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.processes.client_optimizers import learning_rate_at
-from tff_hospitals.processes.local_training import LocalTraining
+from tff_hospitals.processes.local_training import LocalTraining, Settings
 from tff_hospitals.processes.noise import Tensors, all_finite
-from tff_hospitals.processes.tff_adapters import empty_value
+from tff_hospitals.processes.tff_adapters import empty_value, tff_type
 from tff_hospitals.tff import sampling
 from tff_hospitals.tff.data_spec import DataSpec, parts_of
 
@@ -70,8 +69,8 @@ def build(
 ) -> tff.learning.templates.ClientWorkProcess:
     """Local training as a `ClientWorkProcess`.
 
-    The state holds the round's number and the learning rate, which is a hyperparameter. Measurements are exact sums of
-    what training saw, and empty for a plan with privacy: no noise covers them.
+    The state holds the round's number and the settings of local training, which are its hyperparameters. Measurements
+    are exact sums of what training saw, and empty for a plan with privacy: no noise covers them.
 
     Args:
       plan: of the process.
@@ -82,22 +81,20 @@ def build(
     """
     data_type = tff.SequenceType(tff.types.tensorflow_to_type(data.element))
     private = is_private(plan)
-    state_type = tff.types.tensorflow_to_type(
-        collections.OrderedDict(round=tf.TensorSpec([], tf.int32), learning_rate=tf.TensorSpec([], tf.float32))
-    )
+    initial = collections.OrderedDict(round=np.int32(0), **work.settings())
+    state_type = tff_type(initial)
     train_on = _over_batches(work) if multipliers is None else _over_records(plan, work, multipliers)
 
     @tff.tensorflow.computation
     def initial_state() -> Any:
-        return collections.OrderedDict(
-            round=tf.constant(0, tf.int32), learning_rate=tf.constant(plan.client.learning_rate, tf.float32)
-        )
+        return tf.nest.map_structure(tf.constant, initial)
 
     @tff.tensorflow.computation(weights_type, state_type, data_type)
     def train(weights: Any, state: Any, dataset: Any) -> Any:
         start, frozen = tuple(weights.trainable), tuple(weights.non_trainable)
-        rate = learning_rate_at(dataclasses.replace(plan.client, learning_rate=1.0), state["round"])
-        final, loss_sum, records, steps = train_on(start, frozen, rate * state["learning_rate"], state, dataset)
+        settings = settings_in(state)
+        rate = work.rate(state["round"], settings)
+        final, loss_sum, records, steps = train_on(start, frozen, rate, settings, dataset)
         delta = tuple(before - after for before, after in zip(start, final))
         weight, is_finite = (records if plan.weighting == "records" else tf.ones([])), all_finite(delta)
         seen = collections.OrderedDict(loss_sum=loss_sum, num_examples=records, num_batches=steps)
@@ -107,7 +104,7 @@ def build(
 
     @tff.tensorflow.computation(state_type)
     def next_state(state: Any) -> Any:
-        return collections.OrderedDict(round=state["round"] + 1, learning_rate=state["learning_rate"])
+        return collections.OrderedDict(round=state["round"] + 1, **settings_in(state))
 
     @tff.tensorflow.computation(train.type_signature.result[1])
     def finalised(sums: Any) -> Any:
@@ -124,11 +121,11 @@ def build(
 
     @tff.tensorflow.computation(state_type)
     def get_hparams(state: Any) -> Any:
-        return collections.OrderedDict(learning_rate=state["learning_rate"])
+        return settings_in(state)
 
     @tff.tensorflow.computation(state_type, get_hparams.type_signature.result)
     def set_hparams(state: Any, hparams: Any) -> Any:
-        return collections.OrderedDict(round=state["round"], learning_rate=hparams["learning_rate"])
+        return collections.OrderedDict(round=state["round"], **hparams)
 
     @tff.federated_computation
     def init_fn() -> Any:
@@ -150,10 +147,15 @@ def build(
     )
 
 
+def settings_in(state: Any) -> Settings:
+    """The hyperparameters in a state."""
+    return collections.OrderedDict((name, value) for name, value in state.items() if name != "round")
+
+
 def _over_batches(work: LocalTraining) -> Callable:
     """One optimiser step for each batch of the data set, in its order."""
 
-    def train_on(start: Tensors, frozen: Tensors, rate: tf.Tensor, state: Any, dataset: Any) -> tuple:
+    def train_on(start: Tensors, frozen: Tensors, rate: tf.Tensor, settings: Settings, dataset: Any) -> tuple:
         key = sampling.system_key() if work.model.draws_random_numbers else tf.zeros([2], tf.int64)
 
         def step(carry: tuple, batch: Any) -> tuple:
@@ -170,9 +172,11 @@ def _over_batches(work: LocalTraining) -> Callable:
                 key=tf.random.experimental.stateless_fold_in(key, tf.cast(done, tf.int64)),
                 frozen=frozen,
             )
-            return done + 1, work.steps(start, rate, element, tf.constant(0), tf.constant(1), tf.zeros([0, 0]), inner)
+            return done + 1, work.steps(
+                start, rate, element, tf.constant(0), tf.constant(1), tf.zeros([0, 0]), inner, settings
+            )
 
-        done, (final, _, loss_sum, records, _) = dataset.reduce((tf.constant(0), work.carry(start)), step)
+        done, (final, _, loss_sum, records, _) = dataset.reduce((tf.constant(0), work.carry(start, settings)), step)
         return final, loss_sum, records, tf.cast(done, tf.float32)
 
     return train_on
@@ -187,7 +191,7 @@ def _over_records(plan: Plan, work: LocalTraining, multipliers: Multipliers) -> 
         bound = "has no batches that a client of TFF can draw"
         raise InvalidInput([Problem("mechanism", plan.privacy.mechanism, bound, "add its batches to tff.sampling")])
 
-    def train_on(start: Tensors, frozen: Tensors, rate: tf.Tensor, state: Any, dataset: Any) -> tuple:
+    def train_on(start: Tensors, frozen: Tensors, rate: tf.Tensor, settings: Settings, dataset: Any) -> tuple:
         whole = dataset.batch(np.iinfo(np.int32).max)
         batch = whole.reduce(empty_value(whole.element_spec), lambda _, one: one)
         features, labels = as_records(work, batch)
@@ -212,7 +216,7 @@ def _over_records(plan: Plan, work: LocalTraining, multipliers: Multipliers) -> 
             weight=tf.ones([]),
             frozen=frozen,
         )
-        final, loss_sum, _ = work.run(start, rate, element, work.noise_block)
+        final, loss_sum, _ = work.run(start, rate, element, work.noise_block, settings)
         return final, tf.zeros_like(loss_sum), tf.cast(records, tf.float32), tf.cast(steps, tf.float32)
 
     return train_on

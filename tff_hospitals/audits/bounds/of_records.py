@@ -90,7 +90,8 @@ class Steps:
         weights = tuple(tf.zeros(spec.shape) for spec in self._model.trainable_specs)
 
         def one_step(step: Any, start: Any, noise: Any, mask: Any, clip_norm: Any, rows: Any, norms: Any) -> tuple:
-            batch = Batch(feature, tf.constant([1], tf.int64), mask[step][tf.newaxis], (), None, expected, multiplier)
+            label, present = tf.constant([1], tf.int64), mask[step][tf.newaxis]
+            batch = Batch(feature, label, present, (), None, expected, multiplier, tf.constant(self._clip_norm))
             gradients, _, following = rule.gradients(weights, batch, noise[step - start], clip_norm)
             row = expected * tf.concat([tf.reshape(one, [-1]) for one in gradients], axis=0)
             return step + 1, following, rows.write(step, row), norms.write(step, clip_norm)

@@ -162,8 +162,9 @@ class Rig:
         held = collections.OrderedDict() if aggregator is None else aggregator
         if "round" in held:
             held = collections.OrderedDict(held, round=np.int32(number))
-        finalizer = self.composition.finalizer.initial_state(self.composition.model.trainable_specs)
-        return composition_lib.ServerState(self._weights, np.int32(number), held, finalizer)
+        parts = self.composition
+        finalizer, settings = parts.finalizer.initial_state(parts.model.trainable_specs), parts.client_work.settings()
+        return ServerState(self._weights, np.int32(number), held, finalizer, client=settings)
 
     def updates(
         self, states: Sequence[ServerState], inputs: Sequence[RoundInput]

@@ -31,6 +31,7 @@ class Batch(NamedTuple):
       key: int64 [2] of the step's random layers; None without any.
       expected: expected number of records.
       noise_multiplier: of the hospital.
+      start_norm: clip norm of the round's first step.
     """
 
     features: tf.Tensor
@@ -40,6 +41,7 @@ class Batch(NamedTuple):
     key: tf.Tensor | None
     expected: tf.Tensor
     noise_multiplier: tf.Tensor
+    start_norm: tf.Tensor
 
 
 class StepRule(abc.ABC):
@@ -49,6 +51,7 @@ class StepRule(abc.ABC):
       protects: whether single records are protected, so that no exact sum over them may leave.
       block: steps whose noise is drawn at once.
       noise_width: numbers of noise in a step.
+      takes_clip_norm: whether it clips with the norm that `gradients` is given, and never reads the plan's.
 
     Args:
       model: the functional Keras model.
@@ -58,6 +61,7 @@ class StepRule(abc.ABC):
 
     protects = True
     noise_width = 0
+    takes_clip_norm = False
 
     def __init__(self, model: FunctionalModel, privacy: PrivacyPlan, max_local_steps: int):
         self.model, self.privacy = model, privacy
@@ -90,6 +94,7 @@ class StepRule(abc.ABC):
 class ClippedSteps(StepRule):
     """Per-record clipping and Gaussian noise in every step: the base of DP-SGD and DP-FTRL."""
 
+    takes_clip_norm = True
     style = "flat"
     """How `models.per_record` clips."""
 

@@ -48,7 +48,7 @@ class AdaptiveSteps(DpSgdSteps):
         below = tf.reduce_sum(batch.mask * (tf.cast(tf.less_equal(norms, clip_norm), tf.float32) - 0.5))
         share = (below + count_stddev * noise[-1]) / batch.expected + 0.5
         moved = clip_norm * tf.exp(-self.privacy.clip_learning_rate * (share - self.privacy.clip_quantile))
-        first = self.privacy.clip_norm
+        first = batch.start_norm
         next_norm = tf.clip_by_value(moved, first / _CLIP_RANGE, first * _CLIP_RANGE)
         scale = multiplier * clip_norm  # the norm that clipped, not the next one
         return self.noised(total, batch, noise, scale), tf.zeros_like(loss_sum), next_norm

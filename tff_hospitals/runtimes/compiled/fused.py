@@ -167,14 +167,14 @@ class FusedProgram:
     ) -> tuple[Structure, tf.Tensor]:
         """One hospital after the other: the sum of their contributions, and their metrics [cohort, len(METRICS)]."""
         parts, work = self._parts, self._parts.client_work
-        rate = work.rate(state.round_number)
+        rate = work.rate(state.round_number, state.client)
 
         def one_hospital(c: tf.Tensor, total: Structure, metrics: tf.Tensor) -> tuple:
             element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
             for name in work.drawn:
                 element[name] = inputs[name][c]
             noise_for = (lambda _, block: hospital_noise[c, block]) if work.record_level else None
-            final, loss_sum, records = work.run(state.weights, rate, element, noise_for)
+            final, loss_sum, records = work.run(state.weights, rate, element, noise_for, state.client)
             output = work.output(state.weights, final, loss_sum, records, element)
             share = tf.nest.map_structure(lambda draws: draws[c], noise_shares)
             contribution = parts.aggregator.prepare(parameters, output.delta, output.weight, share)

@@ -22,16 +22,21 @@ from tff_hospitals.processes.rounds import RoundInput, RoundOutput, metrics_by_n
 
 
 class Broadcast(NamedTuple):
-    """What all hospitals receive in a round: weights, the round's number (0-based), the aggregator's parameters."""
+    """What all hospitals receive in a round: weights, the round's number (0-based), the aggregator's parameters.
+
+    The settings of local training, which they know from the plan, are beside them for the compiled program.
+    """
 
     weights: tuple
     round_number: tf.Tensor
     parameters: Structure
+    client: Structure
 
     @property
     def state(self) -> ServerState:
         """As the hospitals' functions take it: nothing else of the server's state crosses the wire."""
-        return ServerState(self.weights, self.round_number, collections.OrderedDict(), collections.OrderedDict())
+        nothing: Structure = collections.OrderedDict()
+        return ServerState(self.weights, self.round_number, nothing, nothing, client=self.client)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +100,8 @@ class ServerHalf:
             sent = self._exchange.send_broadcast(state.weights, held, int(state.round_number) == 0, one.broadcast_key)
             weights, payload = tuple(tf.constant(weight) for weight in sent.weights), sent.payload
             distributor = collections.OrderedDict(held=sent.held)
-        broadcast = Broadcast(weights, at_server.round_number, self._parts.aggregator.parameters(at_server.aggregator))
+        parameters = self._parts.aggregator.parameters(at_server.aggregator)
+        broadcast = Broadcast(weights, at_server.round_number, parameters, at_server.client)
         return Opened(broadcast, at_server, distributor, state.hospitals, payload)
 
     def finish(

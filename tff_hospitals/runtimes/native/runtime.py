@@ -170,4 +170,5 @@ def from_tff(value: Any, like: ServerState, held: np.ndarray | None = None) -> S
         pack(like.finalizer, value.finalizer),
         like.distributor,
         like.hospitals,
+        like.client,
     )
