@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _NOT_COVERED = (
     f"no epsilon covers what lies in {INSIDE}/ (exact figures of test records, of training records and of single "
     "hospitals), nor checkpoints/ and updates/; publish a run by `tff-hospitals publish`, which leaves them out"
@@ -105,7 +105,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
     if version != SCHEMA_VERSION:
         raise files.RecordError(
             f"{folder} holds a run of another version of this program (record {version!r}, this one writes "
-            f"{SCHEMA_VERSION}): its noise followed from other keys and its files show other fields, so that it can be "
+            f"{SCHEMA_VERSION}): its states or its noise were of another form, so that it can be "
             "neither resumed nor audited here. Nothing was changed. Remedy: choose another --run_dir and train again."
         )
     return record
