@@ -65,7 +65,8 @@ class FineTuning:
 
         client = dataclasses.replace(plan.client, local_epochs=epochs, local_steps=None, proximal_mu=0.0)
         work = LocalTraining(model, client, PrivacyPlan(), max_local_steps=1)
-        rate = work.rate(tf.constant(max(0, plan.rounds - 1)))
+        settings = work.settings()
+        rate = work.rate(tf.constant(max(0, plan.rounds - 1)), settings)
         self._model, self._epochs, self._batch_size = model, epochs, client.batch_size
         self._hospitals = [
             dataclasses.replace(one, train=load_part(one.train)) for one in dataset.hospitals if one.train.records
@@ -75,7 +76,7 @@ class FineTuning:
             for one in dataset.hospitals
         }
         self._train = tf.function(
-            lambda weights, element: work.run(weights, rate, element, None)[0],
+            lambda weights, element: work.run(weights, rate, element, None, settings)[0],
             input_signature=[tuple(model.trainable_specs), work.element_spec()],
             autograph=False,
         )
