@@ -40,7 +40,7 @@ INSERTED = (
 def damaged(content: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice((1, 1, 2, 5))):
         at, end = sorted((draw.randrange(len(content) + 1), draw.randrange(len(content) + 1)))
-        kind = draw.randrange(8)
+        kind = draw.randrange(9)
         if kind < 4:
             content = content[:at] + draw.choice(INSERTED) + content[at:]
         elif kind == 4:
@@ -49,6 +49,17 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
             content = content[:at] + content[at : at + 300] * 2 + content[at + 300 :]
         elif kind == 6:
             content = content.replace(*draw.choice(((b",", b";"), (b"\n", b"\r"), (b".", b","), (b"\n", b"\n\n"))))
+        elif kind == 7:  # every line after the first, or what stands before it
+            head, mark, rest = content.partition(b"\n")
+            whole = head + mark + rest
+            more = (
+                head + mark + rest.replace(mark, b"," + mark),
+                b"Export\n\n" + whole,
+                whole + whole,
+                head + mark,
+                rest,
+            )
+            content = draw.choice(more) if mark else content
         else:
             content = content[:at] + bytes(draw.randrange(256) for _ in range(4)) + content[at + 4 :]
         if not content:

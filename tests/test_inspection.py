@@ -426,3 +426,10 @@ def test_a_file_without_a_header_says_so_where_no_target_is_found(tmp_path, caps
     (tmp_path / "a.csv").write_text("age,died\n63,1\n41,1\n")
     assert code_of("inspect", str(tmp_path)) == 2
     assert "'died' has such a name, but has one value everywhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["age,died\n1,2,3\n4,5,6\n", "age,died\n\n", "died\n1,0\n"])
+def test_a_file_of_which_no_line_is_a_record_is_refused(tmp_path, text, capsys):
+    (tmp_path / "a.csv").write_text(text)
+    assert code_of("inspect", str(tmp_path)) == 2
+    assert "Remedy: " in capsys.readouterr().err

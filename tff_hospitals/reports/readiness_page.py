@@ -103,10 +103,11 @@ def _remarks(one: HospitalFacts) -> list[str]:
     """What should be looked at in a hospital's records, one sentence each."""
     found = []
     if one.rows < _FEW:
-        few = f"{one.rows} record{'s' * (one.rows > 1)} only"
+        few = f"{_records(one.rows)} only"
         found.append(f"{one.hospital_id}: {few}: the split may leave none to train on, or none to test.")
     if one.duplicates:
-        found.append(f"{one.hospital_id}: {one.duplicates} records equal another one in every column that is read.")
+        some = f"{_records(one.duplicates)} equal{'s' * (one.duplicates == 1)}"
+        found.append(f"{one.hospital_id}: {some} another one in every column that is read.")
     if one.constant:
         found.append(f"{one.hospital_id}: one value in all records: {', '.join(one.constant)}.")
     if one.nearly_constant:
@@ -133,6 +134,10 @@ def _remarks(one: HospitalFacts) -> list[str]:
     if empty:
         found.append(f"{one.hospital_id}: no record of class {', '.join(empty)}.")
     return found
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'s' * (count != 1)}"
 
 
 def _text(title: str, facts: Readiness, schema: Schema, notes: Sequence[str]) -> Iterator[str]:

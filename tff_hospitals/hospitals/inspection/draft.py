@@ -128,7 +128,7 @@ def _reason(name: str, guess: Guess, reasons: Mapping[str, str]) -> str:
 
 
 def _counts_rows(cells: Sequence[str]) -> bool:
-    first = 0 if cells[0] == "0" else 1
+    first = 0 if cells[:1] == ["0"] else 1
     return len(cells) > 4 and all(cell == str(row) for row, cell in enumerate(cells, first))
 
 

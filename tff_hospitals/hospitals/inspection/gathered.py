@@ -101,7 +101,7 @@ def _is_headless(header: Sequence[str]) -> bool:
 
 def _sum(sheet: Sheet, columns: dict[str, list[str]]) -> str:
     """What is to be said of a last line that sums up the others."""
-    last = [cells[-1] for cells in columns.values()]
+    last = [cells[-1] for cells in columns.values() if cells]
     sums = next((cell for cell in last if plain(cell) in TOTALS), None)
     if sums is None:
         return ""
