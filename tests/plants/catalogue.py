@@ -348,6 +348,23 @@ def bands_not_carried_on(patch: Any) -> None:
     _not_carried_on(patch, BandedNoise)
 
 
+@plant("banded_mf", "bands beyond the separation, charged as if apart", "ledger: noise of ", changes=CYCLIC)
+def bands_beyond_the_separation(patch: Any) -> None:
+    import numpy as np
+
+    from tff_hospitals.accounting.strategies import square_root
+    from tff_hospitals.plan.mechanisms import banded_mf, correlated_rounds
+
+    def beyond(self: Any, privacy: Any, rounds: int, period: int) -> Any:
+        return square_root(rounds, min(rounds, 4 * period))
+
+    def as_if_apart(strategy: Any, rounds: int, period: int) -> float:
+        return float(np.linalg.norm(strategy.coefficients(rounds)) * np.sqrt(-(-rounds // period)))
+
+    patch.setattr(banded_mf.BandedMf, "strategy", beyond)
+    patch.setattr(correlated_rounds, "sensitivity_over", as_if_apart)
+
+
 @plant("banded_mf", "hospitals come back before their turn", "batches: order and period of the cohorts", changes=CYCLIC)
 def separation_violated(patch: Any) -> None:
     from tff_hospitals.hospitals.cohorts import Cohorts
