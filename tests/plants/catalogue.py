@@ -12,13 +12,25 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
-from xml.etree import ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from planting import CYCLIC, PLANTS, SITE, SITE_BATCH, Plant, each_hospital, keys_without, plant, quieter, wrap
+from planting import (
+    CYCLIC,
+    PLANTS,
+    SITE,
+    SITE_BATCH,
+    Plant,
+    each_hospital,
+    figures,
+    keys_without,
+    plant,
+    quieter,
+    table,
+    wrap,
+)
 
 __all__ = ["PLANTS", "Plant"]
 
@@ -487,27 +499,6 @@ def model_of_less_noise(patch: Any) -> None:
 @plant("blt", "the published model was made with less noise", "replay: the published model", only_training=True)
 def model_of_less_server_noise(patch: Any) -> None:
     quieter(patch, 0.9)
-
-
-def figures(reports: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What the tests saw, by plant, from pytest's reports (--junitxml)."""
-    found = {}
-    for path in reports:
-        for case in ElementTree.parse(path).getroot().iter("testcase"):
-            seen = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
-            if "plant" in seen:
-                found[seen["plant"]] = seen
-    return found
-
-
-def table(seen: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The table of the page, one line for each plant."""
-    lines = ["| planted fault | in | noticed by | figure | sound |", "|---|---|---|---|---|"]
-    for one in PLANTS.values():
-        row = seen.get(one.name, {})
-        cells = (one.words, f"`{one.method}`", row.get("test", one.test), row.get("figure", ""), row.get("bound", ""))
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
 
 
 if __name__ == "__main__":

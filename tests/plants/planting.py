@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 SITE = "site_1"
 SITE_BATCH = 40 / 3  # its expected batch: tells it from the others inside a graph
@@ -81,3 +82,24 @@ def keys_without(patch: Any, hospital: bool = False, round_number: bool = False)
         return sound(self, "any" if hospital else name, 0 if round_number else number)
 
     wrap(patch, RunStreams, "hospital_noise", around)
+
+
+def figures(reports: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the tests saw, by plant, from pytest's reports (--junitxml)."""
+    found = {}
+    for path in reports:
+        for case in ElementTree.parse(path).getroot().iter("testcase"):
+            seen = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
+            if "plant" in seen:
+                found[seen["plant"]] = seen
+    return found
+
+
+def table(seen: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The table of the page, one line for each plant."""
+    lines = ["| planted fault | in | noticed by | figure | sound |", "|---|---|---|---|---|"]
+    for one in PLANTS.values():
+        row = seen.get(one.name, {})
+        cells = (one.words, f"`{one.method}`", row.get("test", one.test), row.get("figure", ""), row.get("bound", ""))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
