@@ -17,20 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from planting import (
-    CYCLIC,
-    PLANTS,
-    SITE,
-    SITE_BATCH,
-    Plant,
-    each_hospital,
-    figures,
-    keys_without,
-    plant,
-    quieter,
-    table,
-    wrap,
-)
+import planting
+from planting import CYCLIC, PLANTS, SITE, SITE_BATCH, Plant, each_hospital, keys_without, plant, quieter, wrap
 
 __all__ = ["PLANTS", "Plant"]
 
@@ -502,4 +490,4 @@ def model_of_less_server_noise(patch: Any) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(table(figures(sys.argv[1:]))))
+    print("\n".join(planting.table(planting.figures(sys.argv[1:]))))
