@@ -66,8 +66,12 @@ def main(name: str = "", argv: Sequence[str] | None = None) -> None:
         sys.exit(command.say(str(InvalidInput([problem])), command.REFUSED))
     module = importlib.import_module(COMMANDS[name])
     for place, flag in enumerate(getattr(module, "POSITIONAL", ()), start=1):
-        if len(given) > place and not given[place].startswith("-"):
-            given[place] = f"--{flag}={given[place]}"
+        several = flag.endswith("*")
+        while len(given) > place and not given[place].startswith("-"):
+            given[place] = f"--{flag.rstrip('*')}={given[place]}"
+            place += 1
+            if not several:
+                break
     sys.exit(command.run(module, given))
 
 

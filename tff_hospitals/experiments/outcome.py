@@ -137,7 +137,7 @@ class Outcome:
             "headline_reason": why,
             "differences": differences(name, self._scores),
             "test_records_by_class": self._class_counts,
-            "joint_epsilon": self._joint(),
+            "joint_epsilon": joint_of(self._ledgers, self._without_guarantee),
         }
 
     def _rows_with_gains(self, metric: str) -> list[dict[str, Any]]:
@@ -167,27 +167,32 @@ class Outcome:
             rows.append(row)
         return rows
 
-    def _joint(self) -> dict[str, Any]:
-        """The epsilon of everything that the private runs released together, for each unit that one of them protects.
 
-        Every private run has noise and secret batches of its own (`training.run_streams`), so that their ledgers
-        compose; runs without a mechanism promise nothing and are counted apart.
-        """
-        found: dict[str, Any] = {"runs": len(self._ledgers), "runs_without_guarantee": self._without_guarantee}
-        if not self._ledgers:
-            return found
-        joint = joint_ledger(self._ledgers, delta=max(ledger.delta for ledger in self._ledgers))
-        for unit in UNITS:
-            if unit in joint.units():
-                epsilon, worst = joint.worst_epsilon(unit)
-                found[unit] = {
-                    "epsilon": epsilon if math.isfinite(epsilon) else None,
-                    "worst_hospital": worst,
-                    "delta": joint.delta,
-                    "adjacency": joint.adjacency,
-                    "conversion": "rdp",
-                }
+def joint_of(ledgers: Sequence[Ledger], without_guarantee: int) -> dict[str, Any]:
+    """The epsilon of everything that private runs released together, for each unit that one of them protects.
+
+    Every private run has noise and secret batches of its own (`training.run_streams`), so that their ledgers compose;
+    runs without a mechanism promise nothing and are counted apart.
+
+    Args:
+      ledgers: of the private runs.
+      without_guarantee: how many others there are.
+    """
+    found: dict[str, Any] = {"runs": len(ledgers), "runs_without_guarantee": without_guarantee}
+    if not ledgers:
         return found
+    joint = joint_ledger(ledgers, delta=max(ledger.delta for ledger in ledgers))
+    for unit in UNITS:
+        if unit in joint.units():
+            epsilon, worst = joint.worst_epsilon(unit)
+            found[unit] = {
+                "epsilon": epsilon if math.isfinite(epsilon) else None,
+                "worst_hospital": worst,
+                "delta": joint.delta,
+                "adjacency": joint.adjacency,
+                "conversion": "rdp",
+            }
+    return found
 
 
 def over_patients(run: Run, dataset: HospitalDataset) -> dict[str, Any]:
