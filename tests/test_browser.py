@@ -74,10 +74,14 @@ def test_the_report_can_be_read(browser, report, width, dark):
     looked_at(browser, report, width, "report", dark=dark)
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("page", ["index", "quick_start", "lessons/missing_class", "reference/tff_hospitals.plan"])
-def test_the_documentation_can_be_read(browser, site, page, width):
-    looked_at(browser, f"{site}/{page}.html", width, page.replace("/", "_"))
+def test_the_documentation_can_be_read(browser, site, page, width, dark):
+    browser.open(f"{site}/index.html", width, dark=dark)
+    browser.script("localStorage.clear()")  # the scheme that a reader chose comes before the system's
+    looked_at(browser, f"{site}/{page}.html", width, page.replace("/", "_"), dark=dark)
+    assert browser.script("return document.body.dataset.mdColorScheme") == ("slate" if dark else "default")
 
 
 def test_the_table_is_sorted_by_keys_alone(browser, report):

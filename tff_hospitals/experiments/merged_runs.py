@@ -48,9 +48,9 @@ def merged(directories: Sequence[str | pathlib.Path]) -> Summary:
             seen.setdefault(known, folder)
     data = {folder: _data(run) for folder, run in found.items()}
     first = next(iter(data), None)
-    for folder, known in data.items():
-        if first is not None and known != data[first]:
-            bound = f"has other data ({known[0]}, {known[1]}) than {first} ({data[first][0]}, {data[first][1]})"
+    for folder, (name, fingerprint) in data.items():
+        if first is not None and (name, fingerprint) != data[first]:
+            bound = f"has other data ({name}, {fingerprint}) than {first} ({data[first][0]}, {data[first][1]})"
             problems.append(Problem("run", str(folder), bound, "report each data set by itself"))
     if not problems and len(found) < 2:
         problems.append(Problem("run_dir", [str(one) for one in directories], "hold fewer than two runs", "name more"))
