@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
+from tff_hospitals.reports.plot_clip import lines_panel
 from tff_hospitals.reports.plot_labels import SideLabel, side_labels
-from tff_hospitals.reports.plot_privacy import footer_text
-from tff_hospitals.reports.plot_style import (
-    DASHES,
-    MARGIN,
-    SERIES,
-    SMALL_SIZE,
-    TEXT_SIZE,
-    WIDTH,
-    Picture,
-    Sheet,
-    log_axis,
-)
+from tff_hospitals.reports.plot_style import DASHES, SERIES, TEXT_SIZE, Picture, log_axis
 from tff_hospitals.reports.rows import Row, ordered
 from tff_hospitals.reports.summary import Summary
-from tff_hospitals.reports.wording import row_title, shorten_all, significant
-
-_HEIGHT = 3.4
+from tff_hospitals.reports.wording import row_title, significant
 
 
 def error_against_bands(summary: Summary) -> Picture | None:
@@ -27,16 +15,13 @@ def error_against_bands(summary: Summary) -> Picture | None:
     rows = [row for row in ordered(summary.rows) if len(_table(row)) > 1]
     if not rows:
         return None
-    names = dict(zip(map(id, rows), shorten_all([row_title(row) for row in rows], 38)))
-    sheet = Sheet(
+    sheet, axes, names = lines_panel(
+        summary,
+        rows,
         "Expected error by number of bands",
         "Noise on the models of the run over that of one band (DP-SGD), at the same epsilon; the mark is what was "
         "taken. More bands take more noise back, fewer are amplified more by sampling.",
-        footer_text(summary),
-        max(_HEIGHT, 0.2 * len(rows)) + 0.5,
     )
-    margin = max(sheet.text_width(name, SMALL_SIZE) for name in names.values())
-    axes = sheet.axes(0.75, WIDTH - MARGIN - margin - 0.5, 0.45, sheet.height - 0.1)
     values = [value for row in rows for _, value in _table(row)]
     bands = sorted({number for row in rows for number, _ in _table(row)})
     low, high = min(values) / 1.05, max(values) * 1.05

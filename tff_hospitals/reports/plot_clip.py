@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tff_hospitals.reports.plot_labels import SideLabel, side_labels
 from tff_hospitals.reports.plot_privacy import footer_text
 from tff_hospitals.reports.plot_style import (
@@ -29,16 +31,13 @@ def clip_norm_by_round(summary: Summary) -> Picture | None:
     rows = [row for row in ordered(summary.rows) if len(_norms(row)) > 1]
     if not any(_moves(row) for row in rows):
         return None
-    names = dict(zip(map(id, rows), shorten_all([row_title(row) for row in rows], 38)))
-    sheet = Sheet(
+    sheet, axes, names = lines_panel(
+        summary,
+        rows,
         "Clip norm by round",
         "Norm that the updates of a round were clipped to (logarithmic scale); bands: 95 % intervals over seeds. "
         "Methods that follow the same quantile should go the same way.",
-        footer_text(summary),
-        max(_HEIGHT, 0.2 * len(rows)) + 0.5,
     )
-    margin = max(sheet.text_width(name, SMALL_SIZE) for name in names.values())
-    axes = sheet.axes(0.75, WIDTH - MARGIN - margin - 0.5, 0.45, sheet.height - 0.1)
     values = [value for row in rows for _, value in _norms(row)]
     axes.set_xlim(1, max(number for row in rows for number, _ in _norms(row)))
     axes.set_yscale("log")
@@ -69,6 +68,14 @@ def clip_norm_by_round(summary: Summary) -> Picture | None:
         "is a level line.",
         f"Clip norm by round. In the last round: {ends}.",
     )
+
+
+def lines_panel(summary: Summary, rows: list[Row], title: str, words: str) -> tuple[Sheet, Any, dict[int, str]]:
+    """A sheet with one panel for a line of each row, room for their names beside it, and the names by row's id."""
+    names = dict(zip(map(id, rows), shorten_all([row_title(row) for row in rows], 38)))
+    sheet = Sheet(title, words, footer_text(summary), max(_HEIGHT, 0.2 * len(rows)) + 0.5)
+    margin = max(sheet.text_width(name, SMALL_SIZE) for name in names.values())
+    return sheet, sheet.axes(0.75, WIDTH - MARGIN - margin - 0.5, 0.45, sheet.height - 0.1), names
 
 
 def _norms(row: Row) -> list[tuple[int, float]]:
