@@ -254,6 +254,10 @@ def deployment_problems(plan: Plan, hospitals: int) -> list[Problem]:
     if mechanisms.summed_securely(plan.privacy) and hospitals < _SECURE_HOSPITALS:
         bound = f"needs {_SECURE_HOSPITALS} hospitals: of two, each knows the other's part of the sum"
         found.append(Problem("secure_sum", hospitals, bound, "take part with more hospitals, or without it"))
+    around = mechanisms.hospital_level(plan.privacy)
+    if around.tells in ("factor", "loss"):
+        bound = f"needs each update's {around.tells} beside it, which real hospitals do not send"
+        found.append(Problem("mechanism", around.name, bound, "take another one, or simulate it"))
     if plan.poison:
         bound = "makes hospitals attack, which simulations are for"
         found.append(Problem("poison", plan.poison, bound, "drop --poison"))

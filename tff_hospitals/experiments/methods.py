@@ -107,6 +107,21 @@ METHODS = {
             {"client": {"proximal_mu": 0.1}},
             default=False,
         ),
+        Method(
+            "fednova",
+            "FedNova",
+            "updates divided by their local steps, so that who takes many does not pull the model along (Wang et al. "
+            "2020)",
+            {"privacy": {"mechanism": "fednova"}},
+            default=False,
+        ),
+        Method(
+            "q_fedavg",
+            "q-FedAvg",
+            "hospitals whose loss is high count more, so that all are served more evenly (Li et al. 2020)",
+            {**_EQUAL, "privacy": {"mechanism": "q_fedavg"}},
+            default=False,
+        ),
         Method("fedadam", "FedAdam", "Adam at the server (Reddi et al. 2021)", _server("adam", 0.1)),
         Method(
             "fedadagrad",

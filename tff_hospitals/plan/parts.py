@@ -289,6 +289,13 @@ class PrivacyPlan:
         unit="hospitals",
         used=BY_MECHANISM,
     )
+    fairness: float = option(
+        1.0,
+        "how much more q_fedavg counts hospitals of higher loss (q of Li et al. 2020, arXiv:1905.10497); 0: all alike",
+        low=0.0,
+        high=20.0,
+        used=BY_MECHANISM,
+    )
     modulus_bits: int = option(
         20, "bits per value under noise in shares", low=SMALLEST_BITS, high=LARGEST_BITS, unit="bits", used=BY_MECHANISM
     )

@@ -264,9 +264,9 @@ def compose(
     steps = max_local_steps(plan, dataset)
     specs = model.trainable_specs
     completed = noise_plan.completed(plan, dataset)
-    attacked = bool(poison.factors(plan.poison))
+    with_factor = bool(poison.factors(plan.poison)) or mechanisms.hospital_level(plan.privacy).tells == "factor"
     client_work = LocalTraining(
-        model, plan.client, completed, max_local_steps=steps, compile_steps=compile_steps, attacked=attacked
+        model, plan.client, completed, max_local_steps=steps, compile_steps=compile_steps, with_factor=with_factor
     )
     privacy = dataclasses.replace(
         completed,
@@ -291,6 +291,7 @@ def compose(
         rounds=rounds,
         largest_weight=largest_weight,
         noise_multiplier=built_with,
+        client_learning_rate=plan.client.learning_rate,
     )
     aggregator.check()
     signature = files.fingerprint(
@@ -309,13 +310,14 @@ def compose(
                 plan.upload,
                 plan.error_feedback,
                 plan.skip_below,
-                attacked,
+                with_factor,
                 model.task,
                 model.num_classes,
                 list(model.feature_shape),
                 rounds,
                 largest_weight if privacy.secure_sum else 1.0,
                 *([built_with] if around.runs_on else []),
+                *([plan.client.learning_rate] if around.tells == "loss" else []),
             ],
         ]
     )

@@ -51,7 +51,7 @@ class LocalTraining:
       privacy: settings of a record-level mechanism; hospital-level ones leave the client work alone.
       max_local_steps: the most optimiser steps that any hospital takes in a round (sizes the blocks of noise).
       compile_steps: compile the loop over steps with XLA; the result is the same to float32 rounding.
-      attacked: whether elements say what their update is multiplied by, because some hospital attacks.
+      with_factor: whether elements say what their update is multiplied by.
     """
 
     def __init__(
@@ -62,17 +62,18 @@ class LocalTraining:
         *,
         max_local_steps: int,
         compile_steps: bool = False,
-        attacked: bool = False,
+        with_factor: bool = False,
     ):
         self.model = model
         self.client = client
         self.privacy = privacy
-        self.drawn = (*DRAWN, "attack") if attacked else DRAWN
+        self.drawn = (*DRAWN, "factor") if with_factor else DRAWN
         self.penalties = getattr(model, "penalties", None)  # TFF's models keep theirs to themselves
         self.rule = build_step_rule(model, privacy, max_local_steps)
         self.record_level, self.block, self.noise_width = self.rule.protects, self.rule.block, self.rule.noise_width
         self.noise_block = self.rule.noise_block
         self._protects = any(mechanism.private for mechanism, _ in mechanisms.layers(privacy))
+        self._tells_loss = mechanisms.hospital_level(privacy).tells == "loss"
         self._hides_update = mechanisms.hospital_level(privacy).noise_by in ("hospital", "shares")
         self.scalars = parameter_count(model.trainable_specs)
         self._run_steps: Callable = self.steps
@@ -83,7 +84,7 @@ class LocalTraining:
         """The structure of one hospital's input to a round; leading sizes differ per hospital."""
         model = self.model
         label_dtype = tf.float32 if model.task == "regression" else tf.int64
-        attack = {"attack": tf.TensorSpec([], tf.float32)} if "attack" in self.drawn else {}
+        factor = {"factor": tf.TensorSpec([], tf.float32)} if "factor" in self.drawn else {}
         return collections.OrderedDict(
             features=tf.TensorSpec([None, *model.feature_shape], tf.float32),
             labels=tf.TensorSpec([None], label_dtype),
@@ -94,7 +95,7 @@ class LocalTraining:
             noise_multiplier=tf.TensorSpec([], tf.float32),
             key=tf.TensorSpec([2], tf.int64),
             weight=tf.TensorSpec([], tf.float32),
-            **attack,
+            **factor,
             frozen=tuple(model.frozen_specs),
         )
 
@@ -127,15 +128,31 @@ class LocalTraining:
     ) -> ClientOutput:
         """The upload that belongs to a finished local training."""
         delta = tuple(start - end for start, end in zip(weights, final))
-        if "attack" in self.drawn:
-            delta = tuple(element["attack"] * one for one in delta)
+        if "factor" in self.drawn:
+            delta = tuple(element["factor"] * one for one in delta)
         norm = global_norm(delta)
         if self._protects:  # no guarantee covers exact sums over training records
             loss_sum, records = tf.zeros_like(loss_sum), tf.zeros_like(records)
         if self._hides_update:  # nor, where the server is not trusted, what the update was before clipping and noise
             norm = tf.zeros_like(norm)
         metrics = tf.stack([loss_sum, records, tf.cast(element["steps"], tf.float32), norm])
-        return ClientOutput(delta, element["weight"], metrics)
+        weight = self.start_loss(weights, element) if self._tells_loss else element["weight"]
+        return ClientOutput(delta, weight, metrics)
+
+    def start_loss(self, weights: Tensors, element: Element) -> tf.Tensor:
+        """Mean loss of the broadcast model over the records of the round's batches: of all records, in whole epochs."""
+
+        def body(step: tf.Tensor, total: tf.Tensor, count: tf.Tensor) -> tuple:
+            chosen, mask = element["indices"][step], element["mask"][step]
+            outputs = self.model.predict(
+                weights, element["frozen"], tf.gather(element["features"], chosen), training=False
+            )
+            losses = self.model.per_record_loss(outputs, tf.gather(element["labels"], chosen))
+            return step + 1, total + tf.reduce_sum(losses * mask), count + tf.reduce_sum(mask)
+
+        start = (tf.constant(0), tf.constant(0.0), tf.constant(0.0))
+        _, total, count = tf.while_loop(lambda step, *_: step < element["steps"], body, start, parallel_iterations=1)
+        return tf.math.divide_no_nan(total, count)
 
     def rate(self, round_number: tf.Tensor, settings: Settings) -> tf.Tensor:
         """Float32 learning rate of a round (0-based)."""

@@ -34,7 +34,7 @@ class HospitalRound:
       noise_multiplier: of the noise that it adds itself.
       weight: its weight in the mean.
       upload_key: int64 [2], shared with the server for the random bits of its encoder.
-      attack: what its update is multiplied by, where a plan has attacking hospitals.
+      factor: what its update is multiplied by, where a plan has attacking or normalised hospitals.
     """
 
     hospital: Hospital
@@ -43,7 +43,7 @@ class HospitalRound:
     noise_multiplier: float
     weight: float
     upload_key: np.ndarray | None = None
-    attack: float | None = None
+    factor: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def label_type(task: str) -> type[np.generic]:
 
 
 def drawn_values(one: HospitalRound, first_row: int = 0) -> collections.OrderedDict[str, np.ndarray]:
-    """What a hospital drew for a round and was told of it, by the names of `DRAWN` (and `attack`, if any attacks).
+    """What a hospital drew for a round and was told of it, by the names of `DRAWN` (and `factor`, where it has one).
 
     Args:
       one: the hospital in the round.
@@ -109,8 +109,8 @@ def drawn_values(one: HospitalRound, first_row: int = 0) -> collections.OrderedD
         key=np.asarray(one.key, np.int64),
         weight=np.asarray(one.weight, np.float32),
     )
-    if one.attack is not None:
-        values["attack"] = np.asarray(one.attack, np.float32)
+    if one.factor is not None:
+        values["factor"] = np.asarray(one.factor, np.float32)
     return values
 
 

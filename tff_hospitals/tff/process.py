@@ -289,8 +289,8 @@ def _argument_problems(
         bound = "takes every number from numpy, which TFF's executor cannot call"
         found.append(Problem("secure_noise", True, bound, "leave it out: clients draw keys from their systems anyway"))
     around = mechanisms.hospital_level(plan.privacy)
-    if not around.linear:
-        bound = f"{around.name} needs every single update, and TFF's server gets their sum"
+    if around.tells != "weight":
+        bound = f"{around.name} needs more than the sum of weighted updates, which is what TFF's server gets"
         found.append(Problem("mechanism", around.name, bound, "take norm_bound, or use --runtime=native"))
     if plan.poison:
         bound = "names hospitals, and clients of TFF have no names"

@@ -114,7 +114,7 @@ _PLAN = {
     **_named("settings", "mechanism clip_norm noise_multiplier target_epsilon delta clip_style", "privacy"),
     **_named("settings", "clip_quantile clip_learning_rate clipped_count_stddev conversion zeroing", "privacy"),
     **_named("settings", "zeroing_norm restart_every noise_bands noise_buffers record_sampling", "privacy"),
-    **_named("settings", "byzantine modulus_bits secure_sum secure_sum_bound secure_noise", "privacy"),
+    **_named("settings", "byzantine fairness modulus_bits secure_sum secure_sum_bound secure_noise", "privacy"),
     **_named("settings", "outer outer_clip_norm outer_noise_multiplier outer_target_epsilon", "privacy"),
     **_named("settings", "records_per_patient selected_from", "privacy"),
     **_named("settings", "uplink_mbps downlink_mbps latency_ms", "link"),

@@ -49,7 +49,7 @@ class RoundDrawer:
         streams = run_streams(plan, dataset) if streams is None else streams
         self._streams = RunStreams.from_root(streams) if isinstance(streams, Streams) else streams
         self._attacks = poison.factors(plan.poison)
-        self._gathers = not mechanisms.hospital_level(plan.privacy).linear
+        self._tells = mechanisms.hospital_level(plan.privacy).tells
         self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
         self._cohort = cohorts.Cohorts(
             dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
@@ -71,6 +71,8 @@ class RoundDrawer:
         """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
         ids = self.cohort(round_number) if cohort is None else cohort
         hospitals = tuple(self._hospital(self._hospitals[one], round_number, place) for place, one in enumerate(ids))
+        if self._tells == "factor":
+            hospitals = normalised(hospitals, self._plan.client.momentum)
         return RoundInput(round_number, hospitals, self._streams.broadcast(round_number))
 
     def _hospital(self, hospital: Hospital, round_number: int, place: int) -> HospitalRound:
@@ -107,9 +109,31 @@ class RoundDrawer:
 
     def _weight(self, records: int, place: int) -> float:
         """A hospital's weight in the mean; a rule that sees every update is told the place of each instead."""
-        if self._gathers:
+        if self._tells == "place":
             return place + 1.0
         return float(records) if self._plan.weighting == "records" else 1.0
+
+
+def normalised(cohort: tuple[HospitalRound, ...], momentum: float) -> tuple[HospitalRound, ...]:
+    """The hospitals of a round with the factors of FedNova (Wang et al. 2020, arXiv:2007.07481, eq. 6 and sec. 4.2).
+
+    Each update is divided by the sum of the weights that its steps' gradients have in it, and all are multiplied by the
+    mean of these sums, so that a mean of updates becomes the normalised one: tau_eff * sum_i p_i delta_i / |a_i|.
+    """
+    lengths = [_length(one.schedule.steps, momentum) for one in cohort]
+    total = sum(one.weight for one in cohort)
+    effective = sum(one.weight * length for one, length in zip(cohort, lengths)) / total if total else 0.0
+    return tuple(
+        dataclasses.replace(one, factor=effective / length * (1.0 if one.factor is None else one.factor))
+        for one, length in zip(cohort, lengths)
+    )
+
+
+def _length(steps: int, momentum: float) -> float:
+    """The sum of the weights of the gradients of so many steps: their number, without momentum."""
+    if not momentum:
+        return float(steps)
+    return (steps - momentum * (1.0 - momentum**steps) / (1.0 - momentum)) / (1.0 - momentum)
 
 
 def _same_order(stream: Streams, records: int, batch_size: int, steps: int) -> BatchSchedule:

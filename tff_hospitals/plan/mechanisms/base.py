@@ -264,6 +264,9 @@ class HospitalLevel(Mechanism):
       spans_rounds: whether its process depends on the number of rounds.
       needs_size: whether its sensitivity depends on the number of parameters.
       known_cohort: why it must know the number of hospitals before a round; empty if it need not.
+      tells: what stands beside an update: its `weight`; its `place` in the round, for rules that see every update; the
+        `loss` of the broadcast model at the hospital; or a `factor` that it was multiplied by, which follows from the
+        steps of all hospitals in the round. Only the first needs nothing of a simulation.
       noise_of: the mechanism whose noise it adds although nobody states an event for it: then it is not private, and
         its noise is calibrated as if it were that one. Empty for all others.
     """
@@ -272,6 +275,7 @@ class HospitalLevel(Mechanism):
     noise_of: str = ""
     counts: int = 0
     linear: bool = True
+    tells: str = "weight"
     always_secure: bool = False
     zeroing: bool = False
     spans_rounds: bool = False

@@ -27,7 +27,7 @@ class RobustRule(Unprotected):
       least: the fewest hospitals of a round that bear `byzantine` bad ones, as (factor, more): factor * f + more.
     """
 
-    linear = False
+    linear, tells = False, "place"
     seen = Seen(
         server="every hospital's update as it is",
         hospitals="what the rule made of the updates, in every round",

@@ -42,6 +42,7 @@ class Setting:
       rounds: of the whole run.
       largest_weight: of any hospital in the mean.
       noise_multiplier: of what is built with it (TFF's own aggregators); ours are given it with their state.
+      client_learning_rate: of the first round.
     """
 
     specs: tuple[tf.TensorSpec, ...]
@@ -51,6 +52,7 @@ class Setting:
     rounds: int = 1
     largest_weight: float = 1.0
     noise_multiplier: float = 0.0
+    client_learning_rate: float = 1.0
 
     @property
     def expected(self) -> float:

@@ -33,6 +33,7 @@ def build_aggregator(
     rounds: int = 1,
     largest_weight: float = 1.0,
     noise_multiplier: float = 0.0,
+    client_learning_rate: float = 1.0,
 ) -> Aggregator:
     """The aggregator that a plan's hospital-level mechanism asks for; hospital weights arrive with the updates.
 
@@ -44,13 +45,16 @@ def build_aggregator(
       rounds: of the whole run (sizes the tree).
       largest_weight: of any hospital in the mean.
       noise_multiplier: of what is built with it (see `Setting`).
+      client_learning_rate: of the first round.
 
     Raises:
       InvalidInput: an unknown mechanism.
       LookupError: a mechanism whose module registers no aggregator.
     """
     mechanism, own = mechanisms.hospital_level(privacy), mechanisms.hospital_settings(privacy)
-    setting = Setting(tuple(specs), own, cohort, hospitals, rounds, largest_weight, noise_multiplier)
+    setting = Setting(
+        tuple(specs), own, cohort, hospitals, rounds, largest_weight, noise_multiplier, client_learning_rate
+    )
     made = AGGREGATORS[mechanism.computed_by or mechanism.name](setting)
     if mechanism.zeroing and ZEROING[own.zeroing].active:
         made = Zeroing(made)

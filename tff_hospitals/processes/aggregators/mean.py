@@ -12,7 +12,7 @@ from tff_hospitals.processes.aggregators.registry import register
 from tff_hospitals.processes.noise import Tensors, all_finite, global_norm
 
 
-@register("none")
+@register("none", "fednova")
 class Mean(Aggregator):
     """Mean of the updates, weighted by each hospital's weight (McMahan et al. 2017, arXiv:1602.05629).
 

@@ -91,8 +91,8 @@ class FusedProgram:
             cohort=np.zeros([r], np.int32),
             rounds=np.asarray(len(rounds), np.int32),
         )
-        if "attack" in self._parts.client_work.drawn:
-            arrays["attack"] = np.ones([r, c], np.float32)
+        if "factor" in self._parts.client_work.drawn:
+            arrays["factor"] = np.ones([r, c], np.float32)
         for i, one in enumerate(rounds):
             arrays["cohort"][i] = len(one.cohort)
             for j, hospital in enumerate(one.cohort):
