@@ -43,7 +43,7 @@ def one_round(name, **changes):
     work, deltas = parts.client_work, []
     for one in drawn.cohort:
         element = own_element(one, model.task, frozen)
-        final, _, _ = work.run(tuple(map(tf.constant, start)), tf.constant(0.1), element, None)
+        final, _, _ = work.run(tuple(map(tf.constant, start)), tf.constant(0.1), element, None, work.settings())
         deltas.append(flat(start) - flat(final))
     return flat(start) - flat(state.weights), np.array(deltas), drawn.cohort, (model, start, frozen)
 
