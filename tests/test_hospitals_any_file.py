@@ -73,9 +73,22 @@ QUOTED = PLAIN.replace("age,sex,ill\n", 'note,age,sex,ill\n"two\nlines, ""quoted
         PLAIN.replace("age,", "  age ,").encode(),
         "\n".join(",".join([*line.split(","), *["x"] * 200]) for line in PLAIN.split()).encode(),
         "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in PLAIN.split()).encode(),
+        "\n".join(f"PAR1,{line}" if at == 0 else f"3,{line}" for at, line in enumerate(PLAIN.split())).encode(),
         PLAIN.replace("40,", "\ufeff40\u200b,").replace("sex", "\ufeffsex\u200b").encode(),
     ],
-    ids=["bom", "crlf", "cr", "no_end", "trailing", "blank_lines", "header_spaces", "203_columns", "quoted", "unseen"],
+    ids=[
+        "bom",
+        "crlf",
+        "cr",
+        "no_end",
+        "trailing",
+        "blank_lines",
+        "header_spaces",
+        "203_columns",
+        "quoted",
+        "a_name",
+        "unseen",
+    ],
 )
 def test_odd_files_that_say_what_they_mean(folder, content):
     (folder / "odd one, St. Mary's ü.csv".replace(",", "")).write_bytes(content)
