@@ -201,7 +201,7 @@ def test_batches_of_fixed_size_by_brute_force():
 
 
 @given(st.integers(1, 40), st.floats(0.8, 6.0), st.integers(1, 400))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_batches_of_fixed_size_lie_between_one_direction_of_poisson_sampling_and_the_renyi_bound(batch, noise, steps):
     """The worst data set of replacing one is at least that direction; its own batches may be as bad as both."""
     event = fixed_size(100, batch, noise)

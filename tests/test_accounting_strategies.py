@@ -137,6 +137,7 @@ def test_three_buffers_stay_within_two_percent_of_the_optimised_bands():
     assert decaying.sensitivity.exact
 
 
+@pytest.mark.slow
 def test_buffers_of_ten_thousand_rounds_take_seconds():
     started = time.process_time()
     optimised_buffers(10_000, 3, participations=10, min_separation=1000)

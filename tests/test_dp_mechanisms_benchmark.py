@@ -21,6 +21,8 @@ def benchmark(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
+@pytest.mark.tensorflow
+@pytest.mark.slow
 def test_a_tiny_setting_gives_figures_tables_and_a_picture(benchmark: Any, tmp_path: pathlib.Path) -> None:
     path, seeds = tmp_path / "figures.json", range(42, 44)
     made_with = {"seeds": list(seeds), "epsilons": [8.0]}
