@@ -105,6 +105,7 @@ def test_odd_files_that_say_what_they_mean(folder, content):
         ("a.csv", b"age,sex,ill\n", "a.csv='header only': must have at least one record"),
         ("a.csv", b"age,age,sex,ill\n40,41,f,no\n", "column 'age'='2 times': must be there once"),
         ("a.csv", PLAIN.replace("f,no\n", "f,no,\n").encode(), "line 2='4 cells': must have 3 cells"),
+        ("a.csv", PLAIN.replace("no\n", "no,,\n").replace("yes\n", "yes,,\n").encode(), "'5 cells': must have 3 cells"),
         ("a.csv", PLAIN.replace("43", "4\0003").encode(), "line 5='character 39': holds a NUL byte"),
         ("a.csv", PLAIN.encode("utf-16-le"), "write encoding: utf-16-le in the schema"),
         ("a.csv", PLAIN.replace("43", "1e308").encode(), "line 5, column 'age'='1e308': must be between 18 and 100"),
