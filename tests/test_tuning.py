@@ -27,6 +27,7 @@ RATES = (parse_axis("client_learning_rate:0.01:0.3:log"),)
     [
         ("learning_rat:1:2", "client_learning_rate"),
         ("client_learning_rate", "has no values"),
+        ("server_optimizer:|", "has no values"),
         ("client_learning_rate:0.1", "is no range"),
         ("client_learning_rate:0.1:0.01", "lower bound below"),
         ("client_learning_rate:0:0.1:log", "> 0"),

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from tff_hospitals.experiments import command, flag_groups
+
+if TYPE_CHECKING:
+    from tff_hospitals.experiments.grid import Grid
 
 FLAGS = flags.FLAGS
 
@@ -46,6 +50,16 @@ def _default_names() -> tuple[str, ...]:
 
 def run() -> None:
     """Compares what the flags describe."""
+    compare(_default_names())
+
+
+def compare(default: tuple[str, ...], grid: Grid = ()) -> None:
+    """Compares what the flags describe.
+
+    Args:
+      default: methods where none is named.
+      grid: points at which each of them is trained.
+    """
     command.need_run_dir()
     given = flag_groups.given_options()
     options = flag_groups.runtime_options()
@@ -54,7 +68,7 @@ def run() -> None:
     from tff_hospitals.reports import progress
     from tff_hospitals.training.results import TrainingError
 
-    chosen = tuple(FLAGS.aggregators) if FLAGS.aggregators is not None else _default_names()
+    chosen = tuple(FLAGS.aggregators) if FLAGS.aggregators is not None else default
     comparison = comparisons.Comparison(
         methods=tuple(dict.fromkeys((*chosen, *FLAGS.robust))),
         target_epsilons=command.numbers("target_epsilon", FLAGS.target_epsilon, float),
@@ -72,6 +86,7 @@ def run() -> None:
         headline=FLAGS.headline,
         splits=FLAGS.splits,
         finetune_epochs=FLAGS.finetune_epochs,
+        grid=grid,
     )
     folder = pathlib.Path(FLAGS.run_dir)
     with progress.job_progress(shown=FLAGS.progress) as display:

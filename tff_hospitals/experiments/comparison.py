@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments import audit_rows, baselines, presets, sweep
+from tff_hospitals.experiments.grid import Grid, points
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.outcome import Outcome
 from tff_hospitals.experiments.runner import MethodRunner, RunResult
@@ -57,6 +58,7 @@ class Comparison:
       splits: how many times the records are divided anew into training and testing; every method runs on each.
       finetune_epochs: every federated method has a second row, of the models that hospitals make of its own by so many
         epochs on their own records.
+      grid: settings whose every combination is a row of each federated method.
     """
 
     methods: tuple[str, ...]
@@ -75,6 +77,7 @@ class Comparison:
     headline: str | None = None
     splits: int = 1
     finetune_epochs: int | None = None
+    grid: Grid = ()
 
     def problems(self) -> list[Problem]:
         """What is wrong before any data is read."""
@@ -125,14 +128,14 @@ class Comparison:
     def method_plans(self) -> list[tuple[Method, Plan]]:
         """One entry per row of the table: method and plan, private methods once per target."""
         base = self.base_plan()
-        found = []
+        found: list[tuple[Method, Plan]] = []
         for method in find_methods(self.methods):
             targets: Sequence[float | None] = (None,)
             if method.noisy and "noise_multiplier" not in self.given:
                 targets = self.target_epsilons
             for target in targets:
                 plan = method.plan(base, target)
-                found.append((method, options.apply(plan, self._given_for(method, plan))))
+                found += points(self.grid, method, options.apply(plan, self._given_for(method, plan)))
         return found
 
     def _given_for(self, method: Method, plan: Plan) -> dict[str, Any]:
@@ -172,7 +175,10 @@ def run(
     raise_if(comparison.problems())
     folder = pathlib.Path(run_dir)
     plans = comparison.method_plans()
-    raise_if(option_checks.unused([plan for _, plan in plans], comparison.given))
+    both = [flag for flag, _ in comparison.grid if flag in comparison.given]
+    raise_if([Problem(f"--{flag}", comparison.given[flag], "is in the grid as well", "give it once") for flag in both])
+    asked = {**comparison.given, **dict(comparison.grid)}
+    raise_if(option_checks.unused([plan for _, plan in plans], asked))
     found: list[Problem] = []
     for _, plan in plans:
         found += [problem for problem in review.problems(plan) if problem not in found]
@@ -345,7 +351,11 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
     # None of these changes what is trained: they may be asked for later.
     for name in ("audit", "store_updates", "headline", "max_total_epsilon"):
         del asked[name]
-    for name, unused in (("splits", 1), ("finetune_epochs", None)):  # as folders of earlier versions have it
+    for name, unused in (
+        ("splits", 1),
+        ("finetune_epochs", None),
+        ("grid", []),
+    ):  # as folders of earlier versions have it
         if asked[name] == unused:
             del asked[name]
     path = folder / "comparison.json"

@@ -16,9 +16,11 @@ from tff_hospitals.foundations.validation import InvalidInput, one_of
 
 COMMANDS = {
     "inspect": "tff_hospitals.experiments.inspect_command",
+    "partition": "tff_hospitals.experiments.partition_command",
     "compare": "tff_hospitals.experiments.compare_command",
     "train": "tff_hospitals.experiments.train_command",
     "program": "tff_hospitals.experiments.program_command",
+    "sweep": "tff_hospitals.experiments.sweep_command",
     "tune": "tff_hospitals.experiments.tune_command",
     "audit": "tff_hospitals.experiments.audit_command",
     "publish": "tff_hospitals.experiments.publish_command",

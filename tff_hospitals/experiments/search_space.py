@@ -68,6 +68,8 @@ def parse_axis(text: str) -> Axis:
         raise InvalidInput([Problem("search", text, "has no values", _REMEDY)])
     if "|" in rest or option.kind in (str, bool):
         values = tuple(_value(option, part) for part in rest.split("|") if part.strip())
+        if not values:
+            raise InvalidInput([Problem("search", text, "has no values", _REMEDY)])
         raise_if([option.problem(value) for value in values])
         return Axis(option, values=values)
     parts = rest.split(":")

@@ -93,6 +93,7 @@ class Job:
     """One run in words: what travels to a machine of the cluster."""
 
     method: str
+    label: str
     plan_json: Mapping[str, Any]
     folder: str
     baseline_epochs: int | None
@@ -108,7 +109,7 @@ def job_of(runner: MethodRunner, seed: int) -> Job:
     folder, plan = str(pathlib.Path(runner.folder).absolute()), runner.plan.to_json()
     name, epochs, names = runner.method.name, runner.baseline_epochs, extensions.loaded()
     limit, own = runner.max_total_epsilon, runner.finetune_epochs
-    return Job(name, plan, folder, epochs, seed, runner.store_updates, limit, own, names)
+    return Job(name, runner.method.label, plan, folder, epochs, seed, runner.store_updates, limit, own, names)
 
 
 def run_job(job: Job) -> tuple[RunResult | None, str | None]:
@@ -118,7 +119,7 @@ def run_job(job: Job) -> tuple[RunResult | None, str | None]:
     quiet.be_quiet()
     quiet.one_thread_per_operation()  # a task counts as one processor; the scripts do the same here
     from tff_hospitals.experiments import baselines
-    from tff_hospitals.experiments.methods import find_methods
+    from tff_hospitals.experiments.grid import method_at
     from tff_hospitals.experiments.runner import MethodRunner
     from tff_hospitals.foundations.files import RecordError
     from tff_hospitals.foundations.validation import InvalidInput
@@ -126,7 +127,7 @@ def run_job(job: Job) -> tuple[RunResult | None, str | None]:
     from tff_hospitals.training.loop import TrainingError
 
     extensions.load(job.extensions)
-    (method,) = find_methods((job.method,))
+    method = method_at(job.method, job.label)
     plan = Plan.from_json(job.plan_json)
     try:
         runner = MethodRunner(
