@@ -324,3 +324,16 @@ def test_runs_without_a_guarantee_are_named_beside_the_joint_epsilon(tmp_path):
 
 def test_the_page_of_fields_is_that_of_the_table(checkout):
     assert (checkout / "docs" / "published_fields.md").read_text() == published_fields.markdown()
+
+
+def test_noised_means_of_public_data_are_research_even_beside_system_noise(tmp_path):
+    """Their noise follows from the data's key, which is public: before, such a folder could leave as if nobody knew."""
+    data = load_dataset("heart_disease", scaling="dp_moments", scaling_noise_multiplier=5.0)
+    plan = Plan(rounds=1).replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 2.0, "secure_noise": True})
+    train(plan, data, run_dir=tmp_path / "run")
+    with pytest.raises(InvalidInput, match="the noise of its means and deviations follows from a seed"):
+        publish(tmp_path / "run", tmp_path / "out")
+    publish(tmp_path / "run", tmp_path / "out", research=True)
+    page = (tmp_path / "out" / "guarantee.html").read_text()
+    assert "protects nobody" in page
+    assert "means and deviations follows from the data set" in page
