@@ -57,6 +57,7 @@ def test_every_combination_is_a_method_of_its_own_and_baselines_stay():
     assert points(GRID, METHODS["local"], Plan()) == [(METHODS["local"], Plan())]
     some = parse_grid(["clip_norm:0.5|1.0", "local_steps:2|5"])
     assert len(points(some, METHODS["mean"], METHODS["mean"].plan(Plan(), None))) == 2  # which has no clip norm
+    assert points(some, METHODS["mean"], METHODS["mean"].plan(Plan(), None))[0][0].label.endswith("(-, 2)")
     assert len(points(some, METHODS["dp_sgd"], METHODS["dp_sgd"].plan(Plan(), 3.0))) == 4
     encoded = parse_grid(["upload:rotate,quantize:4|rotate,quantize:8"])
     names = [method.name for method, _ in points(encoded, METHODS["mean"], Plan())]
@@ -84,8 +85,9 @@ def test_one_table_of_all_points_and_seeds_and_a_failure_in_it(tmp_path, monkeyp
     failing.append("mean@local_steps=5")
     summary = comparisons.run(asked, tmp_path / "run")
     assert [row["method"] for row in summary["rows"]] == ["mean@local_steps=2", "mean@local_steps=5"]
-    assert summary["rows"][0]["label"] == "FedAvg, equal weights, local steps 2"
+    assert summary["rows"][0]["label"] == "FedAvg, equal weights (2)"
     assert len(summary["rows"][0]["accuracy_per_seed"]) == 2
+    assert summary["title"].endswith("in brackets: local_steps")
     assert summary["rows"][1]["status"] == "failed"
     assert ["norm nan" in text for text in comparisons.failures(summary)] == [True]
     failing.clear()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from tff_hospitals.experiments import tuning
+from tff_hospitals.experiments import front_door, tuning
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.experiments.search_space import default_axes, parse_axes, parse_axis
 from tff_hospitals.experiments.tuning import Search
@@ -158,3 +158,16 @@ def test_several_objectives_have_a_front_and_trials_that_fail_say_why(tmp_path):
     broken = Search(BASE, (parse_axis("client_learning_rate:1e30:1e31"),), trials=2, pruner="none")
     with pytest.raises(Failure, match="no trial of 2"):
         tuning.run(broken, toy.hospitals(), tmp_path / "broken")
+
+
+def test_settings_that_were_searched_on_other_data_are_refused(tmp_path, capsys):
+    lines = "--dataset=heart_disease\n--tuned_on=heart_disease\n--aggregator=mean\n"
+    (tmp_path / "best.flags").write_text(lines)
+    given = ["train", f"--flagfile={tmp_path / 'best.flags'}", "--dataset=digits", f"--run_dir={tmp_path / 'run'}"]
+    with pytest.raises(SystemExit) as ended:
+        front_door.main("train", given)
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert "is not the data set of this run, digits" in shown
+    assert "search again with tune" in shown
+    assert not (tmp_path / "run").exists()

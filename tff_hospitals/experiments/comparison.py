@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments import audit_rows, baselines, presets, sweep
-from tff_hospitals.experiments.grid import Grid, points
+from tff_hospitals.experiments.grid import Grid, points, title_of
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.outcome import Outcome
 from tff_hospitals.experiments.runner import MethodRunner, RunResult
@@ -376,7 +376,7 @@ def claim(folder: pathlib.Path, comparison: Comparison, dataset: HospitalDataset
 def _header(comparison: Comparison, dataset: HospitalDataset, plan: Plan) -> dict[str, Any]:
     return {
         "schema_version": 1,
-        "title": f"Ways of training together on {dataset.name}",
+        "title": f"Ways of training together on {dataset.name}" + title_of(comparison.grid),
         "command": comparison.command,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),

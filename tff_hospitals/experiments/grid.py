@@ -68,10 +68,19 @@ def points(grid: Grid, method: Method, plan: Plan) -> list[tuple[Method, Plan]]:
         own = method
         if point:
             name = _AT.join((method.name, ",".join(f"{flag}={value}" for flag, value in point.items())))
-            words = ", ".join(f"{flag.replace('_', ' ')} {value}" for flag, value in point.items())
-            own = dataclasses.replace(method, name=re.sub(r"[^\w.,@=+-]", ".", name), label=f"{method.label}, {words}")
+            words = ", ".join(str(point.get(flag, "-")) for flag, _ in grid)  # short: names of flags fit no table
+            own = dataclasses.replace(method, name=re.sub(r"[^\w.,@=+-]", ".", name), label=f"{method.label} ({words})")
         found.append((own, options.apply(plan, point).replace(method=own.name)))
     return found
+
+
+def title_of(grid: Grid) -> str:
+    """What the values in the names of rows are; empty without a grid.
+
+    >>> title_of((("local_steps", (1, 5)), ("batch_size", (4,))))
+    '; in brackets: local_steps, batch_size'
+    """
+    return f"; in brackets: {', '.join(flag for flag, _ in grid)}" if grid else ""
 
 
 def method_at(name: str, label: str) -> Method:
