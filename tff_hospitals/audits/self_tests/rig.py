@@ -164,7 +164,7 @@ class Rig:
             held = collections.OrderedDict(held, round=np.int32(number))
         parts = self.composition
         finalizer, settings = parts.finalizer.initial_state(parts.model.trainable_specs), parts.client_work.settings()
-        return ServerState(self._weights, np.int32(number), held, finalizer, client=settings)
+        return composition_lib.ServerState(self._weights, np.int32(number), held, finalizer, client=settings)
 
     def updates(
         self, states: Sequence[ServerState], inputs: Sequence[RoundInput]
