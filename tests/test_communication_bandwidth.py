@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tff_hospitals.communication import bandwidth, forecast, parse_chain, sizes
@@ -48,6 +49,27 @@ def test_dense_and_quantised_sizes_by_hand():
     assert sizes.payload_bytes(parse_chain("quantize:8"), MLP) == (159_126 + 1, 159_126 + 2)
     assert 9 + 3 + 13 * 8 + 159_010 == 159_126
     assert sizes.payload_bytes(parse_chain("none"), MLP) == (636_052, 636_052)
+
+
+@pytest.mark.parametrize(("fraction", "payload"), [(1.0, 90.0), (0.3, 90.0), (0.05, 90.0), (0.3, 900.0)])
+def test_broadcasts_of_differences_count_what_a_hospital_has_to_catch_up_with(fraction, payload):
+    """Against rounds that are drawn: the whole model first, then what was missed, or the whole where that is less."""
+    generator, whole, rounds, hospitals = np.random.default_rng(5), 400.0, 30, 20_000
+    chosen = generator.random((rounds, hospitals)) < fraction
+    held, total = np.full(hospitals, -1), np.zeros(hospitals)
+    for number in range(rounds):
+        gap = np.where(held[chosen[number]] < 0, np.inf, number - held[chosen[number]])
+        total[chosen[number]] += np.minimum(gap * payload, whole)
+        held[chosen[number]] = number
+    error = total.std() / np.sqrt(hospitals)
+    expected = bandwidth.catching_up_bytes(payload, whole, fraction, rounds)
+    assert abs(total.mean() - expected) <= 4 * error + 1e-9
+    link = bandwidth.Link(10, 50)
+    found = forecast.forecast(
+        MLP, parse_chain("delta,quantize:8"), parse_chain("none"), [link], hospitals=3, rounds=5, fraction_selected=1.0
+    )
+    down, up = found["down"]["bytes"], found["up"]["bytes"]
+    assert found["encoded"]["run_bytes"] == pytest.approx(3 * (5 * up + 4 * down + sizes.dense_bytes(MLP)))
 
 
 def test_forecast_multiplies_what_it_measured():

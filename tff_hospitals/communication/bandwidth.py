@@ -12,7 +12,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+
 from tff_hospitals.foundations import validation
+
+_ROUNDS_ONE_BY_ONE = 1_000_000  # what comes later is like the last of them
 
 
 def classic_bytes(
@@ -32,6 +36,31 @@ def classic_bytes(
       (entropy coding, thresholds, skipped uploads), where a hospital drops out, and by the frames of the transport.
     """
     return (model_size_out + model_size_in) * cohort_size * fraction_selected * number_of_rounds
+
+
+def catching_up_bytes(payload: float, whole: float, fraction_selected: float, rounds: int) -> float:
+    """Bytes down to one hospital in a run whose broadcasts are differences from the model of the round before.
+
+    With its first round a hospital fetches the model whole, later the differences that it missed, or the model whole
+    where that is less. Rounds are taken as chosen independently; the mean over these choices.
+
+    Args:
+      payload: bytes of one difference.
+      whole: bytes of the whole model.
+      fraction_selected: share of the hospitals in a round, (0, 1].
+      rounds: of the run.
+
+    >>> catching_up_bytes(10, 400, fraction_selected=1.0, rounds=5)
+    440.0
+    """
+    counted = min(rounds, _ROUNDS_ONE_BY_ONE)
+    number = np.arange(counted)
+    never_before = (1.0 - fraction_selected) ** number
+    # After a gap of g rounds, g = 1 is that of a hospital which was in the round before.
+    after_gap = fraction_selected * never_before * np.minimum((number + 1) * payload, whole)
+    missed = np.concatenate([[0.0], np.cumsum(after_gap)[:-1]])
+    by_round = fraction_selected * (never_before * whole + missed)
+    return float(by_round.sum() + (rounds - counted) * by_round[-1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,8 +173,12 @@ def forecast(
     names = [str(index) for index in range(len(links))]
     for name, down, up in (("encoded", bytes_of["down"], bytes_of["up"]), ("float32", dense, dense)):
         _, seconds = bandwidth.slowest(dict(zip(names, links)), dict.fromkeys(names, down), dict.fromkeys(names, up))
+        run_bytes = bandwidth.classic_bytes(down, up, hospitals, fraction_selected, rounds)
+        if name == "encoded" and broadcast.needs_reference:
+            run_bytes = bandwidth.classic_bytes(0.0, up, hospitals, fraction_selected, rounds)
+            run_bytes += hospitals * bandwidth.catching_up_bytes(down, dense, fraction_selected, rounds)
         result[name] = {
-            "run_bytes": bandwidth.classic_bytes(down, up, hospitals, fraction_selected, rounds),
+            "run_bytes": run_bytes,
             "round_seconds": seconds,
             "run_seconds": seconds * rounds,
         }

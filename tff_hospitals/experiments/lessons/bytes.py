@@ -60,7 +60,7 @@ def run(seeds: Sequence[int], on_step: Callable[[str], None]) -> Told:
     dataset = baselines.load(base.data)
     model = build_model(base, dataset)
     shapes = [tuple(one.shape) for one in model.trainable_specs]
-    whole = 4 * sum(math.prod(shape) for shape in shapes) * len(dataset.hospitals)
+    values = sum(math.prod(shape) for shape in shapes)
     for name, changes in WAYS:
         on_step(name)
         plan = METHODS["weighted_mean"].plan(base.replace(**changes), None)
@@ -79,19 +79,16 @@ def run(seeds: Sequence[int], on_step: Callable[[str], None]) -> Told:
     names = [name for name, _ in WAYS]
     dense, least = names[0], min(names, key=lambda one: np.mean(counted[one]))
     off = max(names, key=lambda one: abs(np.mean(counted[one]) / predicted[one] - 1))
-    first = whole if "delta" in dict(WAYS)[off].get("broadcast", "") else 0
     own, tuned, last = STARTS
     paragraphs = [
-        f"Ten sites train a network of {whole // 40:,} values for {ROUNDS} rounds. What travels is encoded more and "
+        f"Ten sites train a network of {values:,} values for {ROUNDS} rounds. What travels is encoded more and "
         "more; bytes are counted on real payloads, and predicted before training by the formula (bytes down + bytes "
-        "up) x sites x rounds.",
+        "up) x sites x rounds. A broadcast of differences has nothing to differ from in a site's first round: the "
+        "prediction counts the whole model there.",
         f"{least.capitalize()} sends {np.mean(counted[dense]) / np.mean(counted[least]):.0f} times less than "
         f"{dense}; its accuracy is {difference(accuracy[least], accuracy[dense])}.",
-        f"Prediction and count differ most for {off}: {np.mean(counted[off]) / predicted[off] - 1:+.1%}. A "
-        "broadcast of differences has nothing to differ from in the first round and sends the model whole, which the "
-        f"formula leaves out ({first / 1e6:.3f} MB here); with it the difference is "
-        f"{np.mean(counted[off]) / (predicted[off] + first) - 1:+.1%}. What is left is entropy coding, which follows "
-        "the values: the prediction uses made-up ones.",
+        f"Prediction and count differ most for {off}: {np.mean(counted[off]) / predicted[off] - 1:+.1%}. Entropy "
+        "coding follows the values, and the prediction uses made-up ones.",
         f"A start from elsewhere: on digits 5 to 9, {own} reaches {percent(accuracy[own])}, and {tuned} (on digits 0 "
         f"to 4) {percent(accuracy[tuned])}, which is {difference(accuracy[tuned], accuracy[own])}. Sending only the "
         f"last layer takes {np.mean(counted[tuned]) / np.mean(counted[last]):.1f} times fewer bytes; accuracy is "
