@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from own_tables import keep_key
 
 from tff_hospitals.experiments import comparison as comparisons
 from tff_hospitals.experiments.comparison import Comparison
@@ -83,6 +84,7 @@ def test_a_cap_that_is_hit_says_so(monkeypatch):
 
 def own_data(folder, rows_of, target):
     folder.mkdir()
+    keep_key(folder)
     for one, rows in rows_of.items():
         (folder / f"{one}.csv").write_text("x,z,y\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
     (folder / "schema.yaml").write_text(

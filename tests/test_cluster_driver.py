@@ -137,7 +137,7 @@ def test_a_cluster_gives_what_one_machine_gives(in_process, case):
         assert metrics == pytest.approx(here.evaluation[scope], rel=1e-5, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one == "dp_sgd")) for one in CASES])
 def test_a_cluster_gives_the_bits_of_one_machine_that_runs_in_chunks(in_process, monkeypatch, case):
     monkeypatch.setattr(compiled, "_FUSED_PARAMETERS", 0)  # whole rounds are added up in another order
     plan = PLAN.replace(rounds=4, **CASES[case])

@@ -217,7 +217,7 @@ def test_the_choice_of_a_winner_is_paid_for(few, model):
     )
     assert chosen.summary["epsilon"] > 1.3 * alone.summary["epsilon"]
     assert {event.kind for event, _ in chosen.ledger.events("record", "site_0")} == {"selection"}
-    assert chosen.summary["epsilon_pld"] is None  # no analysis: not reported rather than wrong
+    assert alone.summary["epsilon_pld"] < chosen.summary["epsilon_pld"] <= chosen.summary["epsilon"]
     calibrated = train(plan_of("dp_sgd", privacy={"selected_from": 5.0}), few, model=model)
     assert 7.5 < calibrated.summary["epsilon"] <= 8.0 * (1 + 1e-6)
 

@@ -54,7 +54,7 @@ def cases():
 
 
 CASES = cases()
-QUICK = {"dp_sgd", "adaptive_clip", "momenta", "server adam"}  # one of each kind; the others are in the slow part
+QUICK = {"adaptive_clip", "momenta", "server adam"}  # one of each kind; the others are in the slow part
 
 
 @pytest.fixture

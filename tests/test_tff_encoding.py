@@ -80,13 +80,8 @@ def test_a_length_that_depends_on_values_is_bounded(text):
     assert int(codec.transcode(flat, tf.constant([5, 6], tf.int64))[1]) >= len(payload)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "quantize:2",
-        *(pytest.param(text, marks=pytest.mark.slow) for text in ("rotate,quantize:4", "randk:0.1", "ternary")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["quantize:2", "rotate,quantize:4", "randk:0.1", "ternary"])
 def test_draws_in_the_graph_have_the_form_and_the_mean_of_the_codecs(text):
     import tensorflow as tf
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import pytest
 import toy
 
+from tff_hospitals.accounting import Ledger
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.loop import train
@@ -75,3 +77,25 @@ def test_without_noise_the_last_round_is_that_of_a_run_on_the_same_batches(tmp_p
         assert abs(one - other).max() < 1e-5
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert float(rows[0]["train/num_examples"]) == 40
+
+
+@pytest.mark.parametrize(("mechanism", "code"), [("fixed_clip", 0), ("dp_sgd", 3)])
+def test_the_promise_of_a_program_is_put_to_the_test(mechanism, code, tmp_path, capsys):
+    """Hospital level in full; batches that TFF drew are not tested by ours, and then the audit says too little."""
+    from tff_hospitals.experiments import program_command
+    from tff_hospitals.tff.program import run_program
+
+    dataset = toy.hospitals()
+    plan = PLAN.replace(privacy={"mechanism": mechanism}, weighting="equal" if mechanism == "fixed_clip" else "records")
+    result = run_program(plan, dataset, tmp_path)
+    assert program_command.audited(plan, dataset, result, str(tmp_path)) == code
+    found = json.loads((tmp_path / "inside" / "audit.json").read_text())
+    assert all(one["passed"] for one in found["self_tests"])
+    assert any(one["name"].startswith("ledger: events of every round") for one in found["self_tests"])
+    missing = {one["name"] for one in found["not_tested"]}
+    assert "replay: the published model" in missing
+    assert any(name.startswith("batches: ") for name in missing) == (mechanism == "dp_sgd")
+    assert all("no test of the batches" in gap for gap in found["gaps"])
+    assert ("NOT TESTED: replay" in capsys.readouterr().out) is True
+    halved = dataclasses.replace(result, ledger=Ledger())
+    assert program_command.audited(plan, dataset, halved, str(tmp_path)) != 0

@@ -41,6 +41,7 @@ class LoadedRun:
       summary: its summary.json.
       rounds: rounds that were run.
       extension: what the run was before it was extended; None where it was not.
+      drawn_elsewhere: who drew batches and noise in place of our streams, in words; "": nobody.
     """
 
     folder: pathlib.Path | None
@@ -53,6 +54,7 @@ class LoadedRun:
     summary: Mapping[str, Any]
     rounds: int
     extension: Extension | None = None
+    drawn_elsewhere: str = ""
 
     @functools.cached_property
     def composition(self) -> Composition:

@@ -9,12 +9,22 @@ command goes on with a folder that it began.
 from __future__ import annotations
 
 import math
+import pathlib
+import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from tff_hospitals.experiments import command, train_command
+from tff_hospitals.foundations import files
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan import review
+from tff_hospitals.training.published_fields import INSIDE
+
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.plan.plan import Plan
+    from tff_hospitals.tff.program import ProgramResult
 
 FLAGS = flags.FLAGS
 _SHOWN = ("loss", "accuracy", "rmse")
@@ -24,6 +34,7 @@ def define_flags() -> None:
     """Flags of a program: those of a plan."""
     flags.DEFINE_string("run_dir", None, "folder for everything that is left behind (required)")
     flags.DEFINE_bool("progress", True, "show progress")
+    flags.DEFINE_bool("audit", False, "put the promise to the test afterwards; the exit code is that of an audit")
     train_command.define_method_flags()
 
 
@@ -57,4 +68,41 @@ def run() -> None:
         )
     if not result.epsilon:
         print("no guarantee: nothing in this plan adds noise that is accounted for")
+    code = audited(plan, dataset, result, FLAGS.run_dir) if FLAGS.audit else 0
     print(f"results: {FLAGS.run_dir}")
+    if code:
+        sys.exit(code)
+
+
+def audited(plan: Plan, dataset: HospitalDataset, result: ProgramResult, folder: str) -> int:
+    """Self-tests and bounds of the parts that the process was composed of, in inside/audit.json; the exit code.
+
+    Args:
+      plan, dataset: of the program.
+      result: what it came to.
+      folder: of the program.
+    """
+    from tff_hospitals.audits import promise
+    from tff_hospitals.audits.loading import LoadedRun
+    from tff_hospitals.audits.options import AuditOptions
+
+    trainable, frozen = result.weights
+    drawn = "TFF drew batches and noise of its clients in its own worker"
+    run = LoadedRun(
+        folder=None,
+        plan=plan,
+        dataset=dataset,
+        model=result.model,
+        weights=trainable,
+        frozen=frozen,
+        ledger=result.ledger,
+        summary={},
+        rounds=result.rounds,
+        drawn_elsewhere=drawn,
+    )
+    found = promise.examine(run, AuditOptions(parts=("promise",)))
+    files.write_json(pathlib.Path(folder) / INSIDE / "audit.json", found)
+    print(found["words"])
+    for one in found["not_tested"]:
+        print(f"NOT TESTED: {one['name']}: {one['reason']}")
+    return int(found["exit_code"])

@@ -40,6 +40,7 @@ from tff_hospitals.training.round_inputs import RoundDrawer
 from tff_hospitals.training.run_streams import run_streams
 
 if TYPE_CHECKING:
+    from tff_hospitals.accounting import Ledger
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
 
@@ -54,6 +55,8 @@ class ProgramResult:
       epsilon: by unit, of the worst client; empty without privacy.
       certificates: dp_accounting's figures for the same ledger, by unit.
       weights: of the last model, trainable and frozen.
+      model: that was trained.
+      ledger: what was charged.
     """
 
     rounds: int
@@ -61,6 +64,8 @@ class ProgramResult:
     epsilon: dict[str, float]
     certificates: dict[str, Any]
     weights: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
+    model: FunctionalModel
+    ledger: Ledger
 
 
 class Cohorts(tff.program.FederatedDataSourceIterator):
@@ -178,7 +183,8 @@ async def _program(
         files.write_json(folder / "certificate.json", certificates)
     weights = weights_of(process, state)
     epsilon = {unit: max(row["epsilon"] for row in ledger.rows if row["unit"] == unit) for unit in units}
-    return ProgramResult(max(done, plan.rounds), evaluate(*weights), epsilon, certificates, weights)
+    rounds = max(done, plan.rounds)
+    return ProgramResult(rounds, evaluate(*weights), epsilon, certificates, weights, model, ledger.ledger)
 
 
 def weights_of(process: HospitalLearningProcess, state: Any) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:

@@ -37,6 +37,8 @@ def check(run: LoadedRun, draws: Draws) -> Finding | NotTested:
     seconds = float(run.summary.get("seconds_per_round") or 0.0) * run.rounds
     if run.plan.privacy.secure_noise:
         return NotTested(_NAME, None, "its noise came from the operating system: nobody can repeat it")
+    if run.drawn_elsewhere:
+        return NotTested(_NAME, None, f"{run.drawn_elsewhere}: nobody can repeat it")
     if run.extension is not None:
         return NotTested(_NAME, None, "it goes on from the model of another run")
     if seconds > MOST_SECONDS:
