@@ -126,3 +126,19 @@ def test_frozen_layers_stay_frozen_in_the_saved_model(tmp_path):
     written(tmp_path, "mlp", trainable="output")
     loaded = tf.keras.models.load_model(tmp_path / "model.keras")
     assert [layer.trainable for layer in loaded.layers if layer.weights] == [False, True]
+
+
+def test_models_written_one_after_the_other_keep_their_own_weights(tmp_path):
+    model = build_model("mlp", ModelSignature((3,), 2, "binary"), hidden_units=(4,))
+    written = {}
+    for seed in (1, 2):
+        trainable, frozen = model.initial_weights(np.array([seed, 7], np.int64))
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        assert model.save_trained(trainable, frozen, folder, "mlp") == []
+        written[seed] = trainable
+    for seed, trainable in written.items():
+        loaded = tf.keras.models.load_model(tmp_path / str(seed) / "model.keras")
+        for mine, theirs in zip(loaded.get_weights(), trainable):
+            np.testing.assert_array_equal(mine, theirs)
+    assert not np.array_equal(written[1][0], written[2][0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -90,6 +91,7 @@ class FunctionalModel:
         self._builder, self._mask = builder, trainable
         # Two threads may trace at the same time; the swapped attributes belong to one of them.
         self.lock = threading.RLock()
+        self._written: tf.keras.Model | None = None
         self.keras = self._build(building.FIXED_KEY)
         self._trainable_variables, self._frozen_variables = _split(self.keras)
         self._own_loss, self._class_weights, self._l2 = loss, class_weights, l2
@@ -288,9 +290,21 @@ class FunctionalModel:
             model = self._filled(trainable, frozen)
             return model if self.target_scale is None else self.target_scale.model(model)
 
-    def _filled(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
+    def save_trained(self, trainable: Weights, frozen: Weights, folder: pathlib.Path, builder: str) -> list[str]:
+        """Writes the trained model; see `saving.save_trained`.
+
+        Seeds of one model are written into the same Keras object one after the other: building it anew takes longer
+        than writing it.
+        """
+        if type(self) is not FunctionalModel or self.target_scale is not None:
+            return saving.save_trained(self.keras_model(trainable, frozen), folder, builder)
+        with self.lock:
+            self._written = self._filled(trainable, frozen, self._written)
+            return saving.save_trained(self._written, folder, builder)
+
+    def _filled(self, trainable: Weights, frozen: Weights, reused: tf.keras.Model | None = None) -> tf.keras.Model:
         with building.outside_graphs():
-            model = self._build(building.FIXED_KEY)
+            model = self._build(building.FIXED_KEY) if reused is None else reused
             own_trainable, own_frozen = _split(model)
             for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
                 variable.assign(value)

@@ -42,6 +42,7 @@ DARK = dict(
 UNIT_MARKERS = {"none": "D", "record": "o", "hospital": "s"}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
 
+_WIDTHS: dict[tuple[str, float, str], float] = {}  # of texts that were measured, inches
 _SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": TEXT_SIZE,
@@ -143,9 +144,12 @@ class Sheet:
         """Width of one line of text in inches."""
         from matplotlib.font_manager import FontProperties
 
-        renderer = self.figure.canvas.get_renderer()
-        font = FontProperties(family=_SETTINGS["font.family"], size=size, weight=weight)
-        return float(renderer.get_text_width_height_descent(text, font, False)[0] / self.figure.dpi)
+        key = text, size, weight
+        if key not in _WIDTHS:  # figures of one report share their footers and the names of their rows
+            renderer = self.figure.canvas.get_renderer()
+            font = FontProperties(family=_SETTINGS["font.family"], size=size, weight=weight)
+            _WIDTHS[key] = float(renderer.get_text_width_height_descent(text, font, False)[0] / self.figure.dpi)
+        return _WIDTHS[key]
 
     def wrapped(
         self, text: str, size: float, weight: str = "normal", width: float = 0.97 * (WIDTH - 2 * MARGIN)

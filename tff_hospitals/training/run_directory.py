@@ -168,11 +168,9 @@ class RunDirectory:
 
     def finish(self, run: Run, summary: Mapping[str, Any]) -> None:
         """Writes the model and, last of all, summary.json: its presence means that the run is whole."""
-        from tff_hospitals.models.saving import save_trained
-
         if self.path is None:
             return
-        warnings = save_trained(run.keras_model(), self.path, run.plan.model.name)
+        warnings = run.model.save_trained(run.weights, run.frozen, self.path, run.plan.model.name)
         summary = {**summary, "warnings": [*summary["warnings"], *warnings]} if warnings else summary
         self._write_json("summary.json", summary)
 
