@@ -9,6 +9,7 @@ import pytest
 import toy
 
 from tff_hospitals.experiments.methods import METHODS
+from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.mechanisms import MECHANISMS
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
@@ -34,6 +35,8 @@ def cases():
             continue
         plan = method.plan(PLAN, 5.0)
         other = {"client": {"learning_rate": 0.03}, "server": {"learning_rate": 0.7}}
+        if mechanisms.hospital_level(plan.privacy).tells == "loss":  # the rule itself is made of the hospitals' rate
+            del other["client"]
         if MECHANISMS[plan.privacy.mechanism].private:
             plan = plan.replace(privacy={"target_epsilon": None, "noise_multiplier": 0.2})
             other["privacy"] = {"noise_multiplier": 0.15, "clip_norm": 0.3}

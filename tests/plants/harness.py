@@ -44,7 +44,7 @@ def trained(method: str, changes: Mapping[str, Any], seed: int = 7) -> Any:
 def audited(run: Any) -> tuple[list, list[str]]:
     """Its self-tests, and what was not tested though a verdict needs it."""
     tests = settle([one for one in suite.all_findings(run) if isinstance(one, Finding)])
-    return tests, promise.gaps(run.ledger.units(), run.dataset.ids, tests)
+    return tests, promise.gaps(run.ledger.units(), suite.taking_part(run), tests)
 
 
 def looked_at(run: Any, kind: str, patch: Any) -> list:

@@ -56,7 +56,7 @@ def examine(run: LoadedRun, options: AuditOptions) -> dict[str, Any]:
     bounds: list[Any] = [one for one in proved if not isinstance(one, NotTested)]
     missing = [one for one in (*found, *proved) if isinstance(one, NotTested)]
     units = run.ledger.units()
-    lacking = gaps(units, run.dataset.ids[: suite.MOST_HOSPITALS], tests)
+    lacking = gaps(units, suite.taking_part(run), tests)
     outcome = verdict(units, tests, bounds, lacking)
     return {
         "verdict": outcome,

@@ -22,6 +22,7 @@ from tff_hospitals.audits.self_tests import (
     noise_of_rounds,
     noise_of_steps,
     probes,
+    recount,
     replay,
     rig,
     shares,
@@ -57,6 +58,22 @@ def all_findings(run: LoadedRun) -> Found:
     if not run.ledger.units():
         return []
     return _Suite(run).findings()
+
+
+def taking_part(run: LoadedRun) -> list[str]:
+    """The hospitals that are looked at one by one and were in a round: of the others nothing was released.
+
+    Args:
+      run: a finished run.
+    """
+    names = run.dataset.ids[:MOST_HOSPITALS]
+    draws = keys.Draws("this run", run, run.plan, run.noise(), names)
+    seen: set[str] = set()
+    for cohort in recount.cohorts_of(run, draws):
+        seen.update(cohort)
+        if seen.issuperset(names):
+            break
+    return [name for name in names if name in seen]
 
 
 class _Suite:
@@ -134,7 +151,7 @@ class _Suite:
             others = [one for one in every if one.run == other.label]
             found += self._of_noise("noise on records", noises, others, frame)
         keyed = self._frame("record", multiplier, keyed=True) if self.plan.privacy.secure_noise else frame
-        rounds = [look.rounds[at] for at in looks.spread(len(look.rounds), min(len(look.rounds), _CLIPPED_ROUNDS))]
+        rounds = self._with_everybody(look.rounds, _CLIPPED_ROUNDS)
         found += clipping.records(run, keyed.at(run.weights), own, self.hospitals, rounds, self.places)
         found += batches.check(run, own, self.hospitals, range(run.rounds))
         if self.plan.privacy.secure_noise or adaptive:
@@ -208,6 +225,22 @@ class _Suite:
         rounds = range(shown) if hang_together else looks.spread(total, shown)
         return rounds, [NotTested("noise on updates: some rounds", None, _left_out(total - shown, total))]
 
+    def _with_everybody(self, rounds: Sequence[int], count: int) -> list[int]:
+        """So many of these rounds, and others until every hospital that is in any of them is in one."""
+
+        def cohort(number: int) -> set[str]:
+            return {one.hospital.hospital_id for one in self.runs.own.round(number).cohort}
+
+        chosen = [rounds[at] for at in looks.spread(len(rounds), min(len(rounds), count))]
+        lacking = set(self.hospitals).difference(*map(cohort, chosen))
+        for number in rounds:
+            if not lacking:
+                break
+            if lacking & cohort(number):
+                chosen.append(number)
+                lacking -= cohort(number)
+        return sorted(chosen)
+
     def _seeds(self, rounds: int) -> int:
         """How many seeds make every test see enough, the run's own included."""
         wanted = draws_for_loudness(share_of_error())
@@ -273,7 +306,7 @@ class _Suite:
         if upload or self.plan.privacy.secure_noise:
             frame = self._frame("hospital", multiplier, keyed=True, upload=upload)
         event = declared.loudest(self.run.ledger, self.run.dataset, "hospital", self.hospitals[0])
-        chosen = [rounds[at] for at in looks.spread(len(rounds), min(len(rounds), _CLIPPED_ROUNDS_OF_UPDATES))]
+        chosen = self._with_everybody(rounds, _CLIPPED_ROUNDS_OF_UPDATES)
         if event is None:
             return []
         return clipping.updates(self.run, frame.at(self.run.weights), self.runs.own, event, chosen, self.places)
