@@ -105,10 +105,8 @@ class _Suite:
         found += cohorts.check(self.run, self.runs.own)
         found += ledger.check(self.run, self.runs.own)
         found.append(replay.check(self.run, self.runs.own))
-        if self.run.drawn_elsewhere:  # what our streams would have drawn says nothing about batches of others
-            found = [
-                self._not_ours(one) if isinstance(one, Finding) and one.kind == "batches" else one for one in found
-            ]
+        if self.run.drawn_elsewhere and "record" in units:
+            found = [self._not_ours(one) for one in found]
         left_out = len(self.run.dataset.ids) - len(self.hospitals)
         if left_out:
             reason = f"the first {MOST_HOSPITALS} hospitals are looked at one by one, not the other {left_out}"
