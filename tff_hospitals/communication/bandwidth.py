@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
-
 from tff_hospitals.foundations import validation
 
 _ROUNDS_ONE_BY_ONE = 1_000_000  # what comes later is like the last of them
@@ -53,6 +51,8 @@ def catching_up_bytes(payload: float, whole: float, fraction_selected: float, ro
     >>> catching_up_bytes(10, 400, fraction_selected=1.0, rounds=5)
     440.0
     """
+    import numpy as np  # here: the options of a link load nothing heavy
+
     counted = min(rounds, _ROUNDS_ONE_BY_ONE)
     number = np.arange(counted)
     never_before = (1.0 - fraction_selected) ** number
