@@ -19,7 +19,6 @@ from tff_hospitals.experiments import command, train_command
 from tff_hospitals.foundations import files
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan import review
-from tff_hospitals.training.published_fields import INSIDE
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -85,6 +84,7 @@ def audited(plan: Plan, dataset: HospitalDataset, result: ProgramResult, folder:
     from tff_hospitals.audits import promise
     from tff_hospitals.audits.loading import LoadedRun
     from tff_hospitals.audits.options import AuditOptions
+    from tff_hospitals.training.published_fields import INSIDE
 
     trainable, frozen = result.weights
     drawn = "TFF drew batches and noise of its clients in its own worker"
