@@ -110,6 +110,9 @@ def test_what_another_s_code_reads_of_a_plan_is_part_of_its_program():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kind, "__module__", "somebody.else")
             assert len({composition.compose(plan, dataset, model).signature for plan in plans}) == 2
+            rates = [plans[0].replace(client={"learning_rate": rate}) for rate in (0.1, 0.2)]
+            two_rates = 1 if mechanism == "dp_sgd" else 2  # an aggregator is told the rate of the first round
+            assert len({composition.compose(plan, dataset, model).signature for plan in rates}) == two_rates
 
 
 def test_a_sweep_over_many_settings_keeps_one_program(programs):

@@ -298,16 +298,16 @@ class FunctionalModel:
         """
         if type(self) is not FunctionalModel or self.target_scale is not None:
             return saving.save_trained(self.keras_model(trainable, frozen), folder, builder)
-        with self.lock:
-            self._written = self._filled(trainable, frozen, self._written)
+        with self.lock, building.outside_graphs():
+            if self._written is None:
+                self._written = self._build(building.FIXED_KEY)
+            _fill(self._written, trainable, frozen)
             return saving.save_trained(self._written, folder, builder)
 
-    def _filled(self, trainable: Weights, frozen: Weights, reused: tf.keras.Model | None = None) -> tf.keras.Model:
+    def _filled(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
         with building.outside_graphs():
-            model = self._build(building.FIXED_KEY) if reused is None else reused
-            own_trainable, own_frozen = _split(model)
-            for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
-                variable.assign(value)
+            model = self._build(building.FIXED_KEY)
+            _fill(model, trainable, frozen)
         return model
 
     def weights_of_file(self, path: os.PathLike[str] | str) -> tuple[np.ndarray, ...]:
@@ -404,6 +404,12 @@ def _split(model: tf.keras.Model) -> tuple[tuple[tf.Variable, ...], tuple[tf.Var
     trainable = tuple(model.trainable_variables)
     chosen = {id(variable) for variable in trainable}
     return trainable, tuple(variable for variable in model.variables if id(variable) not in chosen)
+
+
+def _fill(model: tf.keras.Model, trainable: Weights, frozen: Weights) -> None:
+    own_trainable, own_frozen = _split(model)
+    for variable, value in zip((*own_trainable, *own_frozen), (*trainable, *frozen)):
+        variable.assign(value)
 
 
 def _specs(variables: Sequence[tf.Variable]) -> tuple[tf.TensorSpec, ...]:

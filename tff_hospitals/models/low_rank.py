@@ -99,10 +99,10 @@ class LowRankModel(FunctionalModel):
     def _plain(self) -> tf.keras.Model:
         return building.build_under_key(self._plain_builder, self.signature, building.FIXED_KEY, name=self.name)
 
-    def _filled(self, trainable: Any, frozen: Any, reused: Any = None) -> tf.keras.Model:
+    def _filled(self, trainable: Any, frozen: Any) -> tf.keras.Model:
         """A new plain Keras model: adapters are merged into the kernels."""
         with building.outside_graphs():
-            adapted = super()._filled(trainable, frozen, reused)
+            adapted = super()._filled(trainable, frozen)
             plain, own = self._plain(), _layers_by_path(adapted)
             for path, layer in _layers_by_path(plain).items():
                 trained = own[path]

@@ -143,7 +143,7 @@ def _all_layers(model: Any) -> tuple[Any, ...]:
 
 def _parts_of_attention(layer: Any) -> tuple[Any, ...]:
     """Layers that Keras' attention made for itself; over which axes it attends is one of its options."""
-    if type(layer) is not layers.MultiHeadAttention or 0 in (layer._attention_axes or ()):
+    if type(layer) is not layers.MultiHeadAttention or not _of_last_axes(layer):
         return ()
     return tuple(layer._flatten_layers(include_self=False))
 
@@ -151,7 +151,7 @@ def _parts_of_attention(layer: Any) -> tuple[Any, ...]:
 def _of_last_axes(layer: Any) -> bool:
     """Whether the axes over which a layer works, if it says so, hold no records."""
     if type(layer) is layers.MultiHeadAttention:
-        return 0 not in (layer._attention_axes or ()) and min(layer._attention_axes or (1,)) > 0
+        return min(layer._attention_axes or (1,)) > 0
     axis = getattr(layer, "axis", None)
     if axis is None:
         return True

@@ -88,15 +88,14 @@ def settings_of(client: ClientPlan) -> dict[str, float]:
     return found
 
 
-def client_optimizer(client: ClientPlan, settings: Mapping[str, Number] | None = None) -> ClientOptimizer:
+def client_optimizer(client: ClientPlan, settings: Mapping[str, Number]) -> ClientOptimizer:
     """The optimiser that a plan names.
 
     Args:
       client: the plan's client work.
-      settings: as `settings_of` gives them, as numbers or tensors; None: the plan's.
+      settings: as `settings_of` gives them, as numbers or tensors.
     """
-    values = settings_of(client) if settings is None else settings
-    return Adam() if client.optimizer == "adam" else Sgd(values.get("momentum"))
+    return Adam() if client.optimizer == "adam" else Sgd(settings.get("momentum"))
 
 
 def learning_rate_at(client: ClientPlan, round_number: tf.Tensor, learning_rate: Number | None = None) -> tf.Tensor:

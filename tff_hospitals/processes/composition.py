@@ -223,18 +223,21 @@ def _of_keras(layer: Any) -> bool:
     return type(layer).__module__.partition(".")[0] == "keras" and not isinstance(layer, tf.keras.layers.Lambda)
 
 
+def _is_ours(part: Any) -> bool:
+    """Whether a rule, or an aggregator with whatever is around it, is one of this package."""
+    while hasattr(part, "inner"):
+        part = part.inner
+    return type(part).__module__.startswith(_OWN)
+
+
 def _norms_of_state(client_work: LocalTraining, aggregator: Aggregator) -> set[str]:
     """Which clip norms of the plan's privacy are inputs of its program, and so no part of it.
 
     Only of our own rules: what another's code reads of the plan nobody knows, and two plans would share its program.
     """
-    rule, found = client_work.rule, set()
-    if rule.takes_clip_norm and type(rule).__module__.startswith(_OWN):
-        found.add("clip_norm")
-    held = aggregator.initial_state(np.zeros(2, np.int64), 0.0)
-    while hasattr(aggregator, "inner"):
-        aggregator = aggregator.inner
-    if type(aggregator).__module__.startswith(_OWN):
+    found = {"clip_norm"} if client_work.rule.takes_clip_norm and _is_ours(client_work.rule) else set()
+    if _is_ours(aggregator):
+        held = aggregator.initial_state(np.zeros(2, np.int64), 0.0)
         outer = mechanisms.record_level(client_work.privacy) is not None
         names = {"clip_norm": "outer_clip_norm" if outer else "clip_norm", "zeroing_norm": "zeroing_norm"}
         found |= {name for key, name in names.items() if key in held}
@@ -317,7 +320,7 @@ def compose(
                 rounds,
                 largest_weight if privacy.secure_sum else 1.0,
                 *([built_with] if around.runs_on else []),
-                *([plan.client.learning_rate] if around.tells == "loss" else []),
+                *([plan.client.learning_rate] if around.tells == "loss" or not _is_ours(aggregator) else []),
             ],
         ]
     )

@@ -304,9 +304,9 @@ class _Suite:
         if upload or self.plan.privacy.secure_noise:
             frame = self._frame("hospital", multiplier, keyed=True, upload=upload)
         event = declared.loudest(self.run.ledger, self.run.dataset, "hospital", self.hospitals[0])
-        chosen = self._with_everybody(rounds, _CLIPPED_ROUNDS_OF_UPDATES)
         if event is None:
             return []
+        chosen = self._with_everybody(rounds, _CLIPPED_ROUNDS_OF_UPDATES)
         return clipping.updates(self.run, frame.at(self.run.weights), self.runs.own, event, chosen, self.places)
 
     # -------------------------------------------------------------------------------------------------------- shared
