@@ -92,7 +92,8 @@ class Outcome:
     def enter_again(self, results: Sequence[RunResult]) -> None:
         """Adds a second row of the runs that were entered last: what else was made of them, with no new release."""
         row = seed_statistics.aggregate_runs([result.row for result in results]).to_json()
-        row.update({name: self._rows[-1][name] for name in ("converged",) if name in self._rows[-1]})
+        if "converged" in self._rows[-1]:
+            row["converged"] = self._rows[-1]["converged"]
         self.enter(row, results, charged=False)
 
     def _count_classes(self, runs: Sequence[Predictions]) -> None:

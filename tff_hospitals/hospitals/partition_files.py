@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import math
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
 from tff_hospitals.hospitals.checks import id_problem
 from tff_hospitals.hospitals.file_formats import FileFormat
+from tff_hospitals.hospitals.inspection.hints import numbers_of
 from tff_hospitals.hospitals.partitions import PARTITIONS, Partition, partition
 from tff_hospitals.hospitals.table_files import read_sheet
 from tff_hospitals.hospitals.tables import Problems
@@ -172,13 +172,7 @@ def _by_column(cells: Sequence[str], column: str, min_records: int, options: dic
 
 
 def _numbers(source: Source, column: str | None) -> np.ndarray:
-    cells, found = source.cells("--column", column), []
-    for cell in cells:
-        try:
-            found.append(float(cell))
-        except ValueError:
-            found.append(math.nan)
-    values = np.array(found)
+    values = numbers_of(source.cells("--column", column))
     if not np.isfinite(values).any():
         bound = "holds no numbers, by which feature_skew orders the records"
         raise InvalidInput([Problem("--column", column, bound, "name a numeric column, or take by_column")])
