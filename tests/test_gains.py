@@ -19,7 +19,8 @@ from tff_hospitals.experiments.outcome import Outcome
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Part
 from tff_hospitals.plan import Plan
-from tff_hospitals.reports.gains import verdicts
+from tff_hospitals.reports.gains import gain_sentence, verdicts
+from tff_hospitals.reports.rows import Row
 from tff_hospitals.training import personalisation
 from tff_hospitals.training.loop import train
 from tff_hospitals.training.metrics import Predictions
@@ -139,3 +140,16 @@ def test_hospitals_whose_own_model_nothing_would_measure_are_named(monkeypatch, 
     with pytest.raises(InvalidInput, match="finetune_epochs"):
         comparisons.run(Comparison(("mean",), (), (1,), finetune_epochs=0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_sentence_names_the_promise_and_counts_who_loses():
+    """Rows of one method at two targets are told apart."""
+    gained = {"a": 0.1, "b": -0.1, "c": -0.2, "d": -0.3, "e": -0.4}
+    ends = {
+        f"gain_{end}_per_hospital": {one: value + by for one, value in gained.items()}
+        for end, by in (("low", -0.01), ("high", 0.01))
+    }
+    row = Row("dp_sgd", target_epsilon=1.0, unit="record", epsilon=1.0, values={"gain_per_hospital": gained, **ends})
+    said = gain_sentence(row)
+    assert said.startswith("Against training alone a gains from dp_sgd")
+    assert "= 1 and b, c, d and 1 more lose." in said

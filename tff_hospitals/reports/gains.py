@@ -112,10 +112,11 @@ def gain_sentence(row: Row) -> str:
     if not found:
         return ""
     said = []
-    for verdict in (GAINS, LOSES):
-        names = [one for one, of in found.items() if of == verdict]
+    for verdict, one, many in ((GAINS, "gains", "gain"), (LOSES, "loses", "lose")):
+        names = [name for name, of in found.items() if of == verdict]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        said.append(f"{', '.join(names[:3])}{more}" if names else "no hospital")
+        who = f"{', '.join(names[:3])}{more}" if names else "no hospital"
+        said.append(f"{who} {many if len(names) > 1 else one}")
     unknown = list(found.values()).count(CANNOT_TELL)
     rest = f"; for {unknown} of {len(found)} the test records cannot tell" if unknown else ""
-    return f"Against training alone {said[0]} gains from {row.name} and {said[1]} loses{rest}."
+    return f"Against training alone {said[0]} from {row_title(row)} and {said[1]}{rest}."
