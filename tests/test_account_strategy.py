@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tff_hospitals.accounting.strategies import STRATEGIES
 from tff_hospitals.experiments import account_strategy
 from tff_hospitals.foundations.validation import InvalidInput
 
@@ -80,6 +81,35 @@ def test_bad_input_is_named(asked, words):
     with pytest.raises(InvalidInput) as caught:
         account_strategy.answer("banded", **asked)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"steps": -1, "participations": 5, "min_separation": 10}, "steps=-1"),
+        ({"steps": 10, "bands": 0}, "bands=0"),
+        ({"steps": 10, "buffers": 0}, "buffers=0"),
+        ({"steps": 10, "buffers": 5}, "buffers=5"),
+        ({"steps": 10, "bands": 2, "buffers": 2}, "is only used with"),
+    ],
+)
+def test_every_strategy_refuses_what_it_has_no_use_for(name, asked, words):
+    with pytest.raises(InvalidInput) as caught:
+        account_strategy.answer(name, **asked)
+    assert words in str(caught.value)
+
+
+def test_no_bands_at_all_are_refused_where_they_amplify():
+    with pytest.raises(InvalidInput, match="bands=0: must be"):
+        account_strategy.answer("banded", steps=10, bands=0, amplified=True, sampling_probability=0.1)
+
+
+def test_independent_noise_is_amplified_as_one_band():
+    asked = {"steps": 1500, "sampling_probability": 0.02, "amplified": True, "delta": 1e-3, "noise_multiplier": 1.1382}
+    one, other = account_strategy.answer("identity", **asked), account_strategy.answer("banded", bands=1, **asked)
+    assert one["epsilon_rdp"] == other["epsilon_rdp"] == pytest.approx(3.0, rel=1e-3)
 
 
 def test_no_tensorflow():

@@ -26,6 +26,7 @@ EXAMPLES = {
     "poisson_gaussian": STEP,
     "fixed_size_gaussian": MechanismEvent("fixed_size_gaussian", noise_multiplier=2.0, records=199, batch=4),
     "shuffled": MechanismEvent("shuffled", noise_multiplier=2.0, steps=50),
+    "random_allocation": MechanismEvent("random_allocation", noise_multiplier=2.0, steps=50),
     "adaptive_clip": MechanismEvent("adaptive_clip", noise_multiplier=2.0, bit_noise_stddev=5.0),
     "tree": MechanismEvent("tree", noise_multiplier=2.0, steps=16, period=4, restart=0),
     "matrix": MechanismEvent("matrix", noise_multiplier=2.0, sensitivity=1.5, steps=10),

@@ -77,8 +77,10 @@ def test_more_noise_means_a_smaller_area():
 
 
 def test_whole_number_noise_has_no_curve_of_its_own_and_gaussian_noise_stands_in():
-    event = MechanismEvent("skellam", local_stddev=50.0, shares=4, l2_sensitivity=40.0, l1_sensitivity=160.0)
+    event = MechanismEvent(
+        "skellam", local_stddev=50.0, shares=4, l2_sensitivity=40.0, l1_sensitivity=160.0, dimension=16
+    )
     parts = composition((event, 10), adjacency="replace_special")
-    with pytest.raises(InvalidInput, match="has no analysis of Skellam"):
+    with pytest.raises(InvalidInput, match=r"whole-number noise.*no loss distribution"):
         trade_off.trade_off(parts)
     assert trade_off.trade_off(trade_off.like_gaussian(parts)).mu == pytest.approx(np.sqrt(10) * 40 / 100)

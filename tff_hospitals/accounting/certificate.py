@@ -150,14 +150,18 @@ def exact_gaussian() -> Callable[[float, float], float] | None:
     return found
 
 
+_ONLY_RENYI = (loss_shapes.SelectionPart, loss_shapes.DiscreteGaussianPart, loss_shapes.SkellamPart)
+"""Of these dp_accounting has Renyi curves at most."""
+
+
 @functools.lru_cache(maxsize=512)
 def _too_large(released: Events, delta: float, adjacency: str) -> str | None:
     """Why nobody is asked for a loss distribution: it would not fit into memory. None when it would."""
     if adjacency == REPLACE_ONE or not released:
         return None
     composition = loss_shapes.compose(released, adjacency)
-    if any(isinstance(part, loss_shapes.SelectionPart) for part, _ in composition):
-        return None  # dp_accounting has Renyi curves of selections only
+    if any(isinstance(part, _ONLY_RENYI) for part, _ in composition):
+        return None
     problem = epsilon_lib.conversion_problem(composition, "pld", delta)
     if problem is not None:
         return problem.bound if epsilon_lib.size_problem(composition) is not None else None

@@ -50,6 +50,8 @@ _SUPPORTED: Mapping[str, tuple[type[Part], ...]] = {
         parts_lib.FixedSizePart,
         parts_lib.MixturePart,
         parts_lib.LaplacePart,
+        parts_lib.DiscreteGaussianPart,
+        parts_lib.SkellamPart,
     ),
     "zcdp": (parts_lib.GaussianPart, parts_lib.LaplacePart, parts_lib.DiscreteGaussianPart),
     "gaussian_exact": (parts_lib.GaussianPart,),
@@ -163,11 +165,14 @@ def conversion_problem(composition: Composition, conversion: str, delta: float =
 
 
 def size_problem(composition: Composition) -> Problem | None:
-    """A loss distribution that memory is too small for; asked before it is computed."""
-    from tff_hospitals.accounting import privacy_loss
+    """Noise too small for a loss distribution that fits into memory, or for one at all; asked before it is computed."""
+    from tff_hospitals.accounting import privacy_loss, whole_numbers
 
     if not all(isinstance(part, _SUPPORTED["pld"]) for part, _ in composition):
         return None
+    lacking = next(filter(None, (whole_numbers.lacks(part) for part, _ in composition)), None)
+    if lacking is not None:
+        return Problem("conversion", "pld", lacking, "use conversion='rdp', or more noise")
     cells = privacy_loss.grid_cells(composition)
     if cells <= privacy_loss.LARGEST_GRID:
         return None

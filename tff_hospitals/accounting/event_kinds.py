@@ -72,6 +72,13 @@ KINDS: Mapping[str, Kind] = {
         "each unit is in exactly one of the {steps} batches of an epoch; no amplification is claimed",
         "one epoch of Gaussian noise over disjoint batches",
     ),
+    "random_allocation": Kind(
+        ("noise_multiplier", "steps"),
+        (),
+        (ADD_OR_REMOVE_ONE, REPLACE_SPECIAL),
+        "each unit is in exactly one of the {steps} batches of a pass, which it draws at random and in secret",
+        "one pass of Gaussian noise over batches to which units are allocated at random (balls in bins)",
+    ),
     "adaptive_clip": Kind(
         ("noise_multiplier", "bit_noise_stddev"),
         ("sampling_probability",),
@@ -102,7 +109,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "skellam": Kind(
         ("local_stddev", "shares", "l2_sensitivity", "l1_sensitivity"),
-        (),
+        ("dimension",),
         ALL_ADJACENCIES,
         "none: every unit is counted as taking part in every step",
         "Skellam noise in {shares} shares under a secure sum",

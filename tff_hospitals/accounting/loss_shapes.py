@@ -60,6 +60,14 @@ class FixedSizePart:
 
 
 @dataclasses.dataclass(frozen=True)
+class AllocationPart:
+    """Gaussian noise on the batches of one pass, to one of which a unit is allocated at random; `sigma` as above."""
+
+    batches: int
+    sigma: float
+
+
+@dataclasses.dataclass(frozen=True)
 class LaplacePart:
     """Laplace noise; `scale` is the noise scale over the L1 sensitivity."""
 
@@ -68,12 +76,15 @@ class LaplacePart:
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteGaussianPart:
-    """A sum of discrete Gaussians; sensitivities over the standard deviation of the sum, `tau` as in `discrete.py`."""
+    """A sum of discrete Gaussians; sensitivities over the standard deviation of the sum, `tau` as in `discrete_tau`;
+    the variance of the sum in rounded units.
+    """
 
     l2_scale: float
     l1_scale: float
     tau: float
     dimension: int
+    variance: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +94,7 @@ class SkellamPart:
     l2_squared: float
     l1: float
     variance: float
+    dimension: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +116,7 @@ Part = Union[
     PoissonPart,
     MixturePart,
     FixedSizePart,
+    AllocationPart,
     LaplacePart,
     DiscreteGaussianPart,
     SkellamPart,
@@ -138,6 +151,8 @@ def parts_of(event: MechanismEvent, adjacency: str) -> tuple[Part, ...]:
     if event.kind == "fixed_size_gaussian":
         fraction = (event.batch or 1) / (event.records or 1)
         return (FixedSizePart(fraction, mu_squared**-0.5) if fraction < 1 else GaussianPart(mu_squared),)
+    if event.kind == "random_allocation" and (event.steps or 1) > 1:
+        return (AllocationPart(event.steps or 1, mu_squared**-0.5),)
     if event.sampling_probability is not None and event.sampling_probability < 1:
         return (PoissonPart(event.sampling_probability, mu_squared**-0.5),)
     if event.kind == "tree":
@@ -203,9 +218,11 @@ def _discrete_part(event: MechanismEvent, reach: float) -> Part:
     shares, local = event.shares or 1, event.local_stddev or 0.0
     l2, l1 = reach * (event.l2_sensitivity or math.inf), reach * (event.l1_sensitivity or math.inf)
     if event.kind == "skellam":
-        return SkellamPart(l2**2, l1, shares * local**2)
+        return SkellamPart(l2**2, l1, shares * local**2, event.dimension)
     total = math.sqrt(shares) * local
-    return DiscreteGaussianPart(l2 / total, l1 / total, discrete_tau(local, shares), event.dimension or 1)
+    return DiscreteGaussianPart(
+        l2 / total, l1 / total, discrete_tau(local, shares), event.dimension or 1, shares * local**2
+    )
 
 
 @functools.lru_cache(maxsize=1024)

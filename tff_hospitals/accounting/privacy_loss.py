@@ -23,7 +23,7 @@ import math
 import numpy as np
 from scipy import fft, special
 
-from tff_hospitals.accounting import gaussian, renyi
+from tff_hospitals.accounting import gaussian, renyi, whole_numbers
 from tff_hospitals.accounting.loss_shapes import (
     Composition,
     FixedSizePart,
@@ -59,6 +59,7 @@ def grid_cells(composition: Composition) -> int:
 
     The smaller the noise and the more the steps, the wider the loss: noise of 1e-6 over 1,500 steps would take 10^12.
     """
+    composition = whole_numbers.as_gaussian(composition)
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         return 0  # a closed form
     _, first, last = _grid(composition)
@@ -70,6 +71,8 @@ def epsilon(composition: Composition, delta: float) -> float:
 
     Its `grid_cells` must not exceed `LARGEST_GRID`.
     """
+    if whole_numbers.is_whole(composition):
+        return _epsilon_near_gaussian(composition, delta)
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         return gaussian.exact_epsilon(gaussian.total_mu(composition), delta)
     return max(_epsilon_one_way(one, delta) for one in composed(composition))
@@ -77,9 +80,43 @@ def epsilon(composition: Composition, delta: float) -> float:
 
 def delta(composition: Composition, epsilon: float) -> float:
     """Delta of a composition of supported parts at an epsilon >= 0."""
+    if whole_numbers.is_whole(composition):
+        return _delta_near_gaussian(composition, epsilon)
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         return gaussian.exact_delta(gaussian.total_mu(composition), epsilon)
     return max(_delta_one_way(one, epsilon) for one in composed(composition))
+
+
+# ------------------------------------------------------------------------------------------------- whole-number noise
+
+
+def _delta_near_gaussian(composition: Composition, epsilon: float) -> float:
+    """See `whole_numbers`; below an epsilon of 0, delta grows by at most what is missing."""
+    near, missed = whole_numbers.closeness(composition, epsilon)
+    left = epsilon - 2 * near
+    if not math.isfinite(near) or near > 100:
+        return 1.0
+    base = delta(whole_numbers.as_gaussian(composition), max(left, 0.0)) - math.expm1(min(left, 0.0))
+    grown = missed and math.exp(min(math.log(missed) + max(left, 0.0), 0.0))  # from 1 on, nothing is claimed anyway
+    return min(1.0, math.exp(near) * (base + grown) + missed)
+
+
+def _epsilon_near_gaussian(composition: Composition, delta: float) -> float:
+    """By bisection; the epsilon that is returned has been tried."""
+    low, high = 0.0, 2 * epsilon(whole_numbers.as_gaussian(composition), delta) + 1e-3
+    while _delta_near_gaussian(composition, high) > delta:
+        low, high = high, 2 * high
+        if high > 1e6:
+            return math.inf
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _delta_near_gaussian(composition, middle) <= delta:
+            high = middle
+        else:
+            low = middle
+        if high - low <= 1e-9 * high:
+            break
+    return high
 
 
 # ------------------------------------------------------------------------------------------------ one step, on a grid

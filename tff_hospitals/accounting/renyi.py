@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from tff_hospitals.accounting.loss_shapes import (
+    AllocationPart,
     Composition,
     DiscreteGaussianPart,
     FixedSizePart,
@@ -23,6 +24,7 @@ from tff_hospitals.accounting.loss_shapes import (
     SelectionPart,
     SkellamPart,
 )
+from tff_hospitals.accounting.random_allocation import allocation_rdp
 from tff_hospitals.accounting.sampled_gaussian import ORDERS, fixed_size_rdp, mixture_rdp, poisson_rdp
 
 __all__ = ["ORDERS", "classical_epsilon", "composed_curve", "curve", "improved_delta", "improved_epsilon"]
@@ -39,6 +41,8 @@ def curve(part: Part) -> np.ndarray:
         values = mixture_rdp(part.weights, part.sigma)
     elif isinstance(part, FixedSizePart):
         values = fixed_size_rdp(part.batch_fraction, part.sigma)
+    elif isinstance(part, AllocationPart):
+        values = allocation_rdp(part.batches, part.sigma)
     elif isinstance(part, LaplacePart):
         values = _laplace(part.scale)
     elif isinstance(part, DiscreteGaussianPart):

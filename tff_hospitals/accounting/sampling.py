@@ -1,6 +1,6 @@
 """How batches are drawn, and the event that DP-SGD with such batches amounts to.
 
-The four assumptions are accounted apart; which one holds is a property of the code that draws the batches.
+The five assumptions are accounted apart; which one holds is a property of the code that draws the batches.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ SAMPLINGS: Mapping[str, str] = {
     "poisson": "each record joins a step independently with the sampling probability",
     "fixed_size": "each step takes a batch of fixed size, uniformly and without replacement",
     "shuffled": "each epoch cuts all records into disjoint batches; no amplification is claimed",
+    "random_allocation": "in each pass every record draws one of the batches at random (balls in bins)",
     "none": "every record is counted as taking part in every step",
 }
 
@@ -40,7 +41,8 @@ def sampled_events(
       noise_multiplier: standard deviation of the noise on the sum, over the clip norm.
       steps: number of steps.
       sampling: a key of `SAMPLINGS`.
-      sampling_probability: for "poisson" the chance of each record, for "shuffled" the fraction of records in a batch.
+      sampling_probability: for "poisson" the chance of each record, for "shuffled" and "random_allocation" the
+        fraction of records in a batch.
       records, batch: for "fixed_size".
 
     Raises:
@@ -54,9 +56,11 @@ def sampled_events(
     if sampling == "fixed_size":
         event = MechanismEvent("fixed_size_gaussian", noise_multiplier=noise_multiplier, records=records, batch=batch)
         return event, steps
-    if sampling == "shuffled":
-        batches = math.ceil(1 / sampling_probability - 1e-9)
-        event = MechanismEvent("shuffled", noise_multiplier=noise_multiplier, steps=batches)
+    if sampling in ("shuffled", "random_allocation"):
+        parts = 1 / sampling_probability
+        # Rounded to the side that claims less: a long pass with all records in it, or few batches to hide in.
+        batches = math.ceil(parts - 1e-9) if sampling == "shuffled" else math.floor(parts + 1e-9)
+        event = MechanismEvent(sampling, noise_multiplier=noise_multiplier, steps=batches)
         return event, math.ceil(steps / batches)
     if sampling == "none" or sampling_probability == 1:
         return MechanismEvent("gaussian", noise_multiplier=noise_multiplier), steps

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from tff_hospitals.accounting import gaussian, privacy_loss
+from tff_hospitals.accounting import gaussian, privacy_loss, whole_numbers
 from tff_hospitals.accounting.epsilon import conversion_problem
 from tff_hospitals.accounting.loss_shapes import (
     Composition,
@@ -70,7 +70,7 @@ def trade_off(composition: Composition) -> TradeOff:
     Raises:
       InvalidInput: a part without a loss distribution; `like_gaussian` stands in for whole-number noise.
     """
-    validation.raise_if([conversion_problem(composition, "pld"), _selection_problem(composition)])
+    validation.raise_if([_bounds_alone(composition) or conversion_problem(composition, "pld")])
     if all(isinstance(part, GaussianPart) for part, _ in composition):
         mu = gaussian.total_mu(composition)
         # Dense in both tails: equal steps on the scale of deviations.
@@ -80,11 +80,14 @@ def trade_off(composition: Composition) -> TradeOff:
     return TradeOff(fpr, fnr, 1.0 - float(np.sum(np.diff(fpr) * (fnr[1:] + fnr[:-1]) / 2)))
 
 
-def _selection_problem(composition: Composition) -> validation.Problem | None:
-    if not any(isinstance(part, SelectionPart) for part, _ in composition):
-        return None
+def _bounds_alone(composition: Composition) -> validation.Problem | None:
+    """Why there is no curve, although `pld` has an epsilon: of these it bounds epsilon and delta alone."""
     bound = "has a bound on epsilon and delta, but no loss distribution"
-    return validation.Problem("event.kind", "selection", bound, "take the trade-off curve of one run")
+    if any(isinstance(part, SelectionPart) for part, _ in composition):
+        return validation.Problem("event.kind", "selection", bound, "take the trade-off curve of one run")
+    if whole_numbers.is_whole(composition):
+        return validation.Problem("event.kind", "whole-number noise", bound, "take the curve of `like_gaussian`")
+    return None
 
 
 def _points(composition: Composition) -> tuple[np.ndarray, np.ndarray]:

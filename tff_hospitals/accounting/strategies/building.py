@@ -10,14 +10,14 @@ import numpy as np
 
 from tff_hospitals.accounting.matrix import tree_squared_sensitivity
 from tff_hospitals.accounting.strategies.banded import optimised_banded
-from tff_hospitals.accounting.strategies.buffered import optimised_buffers
+from tff_hospitals.accounting.strategies.buffered import MOST_BUFFERS, optimised_buffers
 from tff_hospitals.accounting.strategies.closed_forms import identity, inverse_square_root, square_root
 from tff_hospitals.accounting.strategies.errors import ExpectedError, expected_error
-from tff_hospitals.accounting.strategies.sensitivity import Sensitivity, check_participation
+from tff_hospitals.accounting.strategies.sensitivity import Sensitivity, participation_problems
 from tff_hospitals.accounting.strategies.strategy import Strategy
 from tff_hospitals.accounting.strategies.workload import Workload
 from tff_hospitals.accounting.tree_noise import prefix_variance
-from tff_hospitals.foundations.validation import Problem, one_of, raise_if
+from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if, whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Wanted:
     def default_bands(self) -> int:
         """As many bands as keep a unit's columns apart."""
         return self.bands or min(self.steps, self.min_separation or self.steps)
+
+    @property
+    def default_buffers(self) -> int:
+        """More of them gain little."""
+        return self.buffers or 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,7 @@ STRATEGIES: Mapping[str, Named] = {
         "a few buffers of the model's size, the best ones (BLT)",
         lambda wanted: optimised_buffers(
             wanted.steps,
-            wanted.buffers or 3,
+            wanted.default_buffers,
             participations=wanted.participations,
             min_separation=wanted.min_separation,
             workload=wanted.workload,
@@ -90,39 +95,49 @@ STRATEGIES: Mapping[str, Named] = {
 }
 
 
-_FLAGS = {"bands": "banded", "buffers": "buffered"}
+_SETTINGS = {"bands": ("banded", None), "buffers": ("buffered", MOST_BUFFERS)}
 
 
 def build_strategy(name: str, wanted: Wanted) -> Strategy:
     """The strategy of that name; `tree` is none (see `tree_error`).
 
     Raises:
-      InvalidInput: an unknown name, a setting that it does not use, bands beyond the separation.
+      InvalidInput: an unknown name, a setting that it does not use or that is out of range, participations that do
+        not fit, bands beyond the separation.
 
     >>> build_strategy("bsr", Wanted(steps=100, participations=10, min_separation=10)).bands
     10
     """
-    raise_if([one_of("strategy", name, STRATEGIES)])
-    named = STRATEGIES[name]
-    check_participation(wanted.steps, wanted.participations, wanted.min_separation)
-    problems = []
-    for setting, flag in _FLAGS.items():
+    make = _checked(name, wanted).make
+    if make is None:
+        raise InvalidInput([Problem("strategy", name, "is no Toeplitz matrix", "ask for its error alone")])
+    return make(wanted)
+
+
+def _checked(name: str, wanted: Wanted) -> Named:
+    """The family of that name, where it can be made for what is wanted."""
+    steps = whole_number("steps", wanted.steps, low=1, remedy="give 1 or more")
+    raise_if([one_of("strategy", name, STRATEGIES), steps])
+    named, apart = STRATEGIES[name], wanted.min_separation
+    found = participation_problems(wanted.steps, wanted.participations, apart)
+    for setting, (flag, most) in _SETTINGS.items():
         value = getattr(wanted, setting)
         if value is not None and not getattr(named, flag):
-            fitting = ", ".join(
-                key for key, one in STRATEGIES.items() if getattr(one, "banded" if setting == "bands" else "buffered")
+            fitting = ", ".join(key for key, one in STRATEGIES.items() if getattr(one, flag))
+            found.append(Problem(setting, value, f"is only used with {fitting}", f"drop it or choose {fitting}"))
+        elif value is not None:
+            found.append(
+                whole_number(setting, value, low=1, high=most, remedy=f"give a number of {setting} in this range")
             )
-            problems.append(Problem(setting, value, f"is only used with {fitting}", f"drop it or choose {fitting}"))
-    apart = wanted.min_separation
     if named.apart and wanted.participations > 1 and wanted.bands is not None and apart and wanted.bands > apart:
         bound = (
             f"must be at most the separation {apart}: beyond it a unit's columns overlap, which {name} was not made for"
         )
-        problems.append(Problem("bands", wanted.bands, bound, f"give --bands={apart} or fewer"))
-    if named.make is None:
-        problems.append(Problem("strategy", name, "is no Toeplitz matrix", "ask for its error alone"))
-    raise_if(problems)
-    return named.make(wanted)  # type: ignore[misc]
+        found.append(Problem("bands", wanted.bands, bound, f"give --bands={apart} or fewer"))
+    if named.make is None and wanted.workload is not None:
+        found.append(Problem("workload", wanted.workload, f"{name} is known for prefix sums alone", "drop it"))
+    raise_if(found)
+    return named
 
 
 def error_of(name: str, wanted: Wanted) -> ExpectedError:
@@ -131,15 +146,14 @@ def error_of(name: str, wanted: Wanted) -> ExpectedError:
     >>> round(error_of("tree", Wanted(steps=1024)).sensitivity.value ** 2)
     11
     """
-    raise_if([one_of("strategy", name, STRATEGIES)])
-    if STRATEGIES[name].make is not None:
+    make = _checked(name, wanted).make
+    if make is not None:
         return expected_error(
-            build_strategy(name, wanted),
+            make(wanted),
             participations=wanted.participations,
             min_separation=wanted.min_separation,
             workload=wanted.workload,
         )
-    check_participation(wanted.steps, wanted.participations, wanted.min_separation)
     return tree_error(wanted.steps, wanted.participations, wanted.min_separation)
 
 

@@ -123,6 +123,11 @@ def check_participation(steps: int, participations: int, min_separation: int | N
     Raises:
       InvalidInput: when a number is below 1, or a separation is missing.
     """
+    raise_if(participation_problems(steps, participations, min_separation))
+
+
+def participation_problems(steps: int, participations: int, min_separation: int | None) -> list[Problem | None]:
+    """What is wrong with how often a unit takes part in so many steps, and how far apart."""
     problems = [whole_number("participations", participations, low=1, remedy="give how often a unit takes part")]
     if participations > 1 and (min_separation is None or min_separation < 1):
         bound = f"needed (at least 1) for participations={participations}"
@@ -133,4 +138,4 @@ def check_participation(steps: int, participations: int, min_separation: int | N
             f"must be at most {-(-steps // int(min_separation or 1))}: no more fit into {steps} steps at this distance"
         )
         problems.append(Problem("participations", participations, bound, "give fewer, or more steps"))
-    raise_if(problems)
+    return problems
