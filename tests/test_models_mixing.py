@@ -130,6 +130,35 @@ def test_what_passes_every_look_is_still_bounded_record_by_record(inner, loss, m
     assert "known to compute every record by itself" in method_for(model)[1]
 
 
+class Binned(layers.Layer):
+    """Sums each record's features by their whole part; what lies outside of the bins is left out."""
+
+    def build(self, shape):
+        self.scale = self.add_weight("scale", shape[1:], initializer="ones")
+
+    def call(self, inputs):
+        records, bins = tf.shape(inputs)[0], tf.cast(tf.floor(inputs), tf.int32)
+        places = tf.where((bins < 0) | (bins >= 3), -1, bins + 3 * tf.range(records)[:, None])
+        values = tf.reshape(inputs * self.scale, [-1])
+        return tf.reshape(tf.math.unsorted_segment_sum(values, tf.reshape(places, [-1]), 3 * records), [records, 3])
+
+
+def test_what_is_in_no_segment_is_not_in_one_of_another_record():
+    """TensorFlow's vectorised sums took it for the last segment of the record before: 2 clip norms."""
+    model = model_of(Binned())
+    assert model.problems(under_dp=True) == []
+    assert method_for(model)[0] == "vectorized"
+    features = np.random.default_rng(0).uniform(0.0, 3.0, (3, *SHAPE)).astype(np.float32)
+    features[1] = -300.0
+    rest = (np.arange(3), np.ones(3, np.float32), 0.1)
+    weights = model.initial_weights(np.array([1, 2], np.int64))
+    together, alone = (
+        clipped_gradient_sum(model, *weights, features, *rest, method=method) for method in ("vectorized", "loop")
+    )
+    for found, expected in zip(tf.nest.flatten(together), tf.nest.flatten(alone)):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "inner",
     [

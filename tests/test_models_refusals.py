@@ -151,6 +151,8 @@ def two_outputs():
         (lambda: one(layers.Dense(3, dtype="mixed_float16")), "mixed_float16"),
         (lambda: one(layers.Dense(3, activity_regularizer="l2")), "layer dense=.*regularizer of what it puts out"),
         (lambda: one(layers.Dense(3, kernel_constraint="max_norm")), "layer dense=.*kernel_constraint"),
+        (lambda: one(layers.GRU(3, recurrent_constraint="non_neg"), shape=(5, 4)), "recurrent_kernel_constraint"),
+        (lambda: one(layers.Lambda(lambda x: tf.reshape(x, (4, 4)))), "a record alone cannot be computed .*reshape"),
         (lambda: one(shape=(5,)), r"takes features of shape \(5,\)"),
         (lambda: one(last=4), "model outputs=4: a multiclass task needs 3 outputs"),
         (lambda: one(layers.Reshape((2, 2))), r"puts out shape \(4, 2, 3\)"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from keras.src import backend as keras_backend
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context as eager_context
 
 from tff_hospitals.foundations.signature import ModelSignature
@@ -30,6 +31,7 @@ def build_under_key(
     *,
     name: str,
     trainable: tuple[str, ...] | None = None,
+    local: tuple[str, ...] = (),
 ) -> tf.keras.Model:
     """Calls the builder so that random initial weights depend on `key` alone, and layer names on nothing.
 
@@ -42,6 +44,7 @@ def build_under_key(
       key: int64 [2].
       name: how messages call the model.
       trainable: names or patterns of the layers to train; all others are frozen. None leaves the model as it is.
+      local: names or patterns of the layers that hospitals keep: what travels holds them frozen.
 
     Raises:
       InvalidInput: the builder fails, returns something else, or a pattern matches no layer.
@@ -50,6 +53,9 @@ def build_under_key(
         model = built(builder, signature, name)
     if trainable is not None:
         _freeze_all_but(model, trainable)
+    if local:
+        for layer in layer_tree.chosen_layers(model, local, "local_layers"):
+            layer.trainable = False
     return model
 
 
@@ -77,6 +83,19 @@ def outside_graphs() -> Iterator[None]:
     # inside absl's `app.run` Keras may find no mode at all and then builds for TensorFlow 1.
     with tf.init_scope(), eager_context.eager_mode():
         yield
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Gradient tapes record, as they do not in `outside_graphs` alone: a trace there would hold no gradient."""
+    stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
+    if stopped:
+        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
+    try:
+        yield
+    finally:
+        if stopped:
+            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
 
 
 def _call_once(model: tf.keras.Model, signature: ModelSignature, name: str) -> None:

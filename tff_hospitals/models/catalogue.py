@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_hospitals.foundations.signature import ModelSignature
-from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.models import keras_zoo, objectives, options, user_model
 from tff_hospitals.models.functional import FunctionalModel
 from tff_hospitals.models.low_rank import LowRankModel
@@ -19,7 +19,12 @@ def build_model(name_or_path: str, signature: ModelSignature, **given: Any) -> F
     """See `tff_hospitals.models.build_model`."""
     raise_if(options.model_problems(name_or_path, signature, **given))
     common = {**options.COMMON_OPTIONS, **{name: given[name] for name in given if name in options.COMMON_OPTIONS}}
-    own = {name: given[name] for name in given if name not in options.COMMON_OPTIONS}
+    # A list as a tuple: it is the same model, and must be known as the same.
+    own = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if name not in options.COMMON_OPTIONS
+    }
     builder: Callable[[], tf.keras.Model]
     if options.is_path(name_or_path):
         builder = user_model.load_builder(name_or_path, signature)
@@ -37,4 +42,24 @@ def build_model(name_or_path: str, signature: ModelSignature, **given: Any) -> F
     }
     if common["lora_rank"] is not None:
         return LowRankModel(builder, signature, rank=int(common["lora_rank"]), **settings)
-    return FunctionalModel(builder, signature, **settings)
+    model = FunctionalModel(builder, signature, local_layers=options.masks(common["local_layers"]) or (), **settings)
+    raise_if(_local_layers_problems(model))
+    return model
+
+
+def _local_layers_problems(model: FunctionalModel) -> list[Problem]:
+    """Layers to keep that hold nothing to train, or all that there is."""
+    if not model.local_layers:
+        return []
+    value, trained = ",".join(model.local_layers), set(model.whole.trainable_names)
+    if trained == set(model.trainable_names):
+        bound = "has no weights that are trained"
+        return [Problem("local_layers", value, bound, "name layers that train, or leave it out")]
+    if not model.trainable_names:
+        layers = list(dict.fromkeys(name.rpartition("/")[0] for name in model.whole.trainable_names))
+        bound = f"is all that {model.name} trains: nothing would travel, and nobody would learn from another"
+        remedy = "take a deeper model, such as --model=mlp with --local_layers=output"
+        if len(layers) > 1:
+            remedy = f"name some of its layers: {', '.join(layers)[:600]}"
+        return [Problem("local_layers", value, bound, remedy)]
+    return []

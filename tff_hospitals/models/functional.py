@@ -67,6 +67,8 @@ class FunctionalModel:
       class_weights: factor of each class's records in the loss.
       target_scaling: "bounds" learns a regression on the scale of its public bounds, "none" as it is.
       l2: factor of the sum of squares of the trained weights, which is added to the loss.
+      local_layers: names or patterns of the layers that every hospital keeps and trains for itself; they are frozen
+        here, and `whole` trains them.
 
     Raises:
       InvalidInput: the model cannot be built, a pattern matches no layer, or pretrained weights have other shapes.
@@ -85,10 +87,12 @@ class FunctionalModel:
         class_weights: tuple[float, ...] | None = None,
         target_scaling: str = "bounds",
         l2: float = 0.0,
+        local_layers: tuple[str, ...] = (),
     ):
         self.name, self.signature = name, signature
         self.task, self.num_classes, self.feature_shape = signature.task, signature.num_classes, signature.feature_shape
-        self._builder, self._mask = builder, trainable
+        self._builder, self._mask, self.local_layers = builder, trainable, local_layers
+        self._target_scaling = target_scaling
         # Two threads may trace at the same time; the swapped attributes belong to one of them.
         self.lock = threading.RLock()
         self._written: tf.keras.Model | None = None
@@ -126,7 +130,9 @@ class FunctionalModel:
     from_logits = True
 
     def _build(self, key: np.ndarray) -> tf.keras.Model:
-        return building.build_under_key(self._builder, self.signature, key, name=self.name, trainable=self._mask)
+        return building.build_under_key(
+            self._builder, self.signature, key, name=self.name, trainable=self._mask, local=self.local_layers
+        )
 
     def _scale_of_target(self, scaling: str) -> target.TargetScale | None:
         bounds = self.signature.target_bounds
@@ -372,6 +378,25 @@ class FunctionalModel:
         # What a user's function reads from a file, or adapts to data, is the same under every key.
         pairs = zip((*one[0], *one[1]), (*other[0], *other[1]))
         return [value for value, again in pairs if np.array_equal(value, again, equal_nan=True)]
+
+    @functools.cached_property
+    def whole(self) -> FunctionalModel:
+        """What a hospital trains: this model with the layers that it keeps; the model itself where it keeps none.
+
+        Weights have the same names in both.
+        """
+        if not self.local_layers:
+            return self
+        return FunctionalModel(
+            self._builder,
+            self.signature,
+            name=self.name,
+            trainable=self._mask,
+            loss=self._own_loss,
+            class_weights=self._class_weights,
+            target_scaling=self._target_scaling,
+            l2=self._l2,
+        )
 
     @property
     def output_activation(self) -> str:

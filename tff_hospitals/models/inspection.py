@@ -124,9 +124,10 @@ def _static_problems(model: Any) -> list[Problem]:
         if penalties.others(layer) or getattr(layer, "activity_regularizer", None) is not None:
             bound = "has a regularizer of what it puts out, which would be left out: those of weights are added"
             found.append(Problem(f"layer {path}", type(layer).__name__, bound, "drop it, or regularize the kernel"))
-        for attribute in ("kernel_constraint", "bias_constraint", "embeddings_constraint", "gamma_constraint"):
-            if getattr(layer, attribute, None) is not None:
-                bound = f"has a {attribute}, which the server's update would break"
+        for variable in layer_tree.own_variables(layer):
+            if getattr(variable, "constraint", None) is not None:
+                name = variable.name.split(":")[0].rpartition("/")[2]
+                bound = f"has a {name}_constraint, which the server's update would break"
                 found.append(Problem(f"layer {path}", type(layer).__name__, bound, "drop it or norm inside the layer"))
     outputs = list(model.keras.outputs or [])
     if len(outputs) > 1:

@@ -10,8 +10,13 @@ import tensorflow as tf
 from tff_hospitals.foundations.validation import InvalidInput, Problem
 
 
-def chosen_layers(model: tf.keras.Model, patterns: tuple[str, ...]) -> set[Any]:
+def chosen_layers(model: tf.keras.Model, patterns: tuple[str, ...], option: str = "trainable") -> set[Any]:
     """The layers with weights that names or patterns mean; a name of an outer layer means everything inside it.
+
+    Args:
+      model: a built Keras model.
+      patterns: names, paths or patterns of them.
+      option: where they were given, for messages.
 
     Raises:
       InvalidInput: patterns that match no layer, with the layers that there are.
@@ -27,12 +32,10 @@ def chosen_layers(model: tf.keras.Model, patterns: tuple[str, ...]) -> set[Any]:
     unmatched = [pattern for pattern in patterns if not any(matches(path, pattern) for _, path in owners)]
     if unmatched:
         names = ", ".join(path for _, path in owners)
-        raise InvalidInput(
-            [
-                Problem("trainable", pattern, "matches no layer with weights", f"the layers are: {names[:600]}")
-                for pattern in unmatched
-            ]
-        )
+        remedy = f"the layers are: {names[:600]}"
+        if option == "local_layers" and len(owners) == 1:
+            remedy = f"there is one layer, {names}, and one must travel: take a deeper model, such as --model=mlp"
+        raise InvalidInput([Problem(option, pattern, "matches no layer with weights", remedy) for pattern in unmatched])
     return {layer for layer, path in owners if any(matches(path, pattern) for pattern in patterns)}
 
 

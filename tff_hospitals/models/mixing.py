@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.models import building
+from tff_hospitals.models import building, einsums, failures
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import plain_python
 
@@ -32,12 +32,15 @@ _KEY = np.array([3, 4], np.int64)
 layers = tf.keras.layers
 _CONTAINERS = ("Functional", "Sequential")
 _ALONE_BY_NAME = (
-    "InputLayer Dense Conv1D Conv2D DepthwiseConv2D SeparableConv2D Conv2DTranspose Embedding Flatten Reshape "
-    "Permute RepeatVector Dropout GaussianNoise ReLU LeakyReLU ELU Activation Rescaling ZeroPadding1D "
-    "ZeroPadding2D Cropping2D UpSampling2D MaxPooling1D MaxPooling2D AveragePooling1D AveragePooling2D "
-    "GlobalMaxPooling1D GlobalMaxPooling2D GlobalAveragePooling1D GlobalAveragePooling2D Add Subtract Multiply "
-    "Average Maximum Minimum Concatenate Softmax SimpleRNN SimpleRNNCell LSTM LSTMCell GRU GRUCell "
-    "MultiHeadAttention GroupNormalization LayerNormalization"
+    "InputLayer Dense EinsumDense Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose DepthwiseConv1D "
+    "DepthwiseConv2D SeparableConv1D SeparableConv2D Embedding Flatten Reshape Permute RepeatVector Dropout "
+    "SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout Masking ReLU LeakyReLU PReLU ELU "
+    "ThresholdedReLU Activation Rescaling ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D "
+    "UpSampling1D UpSampling2D UpSampling3D MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D "
+    "AveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GlobalAveragePooling1D "
+    "GlobalAveragePooling2D GlobalAveragePooling3D Add Subtract Multiply Average Maximum Minimum Concatenate Softmax "
+    "SimpleRNN SimpleRNNCell LSTM LSTMCell GRU GRUCell Bidirectional MultiHeadAttention GroupNormalization "
+    "LayerNormalization"
 )
 _ALONE = frozenset(getattr(layers, name) for name in _ALONE_BY_NAME.split())
 """Row i of what these give depends on row i of what they take and on no other: so their code says, if `_of_last_axes`
@@ -111,13 +114,12 @@ def unknown_part(model: Any) -> str | None:
 
 def _unknown_layers(model: Any) -> Iterator[Any]:
     elementwise = {id(getattr(tf.keras.activations, name)) for name in _ELEMENTWISE}
-    inside = {id(one) for layer in _all_layers(model) for one in _parts_of_attention(layer)}
     for layer in _all_layers(model):
         if _is_arithmetic(layer):
             continue
         kind = type(layer)
         container = kind.__module__.startswith("keras.") and kind.__name__ in _CONTAINERS and layer._is_graph_network
-        known = container or kind in _ALONE or id(layer) in inside
+        known = container or kind in _ALONE
         used = (getattr(layer, name, None) for name in ("activation", "recurrent_activation"))
         if (
             not known
@@ -141,17 +143,12 @@ def _all_layers(model: Any) -> tuple[Any, ...]:
     return (model, *model._flatten_layers(include_self=False))
 
 
-def _parts_of_attention(layer: Any) -> tuple[Any, ...]:
-    """Layers that Keras' attention made for itself; over which axes it attends is one of its options."""
-    if type(layer) is not layers.MultiHeadAttention or not _of_last_axes(layer):
-        return ()
-    return tuple(layer._flatten_layers(include_self=False))
-
-
 def _of_last_axes(layer: Any) -> bool:
     """Whether the axes over which a layer works, if it says so, hold no records."""
     if type(layer) is layers.MultiHeadAttention:
         return min(layer._attention_axes or (1,)) > 0
+    if type(layer) is layers.EinsumDense:
+        return einsums.letters(layer) is not None
     axis = getattr(layer, "axis", None)
     if axis is None:
         return True
@@ -190,7 +187,10 @@ def _by_number(model: Any, trainable: Any, frozen: Any, batch: np.ndarray, train
         rows, part = Rows(tf.range(first, last), _BATCH), batch[first:last]
         return np.asarray(model.predict(trainable, frozen, part, training=training, key=_KEY, rows=rows))
 
-    alone = np.concatenate([outputs(row, row + 1) for row in range(_BATCH)])
+    try:
+        alone = np.concatenate([outputs(row, row + 1) for row in range(_BATCH)])
+    except (tf.errors.OpError, ValueError) as error:  # a layer that counts on a number of records
+        return f"a record alone cannot be computed ({failures.reason(error)})"
     if np.allclose(outputs(0, _BATCH), alone, rtol=_OTHER_KERNELS, atol=1e-4, equal_nan=True):
         return None
     return "a record alone gives another output than in a batch"

@@ -43,6 +43,11 @@ def of(model: Any) -> tuple[str, ...]:
             "a layer mixes the records of a batch: a hospital's test records are evaluated together, one hospital "
             "after the other, and its last batch of an epoch is filled up with repeated records"
         )
+    if model.local_layers:
+        found.append(
+            f"the layers {', '.join(model.local_layers)} never travel: the saved model holds them as they began, and a "
+            "hospital's own model is what is tested on its records; it lies in inside/own_models/"
+        )
     obstacles = saving.loading_obstacles(model.keras)
     if obstacles:
         found.append(saving.cannot_load(obstacles))

@@ -26,6 +26,7 @@ COMMON_OPTIONS: dict[str, Any] = {
     "class_weights": None,
     "target_scaling": "bounds",
     "l2": 0.0,
+    "local_layers": None,
 }
 _ACTIVATIONS = ("elu", "gelu", "relu", "selu", "sigmoid", "swish", "tanh")
 _INITS = ("fan_in_uniform", "glorot", "zeros")
@@ -65,7 +66,7 @@ def is_path(name_or_path: str) -> bool:
 
 
 def masks(trainable: Any) -> tuple[str, ...] | None:
-    """The patterns of the option `trainable` as a tuple; a string may hold several, separated by commas."""
+    """The patterns of an option such as `trainable` as a tuple; a string may hold several, separated by commas."""
     if trainable is None:
         return None
     if isinstance(trainable, str):
@@ -145,15 +146,18 @@ def _value_problems(options: dict[str, Any]) -> list[Problem | None]:
         found.append(one_of("target_scaling", options["target_scaling"], ("bounds", "none")))
     if "l2" in options:
         found.append(in_range("l2", options["l2"], low=0.0, remedy="give a small factor such as 1e-4, or 0 for none"))
-    if masks(options.get("trainable")) == ():
-        found.append(
-            Problem("trainable", options["trainable"], "names no layer", "give layer names or patterns such as dense_*")
-        )
+    for name in ("trainable", "local_layers"):
+        if masks(options.get(name)) == ():
+            remedy = "give layer names or patterns such as dense_*"
+            found.append(Problem(name, options[name], "names no layer", remedy))
+    if options.get("local_layers") and options.get("lora_rank") is not None:
+        bound = "cannot be combined with lora_rank, whose adapters all travel"
+        found.append(Problem("local_layers", options["local_layers"], bound, "drop one of the two"))
     return found
 
 
 def _sizes(name: str, value: Any) -> list[Problem | None]:
-    remedy = "give one or more sizes such as 64 or 200,100"
+    remedy = "give one or more sizes such as 64, or 200+100 on the command line"
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or not value:
         return [Problem(name, value, "must be a sequence of whole numbers", remedy)]
     return [whole_number(name, size, low=1, remedy=remedy) for size in value]

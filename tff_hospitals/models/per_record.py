@@ -19,6 +19,7 @@ from tff_hospitals.models.ghost import plan as ghost
 from tff_hospitals.models.ghost.parts import Part, formed
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import plain_python
+from tff_hospitals.models.vectorizing import of_each_record
 
 METHODS = ("auto", "ghost", "loop", "vectorized")
 # Per-record gradients of one chunk, with their squares in float64, are kept below this size.
@@ -104,6 +105,13 @@ def method_for(model: Any) -> tuple[str, str]:
         return model.clipping_method
 
 
+def fallback(model: Any) -> str | None:
+    """Which layers have no ghost rule, and what is done instead, in words for a run record; None where all have one."""
+    method, words = method_for(model)
+    complete = method == "ghost" and all(unit.rule is not None for unit in ghost.ghost_plan(model).units)
+    return None if complete else words
+
+
 def _choose(model: Any) -> tuple[str, str]:
     plan = ghost.ghost_plan(model)
     if plan.obstacle is None and all(unit.rule is not None for unit in plan.units):
@@ -134,13 +142,14 @@ def _cannot_trace(model: Any, method: str) -> str | None:
     level = logger.level
     logger.setLevel("FATAL")  # TensorFlow prints whole graphs when a layer cannot be vectorised
     try:
-        tf.function(trace, autograph=False).get_concrete_function(
-            model.trainable_specs,
-            model.frozen_specs,
-            tf.TensorSpec([2, *model.feature_shape], tf.float32),
-            tf.TensorSpec([2], label),
-            tf.TensorSpec([2], tf.int64),
-        )
+        with building.recording():
+            tf.function(trace, autograph=False).get_concrete_function(
+                model.trainable_specs,
+                model.frozen_specs,
+                tf.TensorSpec([2, *model.feature_shape], tf.float32),
+                tf.TensorSpec([2], label),
+                tf.TensorSpec([2], tf.int64),
+            )
     except Exception as error:  # whatever an unknown layer makes of it
         return f"it cannot be vectorised ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
     finally:
@@ -243,7 +252,7 @@ def _at_once(
         record, label, row = item
         return work.gradient_of_one(record, label, Rows(row[None], batch))
 
-    each, losses = tf.vectorized_map(of_one, (features, labels, index))
+    each, losses = of_each_record(of_one, (features, labels, index))
     specs = work.model.trainable_specs
     each = [tf.ensure_shape(one, [None, *spec.shape]) for one, spec in zip(each, specs)]
     return *work.clipped(lambda: [formed(one) for one in each], keep), losses

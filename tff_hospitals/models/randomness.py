@@ -131,6 +131,8 @@ class KeyedRandom:
 
     def dropout(self, inputs: tf.Tensor, rate: Any, noise_shape: Any = None) -> tf.Tensor:
         """Inverted dropout: zero with probability `rate`, else the input divided by 1 - rate."""
+        if isinstance(rate, numbers.Real) and rate == 0:
+            return inputs  # Keras' attention asks for it all the same
         shape = _shape_of(inputs) if noise_shape is None else noise_shape
         if isinstance(rate, numbers.Real):
             # One comparison of whole numbers instead of a conversion to floats.
@@ -153,7 +155,11 @@ class KeyedRandom:
         sizes = list(shape) if isinstance(shape, (list, tuple)) else tf.unstack(tf.convert_to_tensor(shape))
         if self._rows is None or _shared_by_records(self._layer) or not sizes:
             return sample(shape, key)
-        return tf.gather(sample([self._rows.batch, *sizes[1:]], key), self._rows.index)
+        batch, index, known = self._rows.batch, self._rows.index, self._rows.index.shape[0]
+        # A record has several rows where a layer takes its steps for records, as TimeDistributed does.
+        times = sizes[0] // (tf.shape(index)[0] if known is None else known)
+        draws = tf.reshape(sample([batch * times, *sizes[1:]], key), [batch, times, *sizes[1:]])
+        return tf.reshape(tf.gather(draws, index), sizes)
 
     def _next_key(self, nonce: Any) -> tf.Tensor:
         if self._key is None:

@@ -38,6 +38,11 @@ class Slots:
         self._holders: list[tuple[Any, str, Any]] = []
         self._generators: list[tuple[Any, str]] = []
         self._constants: list[Override] = list(constants)
+        for layer in model._flatten_layers():
+            if hasattr(layer, "reset_recurrent_dropout_mask"):
+                # What cells of recurrent layers drew while the model was built; TensorFlow cannot walk past it.
+                layer.reset_dropout_mask()
+                layer.reset_recurrent_dropout_mask()
         for module in (model, *model.submodules):
             if vars(module).get("_could_use_gpu_kernel"):
                 # Keras' LSTM and GRU then choose between two compiled functions, which cannot be vectorised.

@@ -17,6 +17,9 @@ from tff_hospitals.models.clipping import finite_or_infinite, is_finite, squared
 _ORDINARY_SQUARED = 2.0**120
 # Rounding of a sum of products in float64, relative to the sum of their sizes: for sums of up to a million numbers.
 _ROUNDING = 1e-10
+# Gradients of one weight and record up to this size (128 KiB) are formed where that is faster: in most layers.
+_FORMED_NUMBERS = 2**15
+_FEW_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,16 @@ def formed(each: tf.Tensor) -> Part:
     return Part(squared, weighted_sum, tf.reduce_all(is_finite(squared)))
 
 
+def beside(found: Sequence[Part]) -> Part:
+    """The part of a weight whose last axis is made of those of others, such as the gates of a recurrent layer."""
+
+    def weighted_sum(factors: tf.Tensor, careful: bool) -> tf.Tensor:
+        return tf.concat([part.weighted_sum(factors, careful) for part in found], axis=-1)
+
+    squared = finite_or_infinite(tf.add_n([part.squared_norms for part in found]))
+    return Part(squared, weighted_sum, tf.reduce_all([part.ordinary for part in found]))
+
+
 def outer_products(inputs: tf.Tensor, gradient: tf.Tensor) -> Part:
     """The part of a matrix that is applied once to each record: G_i = a_i g_i^T, whose norm is |a_i| |g_i|.
 
@@ -91,20 +104,30 @@ def outer_products(inputs: tf.Tensor, gradient: tf.Tensor) -> Part:
     return Part(finite_or_infinite(inputs_squared * gradient_squared), weighted_sum, tf.reduce_all(ordinary))
 
 
+def steps_are_compared(steps: int | None, width: int, units: int) -> bool:
+    """Whether a norm comes from comparing steps: where the gradient is larger than that, and forming it is no faster.
+
+    Comparing multiplies more often than forming, and in float64, unless there are very few steps.
+    """
+    if steps is None or 2 * steps**2 >= width * units:
+        return False
+    return steps <= _FEW_STEPS or width * units > _FORMED_NUMBERS
+
+
 def product_over_steps(inputs: tf.Tensor, gradient: tf.Tensor) -> Part:
     """The part of a matrix that is applied at several steps of each record: G_i = sum over t of a_it g_it^T.
 
-    Its norm comes from the two matrices that compare steps with each other, or from G_i itself, whichever is smaller
-    (mixed ghost clipping: Bu, Mao, Xu 2022, arXiv:2205.10683). Steps may cancel each other, in the norm and in the sum,
-    and what is left may then be mere rounding: both are computed in float64, and their rounding, relative to the sum of
-    the steps' own norms S_i, is added to the norm: (|G_i| + r S_i)^2 <= |G_i|^2 + 3 r S_i^2, since |G_i| <= S_i.
+    Its norm comes from the two matrices that compare steps with each other, or from G_i itself (mixed ghost clipping:
+    Bu, Mao, Xu 2022, arXiv:2205.10683). Steps may cancel each other, in the norm and in the sum, and what is left may
+    then be mere rounding: where steps are compared, both are computed in float64, and their rounding, relative to the
+    sum of the steps' own norms S_i, is added to the norm: (|G_i| + r S_i)^2 <= |G_i|^2 + 3 r S_i^2, as |G_i| <= S_i.
 
     Args:
       inputs: [batch, steps, width].
       gradient: [batch, steps, units].
     """
     steps, width, units = inputs.shape[1], inputs.shape[2], gradient.shape[2]
-    if steps is None or 2 * steps**2 >= width * units:
+    if not steps_are_compared(steps, width, units):
         return formed(tf.matmul(inputs, gradient, transpose_a=True))
     inputs, gradient = tf.cast(inputs, tf.float64), tf.cast(gradient, tf.float64)
     between = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(gradient, gradient, transpose_b=True)

@@ -2,7 +2,7 @@
 
 Sources: Goodfellow 2015 (arXiv:1510.01799); Li, Tramer, Liang, Hashimoto 2022 (arXiv:2110.05679); Bu, Mao, Xu 2022
 (arXiv:2205.10683); Bu, Wang, Zha, Karypis 2023 (arXiv:2210.00038). Layers without a rule of their own get per-record
-gradients of that layer alone, from its input and its output's gradient, with `tf.vectorized_map`.
+gradients of that layer alone, from its input and its output's gradient (`vectorizing`).
 
 One backward pass over a batch gives each record's own gradient only where no layer and no loss looks at other records.
 That is known of Keras' own kinds (`mixing`); with a part of a user's own the gradient of the whole model is computed
@@ -20,9 +20,11 @@ import tensorflow as tf
 from tff_hospitals.models import building, layer_tree, mixing
 from tff_hospitals.models.ghost import parts
 from tff_hospitals.models.ghost.parts import Part
-from tff_hospitals.models.ghost.rules import RULES, Rule, Seen
+from tff_hospitals.models.ghost.rule import Rule, Seen, unchanged
+from tff_hospitals.models.ghost.rules import RULES
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import converted, plain_python
+from tff_hospitals.models.vectorizing import of_each_record
 
 _BATCH = 3
 
@@ -137,10 +139,10 @@ def _predict(
 
 
 def _weight_names(unit: Unit) -> list[str]:
-    rule = unit.rule
-    names = () if rule is None else rule.weights
-    own = {id(variable) for variable in unit.layer.trainable_variables}
-    return [name for name in names if id(getattr(unit.layer, name, None)) in own]
+    if unit.rule is None:
+        return []
+    owner, own = unit.rule.owner(unit.layer), {id(variable) for variable in unit.layer.trainable_variables}
+    return [name for name in unit.rule.weights if id(getattr(owner, name, None)) in own]
 
 
 def _generic_overrides(unit: Unit, seen: Seen, watch: Any) -> list[Any]:
@@ -160,23 +162,24 @@ def _generic_parts(
 ) -> list[Part]:
     inputs, _, keywords = seen.remembered
     batch = tf.shape(inputs)[0]
+    of_records = {name: value for name, value in keywords.items() if tf.is_tensor(value)}
     watched = [trainable[position] for position in unit.positions]
 
     def of_one(item: Any) -> Any:
-        record, cotangent, index = item
+        record, cotangent, index, own = item
         weights = list(trainable)
         for position, tensor in zip(unit.positions, watched):
             weights[position] = tensor
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
             with model.computing(weights, frozen, key, Rows(index[None], batch)):
-                outputs = unit.layer(record[None], **keywords)
+                outputs = unit.layer(record[None], **{**keywords, **{name: one[None] for name, one in own.items()}})
         gradients = tape.gradient(
             outputs, watched, output_gradients=cotangent[None], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return [tf.convert_to_tensor(one) for one in gradients]
 
-    each = tf.vectorized_map(of_one, (inputs, gradient, tf.range(batch)))
+    each = of_each_record(of_one, (inputs, gradient, tf.range(batch), of_records))
     shapes = [model.trainable_specs[position].shape for position in unit.positions]
     return [parts.formed(tf.ensure_shape(one, [None, *shape])) for one, shape in zip(each, shapes)]
 
@@ -192,11 +195,12 @@ def _units(model: Any) -> tuple[Unit, ...]:
             weights = layer.trainable_variables
             if not weights or id(layer) in found:
                 continue
-            own = layer_tree.own_variables(layer)
             rule = next((rule for rule in RULES if rule.handles(layer)), None)
+            own = layer_tree.own_variables(layer if rule is None else rule.owner(layer))
             if rule is not None and len(own) != len(layer.variables):
                 rule = None  # an activation with weights of its own, for example
             opaque = isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.Wrapper))
+            opaque = opaque and not unchanged(layer, tf.keras.layers.Bidirectional, "call")  # which calls two layers
             if rule is None and not own and not opaque:
                 visit(layer)
                 continue
@@ -204,7 +208,7 @@ def _units(model: Any) -> tuple[Unit, ...]:
             unit = Unit(layer, paths[layer], rule, positions)
             if rule is not None:
                 names = _weight_names(unit)
-                positions = tuple(position[id(getattr(layer, name))] for name in names)
+                positions = tuple(position[id(getattr(rule.owner(layer), name))] for name in names)
                 unit = dataclasses.replace(unit, positions=positions)
             found[id(layer)] = unit
 
@@ -256,7 +260,7 @@ def _obstacle(model: Any, units: Sequence[Unit]) -> str | None:
     for unit, one in zip(units, seen):
         if one.calls > 1:
             reasons.append(f"layer {unit.path} is used {one.calls} times")
-        elif one.calls == 1 and not _one_tensor_in_and_out(one):
+        elif one.calls == 1 and not _one_tensor_in_and_out(unit, one):
             reasons.append(f"layer {unit.path} takes or gives more than one tensor of records")
     return reasons[0] if reasons else None
 
@@ -275,11 +279,17 @@ def _noting_operations(call: Any, outer: Any, names: set[str], reasons: list[str
     return noting
 
 
-def _one_tensor_in_and_out(seen: Seen) -> bool:
+def _one_tensor_in_and_out(unit: Unit, seen: Seen) -> bool:
+    """Beside it there may be the mask of a sequence, and behind it states that a recurrent layer puts out."""
     inputs, rest, keywords = seen.remembered
-    if any(value is not None for value in rest) or not (tf.is_tensor(inputs) and tf.is_tensor(seen.watched)):
+    tensors = [inputs, *tf.nest.flatten(seen.watched)]
+    if unit.rule is None and len(tensors) > 2:
         return False
-    if any(not (value is None or isinstance(value, (bool, int, float, str))) for value in keywords.values()):
+    for name, value in keywords.items():
+        if name == "mask" and tf.is_tensor(value) and (unit.rule is None or unit.rule.takes_mask):
+            tensors.append(value)
+        elif not (value is None or isinstance(value, (bool, int, float, str))):
+            return False
+    if any(value is not None for value in rest):
         return False
-    shapes = inputs.shape, seen.watched.shape
-    return all(shape.rank is not None and shape.rank >= 1 and shape[0] == _BATCH for shape in shapes)
+    return all(tf.is_tensor(one) and one.shape.rank is not None and one.shape[:1] == [_BATCH] for one in tensors)

@@ -1,73 +1,20 @@
-"""How each kind of layer gives the norms and the weighted sum of per-record gradients without making the gradients.
-
-A layer's call is replaced by one that remembers what the rule needs (mostly the layer's input) and watches the value z
-before the activation. One backward pass gives g = d(sum of record losses)/dz; records do not mix, so row i of g belongs
-to record i. For a dense layer the gradient of record i is the outer product of its input a_i and g_i: its squared norm
-is |a_i|^2 |g_i|^2 (Goodfellow 2015, arXiv:1510.01799), and the sum weighted by c is a^T (c g), one matrix product and
-no second backward pass (book-keeping: Bu, Wang, Zha, Karypis 2023, arXiv:2210.00038).
-"""
+"""The rules of dense layers, embeddings and normalizations; and all rules (`rule` says what a rule is)."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tff_hospitals.models import group_norm
+from tff_hospitals.models.einsums import Letters, letters
+from tff_hospitals.models.ghost import convolutions, recurrent
 from tff_hospitals.models.ghost.parts import Part, formed, outer_products, product_over_steps, rows_of_a_table
+from tff_hospitals.models.ghost.rule import BeforeActivation, Rule, Seen, Watch, steps_of, unchanged
 from tff_hospitals.models.swapping import Override
-from tff_hospitals.models.tracing import converted, plain_python
+from tff_hospitals.models.tracing import plain_python
 
 layers = tf.keras.layers
-
-
-@dataclasses.dataclass
-class Seen:
-    """What a layer's replaced call left behind in one trace."""
-
-    remembered: Any = None
-    watched: Any = None
-    calls: int = 0
-
-    def note(self, watch: Callable[[tf.Tensor], None], remembered: Any, outputs: Any) -> None:
-        """Watches what a layer put out and keeps it with what its rule needs."""
-        watch(outputs)
-        self.remembered, self.watched, self.calls = remembered, outputs, self.calls + 1
-
-
-class Rule:
-    """One kind of layer. `weights` names the attributes of its weights, in the order of `parts`."""
-
-    weights: tuple[str, ...] = ()
-
-    def handles(self, layer: Any) -> bool:
-        """Whether this rule knows exactly what the layer computes (a subclass may have a call of its own)."""
-        raise KeyError(type(layer))
-
-    def overrides(self, layer: Any, seen: Seen, watch: Callable[[tf.Tensor], None]) -> list[Override]:
-        """The attributes to replace while the model is traced."""
-        raise KeyError(type(layer))
-
-    def parts(self, layer: Any, seen: Seen, gradient: tf.Tensor) -> dict[str, Part]:
-        """What each of the layer's weights contributes."""
-        raise KeyError(type(layer))
-
-
-class BeforeActivation(Rule):
-    """Layers that end in an activation: the value before it is watched."""
-
-    def overrides(self, layer: Any, seen: Seen, watch: Callable[[tf.Tensor], None]) -> list[Override]:
-        call, activation = layer.call, layer.activation
-
-        @plain_python
-        def listening(inputs: tf.Tensor) -> tf.Tensor:
-            outputs = call(inputs)
-            seen.note(watch, inputs, outputs)
-            return outputs if activation is None else converted(activation)(outputs)
-
-        return [(layer, "activation", None), (layer, "call", listening)]
 
 
 class Dense(BeforeActivation):
@@ -81,47 +28,33 @@ class Dense(BeforeActivation):
     def parts(self, layer: Any, seen: Seen, gradient: tf.Tensor) -> dict[str, Part]:
         inputs = tf.cast(seen.remembered, gradient.dtype)
         if gradient.shape.rank > 2:
-            inputs, gradient = _steps(inputs), _steps(gradient)
+            inputs, gradient = steps_of(inputs), steps_of(gradient)
             return {"kernel": product_over_steps(inputs, gradient), "bias": formed(tf.reduce_sum(gradient, axis=1))}
         return {"kernel": outer_products(inputs, gradient), "bias": formed(gradient)}
 
 
-class Conv2D(BeforeActivation):
-    """Two-dimensional convolutions in channels_last order."""
+class EinsumDense(BeforeActivation):
+    """Dense layers over any axes, as the projections of Keras' attention are."""
 
     weights = ("kernel", "bias")
 
     def handles(self, layer: Any) -> bool:
-        base = layers.Conv2D
-        if not isinstance(layer, base):
-            return False
-        same = type(layer).call is base.call and type(layer).convolution_op is base.convolution_op
-        return same and layer.groups == 1 and layer.data_format == "channels_last"
+        return unchanged(layer, layers.EinsumDense, "call") and letters(layer) is not None
 
     def parts(self, layer: Any, seen: Seen, gradient: tf.Tensor) -> dict[str, Part]:
-        inputs = seen.remembered
-        rows, columns = layer.kernel_size
-        channels, filters = inputs.shape[-1], gradient.shape[-1]
-        per_step = rows * columns * channels
-        steps = gradient.shape[1] * gradient.shape[2]
-        flat = tf.reshape(gradient, [-1, steps, filters])
-        bias = formed(tf.reduce_sum(flat, axis=1))
-        shape = [rows, columns, channels, filters]
-        if 2 * steps**2 < per_step * filters:
-            # Few positions, many weights: compare positions with each other instead of forming the gradient.
-            patches = tf.concat(list(_shifted(layer, inputs, gradient)), axis=-1)
-            kernel = product_over_steps(patches, flat)
-            return {"kernel": kernel.reshaped(shape), "bias": bias}
-        if per_step <= 32 and tuple(layer.dilation_rate) == (1, 1):
-            # Patches of few numbers: a convolution with the identity lays them out fastest.
-            identity = tf.reshape(tf.eye(per_step), [rows, columns, channels, per_step])
-            patches = tf.nn.conv2d(inputs, identity, layer.strides, layer.padding.upper())
-            each = tf.matmul(tf.reshape(patches, [-1, steps, per_step]), flat, transpose_a=True)
-        else:
-            # One product per place in the kernel, without laying out the patches.
-            places = [tf.matmul(place, flat, transpose_a=True) for place in _shifted(layer, inputs, gradient)]
-            each = tf.concat(places, axis=1)
-        return {"kernel": formed(tf.reshape(each, [-1, *shape])), "bias": bias}
+        found, bias = letters(layer), layer.bias
+        if found is None:
+            raise KeyError(layer.equation)
+        parts = {"kernel": _einsum_kernel(found, seen.remembered, gradient, layer.kernel.shape)}
+        if bias is not None:
+            ahead = gradient.shape.rank - bias.shape.rank
+            summed = [
+                axis
+                for axis in range(1, gradient.shape.rank)
+                if axis < ahead or (bias.shape[axis - ahead] == 1 and gradient.shape[axis] != 1)
+            ]
+            parts["bias"] = formed(tf.reshape(tf.reduce_sum(gradient, axis=summed), [-1, *bias.shape]))
+        return parts
 
 
 class Embedding(Rule):
@@ -132,7 +65,7 @@ class Embedding(Rule):
     def handles(self, layer: Any) -> bool:
         return type(layer).call is layers.Embedding.call and not layer.sparse
 
-    def overrides(self, layer: Any, seen: Seen, watch: Callable[[tf.Tensor], None]) -> list[Override]:
+    def overrides(self, layer: Any, seen: Seen, watch: Watch) -> list[Override]:
         call = layer.call
 
         @plain_python
@@ -145,7 +78,10 @@ class Embedding(Rule):
 
     def parts(self, layer: Any, seen: Seen, gradient: tf.Tensor) -> dict[str, Part]:
         size, width, batch = layer.input_dim, layer.output_dim, tf.shape(gradient)[0]
-        tokens = tf.reshape(tf.cast(seen.remembered, tf.int32), [batch, -1])
+        # Compiled code reads the first or last row for a number that is in no table; and past its own table a record's
+        # numbers would be those of its neighbours' tables below.
+        numbers = tf.clip_by_value(tf.cast(seen.remembered, tf.int32), 0, size - 1)
+        tokens = tf.reshape(numbers, [batch, -1])
         steps = tf.reshape(gradient, [batch, -1, width])
         known = gradient.shape[1:-1].num_elements()
         if known is not None and known**2 > size * width:
@@ -165,7 +101,7 @@ class LayerNorm(Rule):
     def handles(self, layer: Any) -> bool:
         return type(layer).call is layers.LayerNormalization.call
 
-    def overrides(self, layer: Any, seen: Seen, watch: Callable[[tf.Tensor], None]) -> list[Override]:
+    def overrides(self, layer: Any, seen: Seen, watch: Watch) -> list[Override]:
         call, gamma, beta = layer.call, layer.gamma, layer.beta
 
         @plain_python
@@ -189,10 +125,13 @@ class LayerNorm(Rule):
         rank = gradient.shape.rank
         kept = {0, *_axes(layer, rank)}
         rest = [axis for axis in range(rank) if axis not in kept]
-        return {
+        found = {
             "gamma": formed(tf.reduce_sum(gradient * seen.remembered, axis=rest)),
             "beta": formed(tf.reduce_sum(gradient, axis=rest)),
         }
+        # Keras keeps the order in which the axes were given, and reshapes.
+        shape = [gradient.shape[axis % rank] for axis in _given_axes(layer)]
+        return {name: part.reshaped(shape) for name, part in found.items()}
 
 
 class GroupNorm(Rule):
@@ -203,7 +142,7 @@ class GroupNorm(Rule):
     def handles(self, layer: Any) -> bool:
         return group_norm.handles(layer)
 
-    def overrides(self, layer: Any, seen: Seen, watch: Callable[[tf.Tensor], None]) -> list[Override]:
+    def overrides(self, layer: Any, seen: Seen, watch: Watch) -> list[Override]:
         @plain_python
         def listening(inputs: tf.Tensor) -> tf.Tensor:
             outputs, centred, reciprocal = group_norm.normalize(layer, inputs)
@@ -221,35 +160,46 @@ class GroupNorm(Rule):
         }
 
 
-RULES: tuple[Rule, ...] = (Dense(), Conv2D(), Embedding(), LayerNorm(), GroupNorm())
+RULES: tuple[Rule, ...] = (
+    Dense(),
+    EinsumDense(),
+    convolutions.Convolution(),
+    convolutions.TransposedConvolution(),
+    convolutions.Depthwise(),
+    convolutions.Separable(),
+    recurrent.SimpleRNN(),
+    recurrent.LSTM(),
+    recurrent.GRU(),
+    Embedding(),
+    LayerNorm(),
+    GroupNorm(),
+)
 
 
-def _steps(values: tf.Tensor) -> tf.Tensor:
-    known = values.shape[1:-1].num_elements()
-    return tf.reshape(values, [tf.shape(values)[0], -1 if known is None else known, values.shape[-1]])
+def _einsum_kernel(found: Letters, inputs: tf.Tensor, gradient: tf.Tensor, shape: tf.TensorShape) -> Part:
+    records = found.inputs[0]
+    steps = [one for one in found.outputs[1:] if one not in found.kernel]
+    contracted = [one for one in found.kernel if one not in found.outputs]
+    made = [one for one in found.kernel if one not in found.inputs]
+    matrix = found.kernel == "".join((*contracted, *made)) and {*found.inputs} == {records, *steps, *contracted}
+    if not matrix:  # an axis that kernel and output share, or one that is summed alone
+        each = tf.einsum(f"{found.inputs},{found.outputs}->{records}{found.kernel}", inputs, gradient)
+        return formed(tf.ensure_shape(each, [None, *shape]))
+
+    def flat(values: tf.Tensor, own: str, last: list[str]) -> tf.Tensor:
+        moved = tf.transpose(values, [own.index(one) for one in (records, *steps, *last)])
+        sizes = [values.shape[own.index(one)] for one in steps], [values.shape[own.index(one)] for one in last]
+        known = [tf.TensorShape(part).num_elements() for part in sizes]
+        return tf.reshape(moved, [tf.shape(values)[0], *([known[0] or -1] if steps else []), known[1]])
+
+    rows, columns = flat(inputs, found.inputs, contracted), flat(gradient, found.outputs, made)
+    product = product_over_steps if steps else outer_products
+    return product(rows, columns).reshaped(shape)
 
 
 def _axes(layer: Any, rank: int) -> list[int]:
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    return sorted(axis % rank for axis in axes)
+    return sorted(axis % rank for axis in _given_axes(layer))
 
 
-def _shifted(layer: Any, inputs: tf.Tensor, gradient: tf.Tensor) -> Any:
-    """For each place in the kernel, what it is multiplied with at each output position: [batch, steps, channels]."""
-    before, after, spans = [], [], []
-    for axis in (0, 1):
-        size, out = inputs.shape[1 + axis], gradient.shape[1 + axis]
-        stride, dilation, kernel = layer.strides[axis], layer.dilation_rate[axis], layer.kernel_size[axis]
-        missing = 0
-        if layer.padding == "same":
-            missing = max((out - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-        before.append(missing // 2)
-        after.append(missing - missing // 2)
-        spans.append([(place * dilation, place * dilation + (out - 1) * stride + 1, stride) for place in range(kernel)])
-    if any(before) or any(after):
-        inputs = tf.pad(inputs, [[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]])
-    steps, channels = gradient.shape[1] * gradient.shape[2], inputs.shape[-1]
-    for top, bottom, row_stride in spans[0]:
-        for left, right, column_stride in spans[1]:
-            place = inputs[:, top:bottom:row_stride, left:right:column_stride, :]
-            yield tf.reshape(place, [-1, steps, channels])
+def _given_axes(layer: Any) -> list[int]:
+    return list(layer.axis) if isinstance(layer.axis, (list, tuple)) else [layer.axis]
