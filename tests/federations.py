@@ -9,6 +9,7 @@ import threading
 import toy
 
 from tff_hospitals.deployment.agreement import Agreement
+from tff_hospitals.deployment.approval import Limits
 from tff_hospitals.deployment.federation import Federation
 from tff_hospitals.deployment.journal import Journal
 from tff_hospitals.deployment.keys import SigningKey
@@ -50,15 +51,16 @@ class Members:
             "toy", plan, self.dataset, self.server_key.public, public, test_key=test_key, **settings
         )
 
-    def work(self, name):
-        secret = DataSecret(name.encode().ljust(32, b"."), False, None)
+    def work(self, name, kept=None):
+        secret = DataSecret(name.encode().ljust(32, b"."), False, kept)
         made = SiteWork(self.agreement, self.dataset.hospital(name), secret, self.parts)
         self.parts = made.parts  # composed and compiled once for all of them
         return made
 
-    def site(self, name, folder, budget=math.inf, work=None):
+    def site(self, name, folder, budget=math.inf, work=None, together=None):
         journal = Journal(folder / name / "journal.jsonl")
-        return Site(work or self.work(name), self.keys[name], journal, SiteMemory(folder / name), budget)
+        limits = Limits(budget, together)
+        return Site(work or self.work(name), self.keys[name], journal, SiteMemory(folder / name), limits)
 
     def federation(self, transport, folder):
         return Federation(self.agreement, self.server_key, transport, Journal(folder / "server.jsonl"))

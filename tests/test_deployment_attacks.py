@@ -286,10 +286,10 @@ def test_malformed_messages_change_nothing_at_the_server(members, listening, cou
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         hub.arrive("site_0", bytes(data))
         if number % 20 == 19:
-            while not hub._arrived.empty():
+            while not hub._arrived._queue.empty():
                 federation._take(0.0, {}, {})
     hub.arrive("site_0", bytes(20_000))  # larger than the bound: dropped by the engine
-    while not hub._arrived.empty():
+    while not hub._arrived._queue.empty():
         federation._take(0.0, {}, {})
     assert hub.dropped == 1
     assert federation.arrivals == {}
@@ -298,6 +298,41 @@ def test_malformed_messages_change_nothing_at_the_server(members, listening, cou
     hub.arrive("site_0", good)
     federation._take(0.0, {}, {})
     assert federation.arrivals == {"site_0": 1}
+
+
+@pytest.mark.parametrize(("numbers", "seen", "words"), [((5, 4), 0, "the clock went back"), ((5,), 2**62, "of this")])
+def test_clocks_that_went_back_are_told_on_the_side_that_can_set_them(members, listening, numbers, seen, words):
+    hub, federation = listening
+    for number in numbers:  # of two workers, one after the other
+        said = body.pack({"process": "", "worker": str(number), "seen": seen})
+        hub.arrive("site_0", hospital_message(members, Kind.HELLO, "site_0", number=number, content=said))
+    with pytest.raises(Exception, match=rf"site_0 said: .*{words}.*Remedy: set"):
+        federation.wait_for(members.dataset.ids, 0.2, 2)
+    told = [unseal(data, {"server": members.server_key.public}, *_federation_names(members)) for data in inbox(hub)]
+    assert [body.unpack(one.body).fields["worker"] for one in told] == [str(number) for number in numbers[1:]]
+    assert {one.kind for one in told} <= {Kind.END}
+
+
+def test_who_has_seen_the_very_last_message_may_come_back(members, listening):
+    hub, federation = listening
+    federation.tell(Kind.ROUND, 0, {"site_0": body.pack({})})
+    (last,) = (unseal(data, {"server": members.server_key.public}, *_federation_names(members)) for data in inbox(hub))
+    said = body.pack({"process": "", "worker": "1", "seen": last.number})
+    hub.arrive("site_0", hospital_message(members, Kind.HELLO, "site_0", content=said))
+    federation.wait_for(["site_0"], 5.0, 1)
+
+
+def inbox(hub):
+    lines = hub._lines["site_0"].inbox
+    while not lines.empty():
+        yield lines.get_nowait()
+
+
+def test_only_the_worker_that_is_meant_is_sent_away(server, site):
+    for worker, ended in (("another", False), (site.worker, True)):
+        why = "two workers"
+        assert site.handle(server.message(Kind.END, 0, body.pack({"worker": worker, "why": why}))) is None
+        assert (site.ended, site.why) == ((True, why) if ended else (False, ""))
 
 
 def test_a_process_composed_otherwise_is_told_the_remedy(members, listening):

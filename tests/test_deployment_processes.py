@@ -12,10 +12,14 @@ import sys
 import time
 
 import pytest
+from few_fast import few_fast
+
+from tff_hospitals.deployment import flower_environment
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 PLAN = ["--dataset=heart_disease", "--rounds=3"]
 PRIVATE = ["--aggregator=discrete_gaussian", "--noise_multiplier=0.5"]
+ENGINES = ["grpc", *(["flower"] if flower_environment.existing() else [])]  # Flower where its environment is there
 
 
 def processes_with(text):
@@ -46,7 +50,7 @@ def test_two_federations_at_once_give_what_simulations_give_and_leave_nothing(ch
     up = ["up", "--hospitals=4", "--test_mode", *PLAN]
     runs = {
         name: start(checkout, "federation.py", *up, *more, f"--run_dir={tmp_path / name}")
-        for name, more in (("mean", []), ("private", PRIVATE))
+        for name, more in (("mean", [f"--engine={ENGINES[-1]}"]), ("private", PRIVATE))
     }
     said = {name: run.communicate(timeout=500)[0].decode() for name, run in runs.items()}
     assert {name: run.returncode for name, run in runs.items()} == {"mean": 0, "private": 0}, said
@@ -65,25 +69,34 @@ def test_two_federations_at_once_give_what_simulations_give_and_leave_nothing(ch
                 elif value:
                     assert float(one[column]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), column
         summary = json.loads((tmp_path / name / "summary.json").read_text())
-        assert summary["engine"] == "grpc"
+        assert summary["engine"] == (ENGINES[-1] if name == "mean" else "grpc")
         assert summary["rounds"] == 3
 
 
-def test_nothing_is_left_when_the_starter_is_killed(checkout, tmp_path):
-    run = start(
-        checkout, "federation.py", "up", "--dataset=heart_disease", "--rounds=10000", f"--run_dir={tmp_path / 'run'}"
-    )
+@pytest.mark.parametrize("engine", few_fast(ENGINES, slow=["grpc"]))
+def test_nothing_is_left_when_the_starter_is_killed(checkout, tmp_path, monkeypatch, engine):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    up = ["up", "--dataset=heart_disease", "--rounds=10000", f"--engine={engine}", f"--run_dir={tmp_path / 'run'}"]
+    run = start(checkout, "federation.py", *up)
     end = time.monotonic() + 300
     for line in run.stdout:
         if line.startswith(b"round 2/") or time.monotonic() > end:
             break
-    children = [one for one in processes_with("tff_hospitals") if parent_of(one) == run.pid]
+    children = [one for one in processes_with("-m\0tff_hospitals") if parent_of(one) == run.pid]
     assert len(children) == 5
+    children += [one for one in processes_with("deployment.flower_") if parent_of(one) in children]
+    assert len(children) == (10 if engine == "flower" else 5)
+    (folder,) = (tmp_path / "temporary").glob("federation_*")
+    assert (folder / "authority" / "ca.key").exists()
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     end = time.monotonic() + 20
     while any(pathlib.Path(f"/proc/{one}").exists() and not zombie(one) for one in children):
         assert time.monotonic() < end, "processes are left"
+        time.sleep(0.1)
+    while folder.exists() or processes_with(str(folder)):
+        assert time.monotonic() < end, "keys and records are left, or who should remove them"
         time.sleep(0.1)
     run.stdout.close()
 

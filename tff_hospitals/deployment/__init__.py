@@ -5,7 +5,10 @@ training loop and sees what a plan lets it see; each hospital runs a worker of i
 
     keys, certificates, agreement    who takes part, and what all of them approved
     envelope, body                   signed messages, and what is in them
-    transport, loopback, grpc_engine how messages travel
-    federation, runtime              the server's side
-    site, site_work, site_log        a hospital's side
+    transport, engines, loopback     how messages travel, whatever carries them
+    grpc_engine                      over gRPC
+    flower_engine, flower_*          over Flower, whose programs run in an environment of their own
+    federation, runtime, status      the server's side
+    approval, site, site_*, worker   a hospital's side
+    founding, launch, isolated       a federation for trying out, on one machine
 """

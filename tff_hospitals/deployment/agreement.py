@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan.checks.privacy import only_elsewhere
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.runtimes.cluster.dataset_description import stand_in
+from tff_hospitals.training.run_streams import hides_cohorts
 
 FILE_NAME = "agreement.json"
 SERVER = "server"
@@ -144,9 +146,9 @@ class Agreement:
         """As plain JSON types."""
         return files.plain(dataclasses.asdict(self))
 
-    @property
+    @functools.cached_property
     def digest(self) -> bytes:
-        """32 bytes that name every character of it."""
+        """32 bytes that name every character of it; every message is held against them, so that they are kept."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).digest()
 
@@ -258,9 +260,27 @@ def deployment_problems(plan: Plan, hospitals: int) -> list[Problem]:
     if around.tells in ("factor", "loss"):
         bound = f"needs each update's {around.tells} beside it, which real hospitals do not send"
         found.append(Problem("mechanism", around.name, bound, "take another one, or simulate it"))
+    if around.corrects:
+        bound = "needs more of every hospital than the messages of a federation hold"
+        found.append(Problem("mechanism", around.name, bound, "take another one, or simulate it"))
+    if around.private and hides_cohorts(plan):
+        bound = "amplifies the guarantee as long as nobody knows who takes part, and every request names them"
+        found.append(Problem("cohort", plan.cohort.kind, bound, "take --cohort=fixed_size or --cohort=all"))
+    if plan.model.local_layers:
+        bound = "are kept at hospitals from round to round, which a federation's workers do not do"
+        found.append(Problem("local_layers", plan.model.local_layers, bound, "drop --local_layers, or simulate it"))
+    if plan.personal.kind != "none":
+        bound = "is made at the end of a simulation, and a hospital's worker ends with the last round"
+        found.append(Problem("personalisation", plan.personal.kind, bound, "drop --personalisation, or simulate it"))
     if plan.poison:
         bound = "makes hospitals attack, which simulations are for"
         found.append(Problem("poison", plan.poison, bound, "drop --poison"))
+    if plan.by_round:
+        bound = "changes settings by round, and real hospitals agree to one value of each"
+        found.append(Problem("by_round", plan.by_round, bound, "drop --by_round, or simulate it"))
+    if plan.speeds or plan.cohort.asynchronous:
+        bound = "are of a simulation, in which who answers when is known beforehand"
+        found.append(Problem("speeds", plan.speeds, bound, "drop --speeds and --cohort=buffered, or simulate it"))
     scaling = plan.data.options.get("scaling")
     if scaling == "pooled":
         bound = "takes means over the records of all hospitals, which nobody has"

@@ -5,6 +5,7 @@ A worker runs nothing without such a note, and nothing but what it names.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
@@ -21,8 +22,23 @@ from tff_hospitals.plan.mechanisms.secure_sum import SIMULATED
 if TYPE_CHECKING:
     from tff_hospitals.accounting import Ledger
     from tff_hospitals.hospitals import HospitalDataset
+    from tff_hospitals.plan.plan import Plan
+    from tff_hospitals.training.charges import Charge
 
 FILE_NAME = "approval.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a hospital approved at most.
+
+    Attributes:
+      budget: the largest epsilon under this agreement; infinite without one.
+      together: the largest joint epsilon of everything that was ever released about its records; None without one.
+    """
+
+    budget: float = math.inf
+    together: float | None = None
 
 
 def in_words(agreement: Agreement, hospital: str, dataset: HospitalDataset) -> str:
@@ -88,7 +104,8 @@ def planned_epsilon(agreement: Agreement, hospital: str, dataset: HospitalDatase
     if not noise.parts:
         return math.inf
     first = plan.rounds - (plan.rounds if rounds is None else rounds)
-    ledger = planned_ledger(plan, dataset, noise, lambda _: dataset.ids, first)
+    cohort = _fewest(plan, hospital, dataset)
+    ledger = planned_ledger(plan, dataset, noise, lambda _: cohort, first)
     return worst_epsilon(ledger, noise, hospital)
 
 
@@ -100,6 +117,25 @@ def worst_epsilon(ledger: Ledger, noise: noise_plan.NoisePlan, hospital: str) ->
             of = hospital if ledger.knows(part.unit, hospital) else None
             found.append(ledger.epsilon(part.unit, of, "rdp"))
     return max(found)
+
+
+def _fewest(plan: Plan, hospital: str, dataset: HospitalDataset) -> list[str]:
+    """A hospital among as few others as a round may have: where noise comes in shares, fewer of them bring less."""
+    others = [name for name in dataset.ids if name != hospital]
+    return [hospital, *others][: max(1, plan.cohort.smallest_size(len(dataset.ids)))]
+
+
+def first_charge(agreement: Agreement, hospital: str, dataset: HospitalDataset) -> Charge:
+    """What the first round would release about a hospital's records, as its odometer counts it."""
+    from tff_hospitals.training.charges import Charge
+    from tff_hospitals.training.odometer import released_by
+    from tff_hospitals.training.releases import planned_ledger
+
+    plan = agreement.the_plan()
+    noise = noise_plan.make(plan, dataset)
+    cohort = _fewest(plan, hospital, dataset)
+    ledger = planned_ledger(plan, dataset, noise, lambda _: cohort, plan.rounds - 1)
+    return Charge("planned", agreement.digest.hex(), 1, released_by(ledger, hospital), words={"division": "natural"})
 
 
 def problems(agreement: Agreement, hospital: str, dataset: HospitalDataset, budget: float | None) -> list[Problem]:
@@ -121,15 +157,22 @@ def problems(agreement: Agreement, hospital: str, dataset: HospitalDataset, budg
     return []
 
 
-def approve(folder: pathlib.Path, agreement: Agreement, hospital: str, key: SigningKey, budget: float | None) -> None:
-    """Writes the signed note."""
+def approve(
+    folder: pathlib.Path,
+    agreement: Agreement,
+    hospital: str,
+    key: SigningKey,
+    budget: float | None,
+    together: float | None = None,
+) -> None:
+    """Writes the signed note: budget and `together` as in `Limits`, None without one."""
     raise_if(_key_problems(agreement, hospital, key))
-    said = {"agreement": agreement.digest.hex(), "hospital": hospital, "budget": budget}
+    said = {"agreement": agreement.digest.hex(), "hospital": hospital, "budget": budget, "together": together}
     files.write_json(folder / FILE_NAME, {**said, "signature": key.sign(_text(said)).hex()})
 
 
-def read_budget(folder: pathlib.Path, agreement: Agreement, hospital: str, key: SigningKey) -> float:
-    """The budget of the note in a folder; infinite where none was set.
+def read_limits(folder: pathlib.Path, agreement: Agreement, hospital: str, key: SigningKey) -> Limits:
+    """The limits of the note in a folder.
 
     Raises:
       InvalidInput: nothing was approved, or something else, or somebody else did.
@@ -140,7 +183,7 @@ def read_budget(folder: pathlib.Path, agreement: Agreement, hospital: str, key: 
     if not path.exists():
         raise_if([Problem("agreement", agreement.digest.hex()[:16], "was not approved at this hospital", remedy)])
     note = files.read_json(path)
-    said = {name: note.get(name) for name in ("agreement", "hospital", "budget")}
+    said = {name: note.get(name) for name in ("agreement", "hospital", "budget", "together")}
     signed = str(note.get("signature", ""))
     try:
         valid = verifies(agreement.hospital_keys[hospital], bytes.fromhex(signed), _text(said))
@@ -151,7 +194,9 @@ def read_budget(folder: pathlib.Path, agreement: Agreement, hospital: str, key: 
     if said["agreement"] != agreement.digest.hex() or said["hospital"] != hospital:
         bound = f"is not what was approved here ({str(said['agreement'])[:16]}): it was altered, or is another one"
         raise_if([Problem("agreement", agreement.digest.hex()[:16], bound, remedy)])
-    return math.inf if said["budget"] is None else float(said["budget"])
+    together = said["together"]
+    budget = math.inf if said["budget"] is None else float(said["budget"])
+    return Limits(budget, None if together is None else float(together))
 
 
 def _key_problems(agreement: Agreement, hospital: str, key: SigningKey) -> list[Problem]:
@@ -162,4 +207,6 @@ def _key_problems(agreement: Agreement, hospital: str, key: SigningKey) -> list[
 
 
 def _text(said: Mapping[str, Any]) -> bytes:
-    return f"approval\0{said['agreement']}\0{said['hospital']}\0{said['budget']!r}".encode()
+    fields = (said[name] for name in ("agreement", "hospital"))
+    limits = (repr(said[name]) for name in ("budget", "together"))
+    return "\0".join(("approval", *fields, *limits)).encode()

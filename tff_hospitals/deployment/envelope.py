@@ -3,9 +3,10 @@
     magic 4 | version 1 | kind 1 | federation 16 | agreement 32 | round 4 | number 8 | answers 8
     | length of sender 1 | sender | body | signature 64
 
-The signature covers everything before it. Whatever engine carries a message, nothing of its body is looked at before
-the signature was checked with the key that the agreement gives the sender: a stranger reaches no parser. Numbers only
-grow; a request is answered by its number once, so that no message counts twice and none of another run counts at all.
+The signature covers head, sender and the hash of the body, which is made once for all who are sent it. Whatever engine
+carries a message, nothing of its body is looked at before the signature was checked with the key that the agreement
+gives the sender: a stranger reaches no parser. Numbers only grow; a request is answered by its number once, so that no
+message counts twice and none of another run counts at all.
 
 >>> from tff_hospitals.deployment.keys import SigningKey
 >>> key = SigningKey.generate()
@@ -28,9 +29,9 @@ import enum
 import struct
 from collections.abc import Mapping
 
-from tff_hospitals.deployment.keys import SIGNATURE_BYTES, SigningKey, verifies
+from tff_hospitals.deployment.keys import SIGNATURE_BYTES, SigningKey, sha512, verifies
 
-MAGIC, VERSION = b"TFHm", 1
+MAGIC, VERSION = b"TFHm", 2
 FEDERATION_BYTES, AGREEMENT_BYTES = 16, 32
 _HEAD = struct.Struct("<4sBB16s32sIQQB")
 OVERHEAD_BYTES = _HEAD.size + SIGNATURE_BYTES
@@ -79,8 +80,14 @@ class Envelope:
     body: bytes
 
 
-def seal(message: Envelope, key: SigningKey) -> bytes:
-    """The bytes of a message, signed."""
+def seal(message: Envelope, key: SigningKey, body_hash: bytes = b"") -> bytes:
+    """The bytes of a message, signed.
+
+    Args:
+      message: to be sent.
+      key: of its sender.
+      body_hash: `sha512` of its body, where it is known already.
+    """
     sender = message.sender.encode()
     head = _HEAD.pack(
         MAGIC,
@@ -93,8 +100,8 @@ def seal(message: Envelope, key: SigningKey) -> bytes:
         message.answers,
         len(sender),
     )
-    text = b"".join((head, sender, message.body))
-    return text + key.sign(text)
+    signature = key.sign(head + sender + (body_hash or sha512(message.body)))
+    return b"".join((head, sender, message.body, signature))
 
 
 def unseal(data: bytes, keys: Mapping[str, str], federation: bytes, agreement: bytes) -> Envelope:
@@ -123,7 +130,8 @@ def unseal(data: bytes, keys: Mapping[str, str], federation: bytes, agreement: b
     name = data[_HEAD.size : body_at].decode(errors="replace")
     if name not in keys:
         raise Rejected(f"{name[:64]!r} is not in the roster")
-    if not verifies(keys[name], data[-SIGNATURE_BYTES:], data[:-SIGNATURE_BYTES]):
+    body = data[body_at:-SIGNATURE_BYTES]
+    if not verifies(keys[name], data[-SIGNATURE_BYTES:], data[:body_at] + sha512(body)):
         raise Rejected(f"the signature is not that of {name!r}")
     if of_federation != federation:
         raise Rejected("a message of another federation")
@@ -133,5 +141,4 @@ def unseal(data: bytes, keys: Mapping[str, str], federation: bytes, agreement: b
         known = Kind(kind)
     except ValueError as error:
         raise Rejected(f"a message of unknown kind {kind}: update the older end") from error
-    body = data[body_at:-SIGNATURE_BYTES]
     return Envelope(known, name, of_federation, of_agreement, number_of_round, number, answers, body)

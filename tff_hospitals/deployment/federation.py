@@ -9,17 +9,18 @@ asked gets the request once more, under a new number.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 
 from tff_hospitals.deployment.agreement import SERVER, Agreement
 from tff_hospitals.deployment.body import Body, pack, unpack
 from tff_hospitals.deployment.envelope import Envelope, Kind, Rejected, seal, unseal
-from tff_hospitals.deployment.journal import JOURNALLED_REJECTIONS, Journal
-from tff_hospitals.deployment.keys import SigningKey
+from tff_hospitals.deployment.journal import JOURNALLED_REJECTIONS, Journal, printable
+from tff_hospitals.deployment.keys import SigningKey, sha512
 from tff_hospitals.deployment.transport import DeploymentError, Transport
 from tff_hospitals.foundations.validation import Problem, raise_if
+
+_MOST_WORKERS = 16  # of one hospital, one after the other, that are remembered
 
 
 @dataclasses.dataclass
@@ -49,6 +50,9 @@ class Federation:
       rejected: messages that were not what may come here.
       refusals: why hospitals refused last, by id.
       arrivals: how often each hospital has presented itself.
+      heard: when each hospital last said something that counts, by the monotonic clock.
+      asking: the kind of the last request, and its round.
+      waiting: hospitals whose answer is waited for now.
 
     Raises:
       InvalidInput: the key is not the one in the agreement.
@@ -63,9 +67,14 @@ class Federation:
         self.rejected = 0
         self.refusals: dict[str, str] = {}
         self._key = key
-        self._numbers = itertools.count(time.time_ns())
+        self._hashed = (b"", sha512(b""))
+        self._number = time.time_ns()
         self._last: dict[str, int] = {}
+        self._workers: dict[str, list[str]] = {}
         self.arrivals: dict[str, int] = {}
+        self.heard: dict[str, float] = {}
+        self.asking: tuple[str, int] = ("", -1)
+        self.waiting: frozenset[str] = frozenset()
 
     # -- who is there -----------------------------------------------------------
 
@@ -122,14 +131,15 @@ class Federation:
         answers = Answers({}, {})
 
         def send(name: str, content: Mapping[str, bytes]) -> None:
-            waiting[name] = number = next(self._numbers)
-            self.transport.send(name, seal(self._envelope(kind, number_of_round, number, content[name]), self._key))
+            waiting[name] = self._send(name, kind, number_of_round, content[name])
 
+        self.asking = kind.name, number_of_round
         arrived = dict(self.arrivals)
         found: dict[str, Body] = {}
         for name in bodies:
             send(name, bodies)
         while waiting and time.monotonic() < end:
+            self.waiting = frozenset(waiting)
             took = self._take(end, waiting, answers.missing)
             if took is not None:
                 name, body = took
@@ -138,12 +148,14 @@ class Federation:
                         check(name, body)
                     found[name] = body
                 except Rejected as error:
-                    self._reject(name, f"its answer cannot be used: {error}")
-                    answers.missing[name] = f"sent what cannot be used: {error}"
+                    why = printable(str(error))
+                    self._reject(name, f"its answer cannot be used: {why}")
+                    answers.missing[name] = f"sent what cannot be used: {why}"
             for name in list(waiting):
                 if self.arrivals.get(name, 0) != arrived.get(name, 0):
                     arrived[name] = self.arrivals[name]
                     send(name, bodies if when_back is None else when_back)
+        self.waiting = frozenset()
         for name in waiting:
             answers.missing[name] = "did not answer in time" if name in self.transport.present() else "is not connected"
         answers.bodies = {name: found[name] for name in bodies if name in found}
@@ -152,12 +164,17 @@ class Federation:
     def tell(self, kind: Kind, number_of_round: int, bodies: Mapping[str, bytes]) -> None:
         """Sends what needs no answer."""
         for name, body in bodies.items():
-            envelope = self._envelope(kind, number_of_round, next(self._numbers), body)
-            self.transport.send(name, seal(envelope, self._key))
+            self._send(name, kind, number_of_round, body)
 
-    def _envelope(self, kind: Kind, number_of_round: int, number: int, body: bytes) -> Envelope:
+    def _send(self, hospital: str, kind: Kind, number_of_round: int, body: bytes) -> int:
+        """Signs and sends a message; gives its number."""
         one = self.agreement
-        return Envelope(kind, SERVER, one.identity_bytes, one.digest, number_of_round, number, 0, body)
+        self._number += 1
+        message = Envelope(kind, SERVER, one.identity_bytes, one.digest, number_of_round, self._number, 0, body)
+        if self._hashed[0] is not body:
+            self._hashed = body, sha512(body)
+        self.transport.send(hospital, seal(message, self._key, self._hashed[1]))
+        return self._number
 
     # -- listening ---------------------------------------------------------------
 
@@ -171,12 +188,16 @@ class Federation:
             message = unseal(data, self.agreement.hospital_keys, self.agreement.identity_bytes, self.agreement.digest)
             if message.sender != hospital:
                 raise Rejected(f"signed by {message.sender!r}, on the connection of {hospital!r}")
+            body = unpack(message.body)
+            worker = str(body.fields.get("worker", ""))[:64]
+            if message.kind is Kind.HELLO:
+                self._only_one_worker(hospital, worker, message.number)
             if message.number <= self._last.get(hospital, 0):
                 raise Rejected("a message that came before, or is older than one that came")
-            body = unpack(message.body)
             self._last[hospital] = message.number
+            self.heard[hospital] = time.monotonic()
             if message.kind is Kind.HELLO:
-                self._welcome(hospital, body)
+                self._welcome(hospital, worker, body)
                 return None
             if message.kind not in (Kind.ANSWER, Kind.REFUSAL):
                 raise Rejected(f"hospitals do not send {message.kind.name}")
@@ -184,7 +205,7 @@ class Federation:
                 raise Rejected("an answer that nobody waits for: late, repeated, or to another request")
             del waiting[hospital]
             if message.kind is Kind.REFUSAL:
-                why = str(body.fields.get("why", "no reason"))[:500]
+                why = printable(str(body.fields.get("why", "no reason")))
                 missing[hospital] = f"refused: {why}"
                 self.refusals[hospital] = why
                 self.journal.append("refused", hospital=hospital, round=message.round, why=why)
@@ -194,18 +215,46 @@ class Federation:
             self._reject(hospital, str(error))
             return None
 
-    def _welcome(self, hospital: str, body: Body) -> None:
+    def _welcome(self, hospital: str, worker: str, body: Body) -> None:
         process = body.field("process", str)
         if self.process and process != self.process:
             why = (
-                f"it composed process {process[:32]}, the server {self.process}: install the same version of "
-                "tff_hospitals, and load the same extensions"
+                f"it composed process {printable(process[:32])}, the server {self.process}: install the same version "
+                "of tff_hospitals, and load the same extensions"
             )
             self.refusals[hospital] = why
             raise Rejected(why)
+        seen = body.fields.get("seen", 0)
+        if isinstance(seen, int) and seen > self._number:
+            why = "it has seen later messages of this server, whose clock went back. Remedy: set the server's clock"
+            self.refusals[hospital] = why
+            raise Rejected(why)
+        known = self._workers.setdefault(hospital, [])
+        if worker not in known:
+            self._workers[hospital] = [*known[-_MOST_WORKERS:], worker]
         self.refusals.pop(hospital, None)
         self.arrivals[hospital] = self.arrivals.get(hospital, 0) + 1
         self.journal.append("present", hospital=hospital)
+
+    def _only_one_worker(self, hospital: str, worker: str, number: int) -> None:
+        """Sends a worker away that another one of its hospital has followed: they would disturb each other for ever.
+
+        Raises:
+          Rejected: it is such a worker, or one whose clock is behind.
+        """
+        known = self._workers.get(hospital, [])
+        why = ""
+        if worker in known[:-1]:
+            why = (
+                "two workers of this hospital run at once, and the other one came later. Remedy: run one, in one "
+                "folder; what each of them charged is in its own journal alone"
+            )
+        elif worker not in known and number <= self._last.get(hospital, 0):
+            why = "its messages are older than those of the worker before: the clock went back. Remedy: set the clock"
+        if why:
+            self.refusals[hospital] = why
+            self.tell(Kind.END, 0, {hospital: pack({"why": why, "worker": worker})})
+            raise Rejected(why)
 
     def _reject(self, hospital: str, why: str) -> None:
         self.rejected += 1

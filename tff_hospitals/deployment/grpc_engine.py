@@ -18,8 +18,8 @@ import grpc
 
 from tff_hospitals.deployment import certificates
 from tff_hospitals.deployment.keys import read_private
-from tff_hospitals.deployment.transport import Line, LineClosed, Transport
-from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
+from tff_hospitals.deployment.transport import Arrivals, Line, LineClosed, Transport
+from tff_hospitals.foundations.validation import Failure, InvalidInput, Problem, raise_if
 
 _SERVICE, _METHOD = "tff_hospitals.Federation", "Attach"
 _FRAMING_BYTES = 4096
@@ -42,7 +42,7 @@ def _options(most_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def _credentials(folder: pathlib.Path) -> tuple[bytes, bytes, bytes]:
+def credentials(folder: pathlib.Path) -> tuple[bytes, bytes, bytes]:
     """Key, certificate and authority in a folder; certificates that are not valid now are refused."""
     found = [
         p for name in (certificates.CERTIFICATE, certificates.AUTHORITY) for p in certificates.problems(folder / name)
@@ -50,6 +50,19 @@ def _credentials(folder: pathlib.Path) -> tuple[bytes, bytes, bytes]:
     raise_if(found)
     key = read_private(folder / certificates.KEY)
     return key, (folder / certificates.CERTIFICATE).read_bytes(), (folder / certificates.AUTHORITY).read_bytes()
+
+
+def _of_server(folder: pathlib.Path) -> Any:
+    key, certificate, authority = credentials(folder)
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
+
+
+def _renewed(folder: pathlib.Path) -> Any:
+    """What new connections are shown; None, which keeps what was shown before, where the files are no good."""
+    try:
+        return _of_server(folder)
+    except (Failure, InvalidInput, OSError):
+        return None
 
 
 class GrpcServer(Transport):
@@ -74,7 +87,8 @@ class GrpcServer(Transport):
         self._hospitals = frozenset(hospitals)
         self._lock = threading.Lock()
         self._out: dict[str, queue.Queue[bytes | None]] = {}
-        self._arrived: queue.Queue[tuple[str, bytes]] = queue.Queue(_WAITING * len(hospitals))
+        self._streams: dict[str, Any] = {}
+        self._arrived = Arrivals(_WAITING)
         host = address.rpartition(":")[0]
         handler = grpc.stream_stream_rpc_method_handler(self._attach)
         self._pool = futures.ThreadPoolExecutor(4 + 2 * len(hospitals), thread_name_prefix="attached")
@@ -86,11 +100,10 @@ class GrpcServer(Transport):
         )
         try:
             if folder is None:
-                _only_loopback(host)
+                only_loopback(host)
                 bound = self._server.add_insecure_port(address)
             else:
-                key, certificate, authority = _credentials(folder)
-                given = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+                given = grpc.dynamic_ssl_server_credentials(_of_server(folder), lambda: _renewed(folder), True)
                 bound = self._server.add_secure_port(address, given)
         except RuntimeError as error:
             remedy = "free it, or give another --listen=host:port"
@@ -108,15 +121,15 @@ class GrpcServer(Transport):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "not in the roster")
         out: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         with self._lock:
-            older = self._out.get(hospital)
-            self._out[hospital] = out
+            older = self._streams.get(hospital)
+            self._out[hospital], self._streams[hospital] = out, context
         if older is not None:
-            _put(older, None)
+            older.cancel()  # a stream that nobody reads would not end by a word: so many of them would keep others out
 
         def read() -> None:
             with contextlib.suppress(Exception):  # the stream ended, whichever way: the hospital is no longer present
                 for message in requests:
-                    if self._out.get(hospital) is out and not _put(self._arrived, (hospital, message)):
+                    if self._out.get(hospital) is out and not self._arrived.put(hospital, message):
                         self.dropped += 1
             _put(out, None)
 
@@ -131,7 +144,7 @@ class GrpcServer(Transport):
         finally:
             with self._lock:
                 if self._out.get(hospital) is out:
-                    del self._out[hospital]
+                    del self._out[hospital], self._streams[hospital]
 
     @staticmethod
     def _who(context: Any) -> str:
@@ -153,10 +166,7 @@ class GrpcServer(Transport):
 
     def collect(self, seconds: float) -> tuple[str, bytes] | None:
         """The next message."""
-        try:
-            return self._arrived.get(timeout=max(0.0, seconds))
-        except queue.Empty:
-            return None
+        return self._arrived.get(seconds)
 
     def close(self) -> None:
         """Ends all connections."""
@@ -186,11 +196,11 @@ class GrpcLine(Line):
     def __init__(self, folder: pathlib.Path | None, address: str, hospital: str, most_bytes: int, seconds: float):
         metadata: tuple[tuple[str, str], ...] = ()
         if folder is None:
-            _only_loopback(address.rpartition(":")[0])
+            only_loopback(address.rpartition(":")[0])
             self._channel = grpc.insecure_channel(address, _options(most_bytes))
             metadata = (("hospital", hospital),)
         else:
-            key, certificate, authority = _credentials(folder)
+            key, certificate, authority = credentials(folder)
             given = grpc.ssl_channel_credentials(authority, key, certificate)
             self._channel = grpc.secure_channel(address, given, _options(most_bytes))
         try:
@@ -253,7 +263,12 @@ def _put(where: queue.Queue, what: Any) -> bool:
     return True
 
 
-def _only_loopback(host: str) -> None:
+def only_loopback(host: str) -> None:
+    """Without TLS nothing leaves this machine.
+
+    Raises:
+      InvalidInput: another interface.
+    """
     if host not in ("127.0.0.1", "localhost", "[::1]"):
         remedy = "give certificates, or stay on 127.0.0.1"
         raise_if([Problem("insecure", host, "is not the loopback interface: nothing runs there without TLS", remedy)])

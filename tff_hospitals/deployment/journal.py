@@ -17,15 +17,20 @@ the hash of the last line (it is told when a worker ends, and stands in every re
 from __future__ import annotations
 
 import datetime
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tff_hospitals.foundations.files import RecordError, flush_folder, plain
 
+if TYPE_CHECKING:
+    from tff_hospitals.deployment.agreement import Agreement
+
 _FIRST = "0" * 64
+FILE_NAME = "journal.jsonl"
 JOURNALLED_REJECTIONS = 1000
 """More of them are counted only: nobody may fill the disk from outside."""
 
@@ -53,8 +58,15 @@ class Journal:
                 "restore it from a backup; without one, count what was released so far as lost, and agree anew."
             )
         lines = _lines(self.path)
+        self._size = sum(len(line.encode()) + 1 for line in lines)
         self.entries = [json.loads(line) for line in lines]
         self.head = _hash(lines[-1]) if lines else _FIRST
+        self._first = _hash(lines[0]) if lines else _FIRST
+
+    @property
+    def first(self) -> str:
+        """Hash of the first line, which no other journal has; 64 zeros before there is one."""
+        return self._first
 
     def append(self, event: str, *, durable: bool = True, **fields: Any) -> None:
         """Adds a line; it is on the disk when this returns.
@@ -65,7 +77,7 @@ class Journal:
           fields: plain values.
 
         Raises:
-          RecordError: the disk refuses.
+          RecordError: the disk refuses, or somebody else has written to the file meanwhile.
         """
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
         entry = {"event": event, "time": now, **plain(fields), "before": self.head}
@@ -73,8 +85,10 @@ class Journal:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = not self.path.exists()
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(handle, "wb") as file:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(handle, "r+b") as file:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                self._only_ours(file)
                 file.write(line.encode() + b"\n")
                 file.flush()
                 if durable:
@@ -85,8 +99,29 @@ class Journal:
             raise RecordError(
                 f"could not write {self.path}: {error.strerror or error}. Nothing was sent. Remedy: free some space."
             ) from error
-        self.entries.append(entry)
         self.head = _hash(line)
+        self._size += len(line) + 1
+        if not self.entries:
+            self._first = self.head
+        self.entries.append(entry)
+
+    def _only_ours(self, file: BinaryIO) -> None:
+        """Takes away what a crash left of a last line, and refuses to go on behind lines of somebody else."""
+        size = os.fstat(file.fileno()).st_size
+        if size == self._size:
+            return
+        file.seek(self._size)
+        if size < self._size or b"\n" in file.read():
+            raise RecordError(
+                f"{self.path} is not as this worker left it: another one writes to it, or it was removed. Nothing was "
+                "sent. Remedy: let one worker run in a hospital's folder, and start it again."
+            )
+        file.truncate(self._size)
+
+
+def journal_of(folder: pathlib.Path, agreement: Agreement) -> Journal:
+    """A hospital's journal of one federation: charges and numbers of another one do not count there."""
+    return Journal(folder / agreement.identity / FILE_NAME)
 
 
 def problems(path: os.PathLike[str] | str) -> list[str]:
@@ -103,6 +138,15 @@ def problems(path: os.PathLike[str] | str) -> list[str]:
             found.append(f"line {number} does not follow from line {number - 1}: a line was changed, removed or added")
         before = _hash(line)
     return found
+
+
+def printable(text: str) -> str:
+    """Words from outside, as a journal, a table and a terminal may show them.
+
+    >>> printable("too \\x1b[2Jmuch\\ud800")
+    'too ?[2Jmuch?'
+    """
+    return "".join(one if one.isprintable() else "?" for one in text[:500])
 
 
 def _lines(path: pathlib.Path) -> list[str]:

@@ -13,14 +13,15 @@ import pathlib
 import stat
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from tff_hospitals.communication.container import Buffer
 from tff_hospitals.foundations.files import RecordError
 
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
-_DOMAIN = b"tff_hospitals/deployment/1\0"
+_DOMAIN = b"tff_hospitals/deployment/2\0"
 
 
 class SigningKey:
@@ -61,7 +62,7 @@ class SigningKey:
 
     def sign(self, text: bytes) -> bytes:
         """64 bytes."""
-        return self._private.sign(_DOMAIN + text)
+        return self._private.sign(_hashed(text))
 
     def write(self, path: os.PathLike[str] | str) -> None:
         """Writes the private key, readable for its owner alone; a key that is there is never overwritten."""
@@ -72,10 +73,28 @@ class SigningKey:
 def verifies(public: str, signature: bytes, text: bytes) -> bool:
     """Whether the holder of the public key's other half signed the text."""
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(signature, _DOMAIN + text)
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(signature, _hashed(text))
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def sha512(*parts: Buffer) -> bytes:
+    """The hash of parts one behind the other: by OpenSSL's code for this machine, which `hashlib` may lack.
+
+    >>> import hashlib
+    >>> sha512(b"a model, ", b"long").hex() == hashlib.sha512(b"a model, long").hexdigest()
+    True
+    """
+    found = hashes.Hash(hashes.SHA512())
+    for part in parts:
+        found.update(part)
+    return found.finalize()
+
+
+def _hashed(text: bytes) -> bytes:
+    """What is signed: Ed25519 reads its text twice, which an agreement may be too long for."""
+    return _DOMAIN + sha512(text)
 
 
 def is_public_key(text: object) -> bool:

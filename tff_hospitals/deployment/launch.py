@@ -1,8 +1,8 @@
 """A whole federation on this machine: server and hospitals as processes of their own, ended with their starter.
 
 Each hospital's process sees its own folder only where the system allows a mount namespace (see `isolated`). Every
-process is killed by the kernel when the starter ends, whichever way it ends; the folder with the keys is removed,
-unless the starter is ended by SIGKILL.
+process is killed by the kernel when the starter ends, whichever way it ends, and a sweeper then removes the folder with
+the keys.
 """
 
 from __future__ import annotations
@@ -25,6 +25,16 @@ from tff_hospitals.hospitals import HospitalDataset
 
 _LAUNCHER = pathlib.Path(__file__).with_name("isolated.py")
 LISTENING = "listening on "
+_SWEEPER = """
+import os, shutil, sys, time
+sys.stdin.read()
+for _ in range(50):
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    if not os.path.lexists(sys.argv[1]):
+        break
+    time.sleep(0.1)
+"""
+"""Waits for its pipe to be closed, as the starter's end does; tries again while dying processes still write."""
 _END_SECONDS = 15.0
 _LAST_LINES = 12
 
@@ -161,11 +171,19 @@ def prepare(folder: pathlib.Path, dataset: HospitalDataset) -> None:
 
 
 class PassingFolder:
-    """A private folder that is gone when the `with` block ends."""
+    """A private folder that is gone when the `with` block ends, and when this process is killed within it."""
 
     def __enter__(self) -> pathlib.Path:
         self._path = pathlib.Path(tempfile.mkdtemp(prefix="federation_"))
+        self._sweeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _SWEEPER, str(self._path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # what is sent to all processes of the starter does not reach it
+        )
         return self._path
 
     def __exit__(self, *_: Any) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
+        self._sweeper.communicate()

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import queue
 
-from tff_hospitals.deployment.transport import Line, LineClosed, Transport
+from tff_hospitals.deployment.transport import Arrivals, Line, LineClosed, Transport
 
-_WAITING = 64  # messages of one side that are held
+_WAITING = 64  # messages of one hospital that are held
 
 
 class Hub(Transport):
@@ -29,7 +29,7 @@ class Hub(Transport):
     def __init__(self, most_bytes: int):
         self.most_bytes = most_bytes
         self._lines: dict[str, HubLine] = {}
-        self._arrived: queue.Queue[tuple[str, bytes]] = queue.Queue(_WAITING)
+        self._arrived = Arrivals(_WAITING)
 
     def dial(self, hospital: str) -> HubLine:
         """A hospital's end of a new connection; an older one of the same hospital is closed."""
@@ -52,18 +52,11 @@ class Hub(Transport):
 
     def collect(self, seconds: float) -> tuple[str, bytes] | None:
         """The next message."""
-        try:
-            return self._arrived.get(timeout=max(0.0, seconds))
-        except queue.Empty:
-            return None
+        return self._arrived.get(seconds)
 
     def arrive(self, hospital: str, message: bytes) -> None:
         """Takes a message in, unless it is too large or nobody has come for those before it."""
-        try:
-            if len(message) > self.most_bytes:
-                raise queue.Full
-            self._arrived.put_nowait((hospital, message))
-        except queue.Full:
+        if len(message) > self.most_bytes or not self._arrived.put(hospital, message):
             self.dropped += 1
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,19 +26,21 @@ from tff_hospitals.deployment.envelope import Kind, Rejected
 from tff_hospitals.deployment.federation import Answers, Federation
 from tff_hospitals.deployment.transport import DeploymentError
 from tff_hospitals.processes.encoded_transfer import norm_of
+from tff_hospitals.processes.rounds import METRICS as TRAINING_METRICS
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.compiled import chunked
 from tff_hospitals.runtimes.compiled.server_half import Opened, Report, ServerHalf
 from tff_hospitals.runtimes.compiled.tree_sum import TreeSum, add_leaves
 from tff_hospitals.training.evaluation import POOLED
-from tff_hospitals.training.metrics import METRICS
+from tff_hospitals.training.metrics import METRICS, metrics_of
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.processes.composition import Composition, ServerState
 
 _ATTEMPTS = 3
+_LARGEST = float(np.finfo(np.float32).max)
 _MEANS = ("loss", "accuracy", "brier", "mae")
 """Metrics whose value over all records is the mean of the hospitals' values, weighted by records."""
 
@@ -62,7 +64,7 @@ class DeployedRuntime(base.Runtime):
         self._wire = wire.Wire(composition)
         self._server = ServerHalf(composition)
         self._receive = tf.function(composition.aggregator.received, autograph=False, reduce_retracing=True)
-        self._tests = dataset.records(train=False)
+        self._tests, self._task = dataset.records(train=False), dataset.task
         self._whole_sum = self._wire.bits is not None and composition.aggregator.draws_at_hospital
         self._holds: dict[str, tuple[int, int]] = {}  # hospital: round of the model that it holds, and its arrival
         self._evaluations = 0
@@ -106,12 +108,14 @@ class DeployedRuntime(base.Runtime):
         reports = [self._report(part, answers.get(part.hospital.hospital_id)) for part in one.cohort]
         after, output = self._server.finish(opened, one, total, reports)
         after = tf.nest.map_structure(np.asarray, after)
-        work = max((float(answer.fields.get("seconds", 0.0)) for answer in answers.values()), default=0.0)
-        self.overheads.append(time.perf_counter() - started - work)
+        took = time.perf_counter() - started
+        # Whatever hospitals say, their work is within the round.
+        work = max((_seconds(answer) for answer in answers.values()), default=0.0)
+        self.overheads.append(took - min(took, work))
         return after, output
 
     def _bodies(
-        self, opened: Opened, one: RoundInput, more: Mapping[str, tuple[dict[str, Any], dict[str, bytes]]] | None = None
+        self, opened: Opened, one: RoundInput, more: Mapping[str, dict[str, bytes]] | None = None
     ) -> tuple[dict[str, bytes], dict[str, bytes]]:
         """What each hospital of a round is asked, and what it is asked if it comes back without its memory."""
         ids = [part.hospital.hospital_id for part in one.cohort]
@@ -120,20 +124,27 @@ class DeployedRuntime(base.Runtime):
             "parameters": self._wire.parameters.pack(opened.broadcast.parameters),
             "broadcast_key": wire.key_to_bytes(one.broadcast_key),
         }
+        packed: dict[tuple[int | None, bytes], bytes] = {}  # what several are asked alike is packed and hashed once
+
+        def asked(name: str, upload_key: bytes, held: int | None) -> bytes:
+            own_sections = (more or {}).get(name, {})
+            if not own_sections and (held, upload_key) in packed:
+                return packed[held, upload_key]
+            form = {"form": "whole"} if held is None else {"form": "payload", "held": held}
+            weights = whole if held is None else opened.payload or b""
+            sections = {"weights": weights, **common, "upload_key": upload_key, **own_sections}
+            made = body.pack({"cohort": ids, **form}, sections)
+            return made if own_sections else packed.setdefault((held, upload_key), made)
+
         first: dict[str, bytes] = {}
         again: dict[str, bytes] = {}
         for part in one.cohort:
             name = part.hospital.hospital_id
-            fields, sections = (more or {}).get(name, ({}, {}))
-            sections = {**common, "upload_key": wire.key_to_bytes(part.upload_key), **sections}
-            fields = {"cohort": ids, **fields}
-            again[name] = body.pack({**fields, "form": "whole"}, {"weights": whole, **sections})
+            upload_key = wire.key_to_bytes(part.upload_key if self._wire.encodes_upload else None)
             held = self._held_by(name)
-            if opened.payload is None or (self._needs_reference and held is None):
-                first[name] = again[name]
-            else:
-                fields = {**fields, "form": "payload", "held": -1 if held is None else held}
-                first[name] = body.pack(fields, {"weights": opened.payload, **sections})
+            again[name] = first[name] = asked(name, upload_key, None)
+            if opened.payload is not None and not (self._needs_reference and held is None):
+                first[name] = asked(name, upload_key, -1 if held is None else held)
         return first, again
 
     @property
@@ -174,6 +185,7 @@ class DeployedRuntime(base.Runtime):
         Raises:
           Rejected: it is not one.
         """
+        _seconds(answer), _training_metrics(answer)
         if self._parts.aggregator.bounded is False and answer.fields.get("not_finite"):
             raise Rejected("its update was not finite: smaller steps at that hospital, or look at its features")
         if not self._wire.encodes_upload or self._wire.transfer is None:
@@ -218,9 +230,9 @@ class DeployedRuntime(base.Runtime):
         metrics = np.array([0.0, 0.0, part.schedule.steps, 0.0], np.float32)
         payload_bytes, norm = None, 0.0
         if answer is not None:
-            told = answer.fields.get("metrics")
-            if isinstance(told, list) and len(told) == len(metrics):
-                metrics = np.array([math.nan if one is None else one for one in told], np.float32)
+            told = _training_metrics(answer)
+            if told is not None:
+                metrics = np.array(told, np.float32)
                 metrics[2] = part.schedule.steps
             if self._wire.encodes_upload and self._wire.transfer is not None and answer.fields.get("sent"):
                 payload = answer.sections["payload"]
@@ -242,8 +254,10 @@ class DeployedRuntime(base.Runtime):
         ids = [part.hospital.hospital_id for part in one.cohort]
         missing: dict[str, str] = {}
 
-        def ask(kind: Kind, bodies: Mapping[str, bytes]) -> dict[str, body.Body]:
-            answers = self._federation.ask(kind, one.number, bodies)
+        def ask(
+            kind: Kind, bodies: Mapping[str, bytes], check: Callable[[str, body.Body], object]
+        ) -> dict[str, body.Body]:
+            answers = self._federation.ask(kind, one.number, bodies, check=check)
             missing.update(answers.missing)
             if len(answers.bodies) < agreement.threshold:
                 said = "; ".join(f"{who}: {why}" for who, why in answers.missing.items())
@@ -253,22 +267,29 @@ class DeployedRuntime(base.Runtime):
             return answers.bodies
 
         own = {"session": name}
-        stated = ask(Kind.KEYS, dict.fromkeys(ids, body.pack({}, own)))
-        statements = {who: answer.section("statement", secure_sum.STATEMENT_BYTES) for who, answer in stated.items()}
-        secure_sum.check_statements(statements, context, agreement.hospital_keys)
+        statements: dict[str, bytes] = {}
+
+        def check_statement(who: str, answer: body.Body) -> None:
+            statement = {who: answer.section("statement", secure_sum.STATEMENT_BYTES)}
+            secure_sum.check_statements(statement, context, agreement.hospital_keys)
+            statements.update(statement)
+
+        ask(Kind.KEYS, dict.fromkeys(ids, body.pack({}, own)), check_statement)
+
+        def check_boxes(who: str, answer: body.Body) -> None:
+            for other in set(statements) - {who}:
+                answer.section(f"box:{other}", secure_sum.BOX_BYTES)
+
         told = body.pack({}, {**own, **{f"say:{who}": data for who, data in statements.items()}})
-        shared = ask(Kind.SHARES, dict.fromkeys(statements, told))
-        more: dict[str, tuple[dict[str, Any], dict[str, bytes]]] = {}
+        shared = ask(Kind.SHARES, dict.fromkeys(statements, told), check_boxes)
+        more: dict[str, dict[str, bytes]] = {}
         for who in shared:
-            boxes = {
-                f"box:{other}": answer.section(f"box:{who}", secure_sum.BOX_BYTES)
-                for other, answer in shared.items()
-                if other != who
-            }
-            more[who] = ({}, {**own, **boxes})
+            boxes = {f"box:{other}": answer.section(f"box:{who}") for other, answer in shared.items() if other != who}
+            more[who] = {**own, **boxes}
         masked: dict[str, np.ndarray] = {}
 
         def check(who: str, answer: body.Body) -> None:
+            _seconds(answer), _training_metrics(answer)
             masked[who] = wire.unpack_words(answer.section("masked"), link.contribution.values, bits)
 
         answers = self._ask(opened, one, check, more, shared)
@@ -278,12 +299,23 @@ class DeployedRuntime(base.Runtime):
             raise Rejected(f"{len(masked)} of {len(ids)} hospitals sent their numbers: {missing}")
         survivors = sorted(masked)
         wanted = body.pack({"survivors": survivors}, own)
-        opened_by = ask(Kind.UNMASK, dict.fromkeys(survivors, wanted))
+
+        def check_shares(who: str, answer: body.Body) -> None:
+            for other in shared:
+                answer.section(f"share:{other}", secure_sum.SHARE_BYTES)
+
+        opened_by = ask(Kind.UNMASK, dict.fromkeys(survivors, wanted), check_shares)
         given = {
-            who: {key[6:]: share for key, share in answer.sections.items() if key.startswith("share:")}
-            for who, answer in opened_by.items()
+            who: {other: answer.section(f"share:{other}") for other in shared} for who, answer in opened_by.items()
         }
-        words = secure_sum.open_sum(masked, given, statements, context, agreement.threshold)
+        self._say_missing(one, {who: missing.pop(who) for who in survivors if who in missing}, "its numbers count")
+
+        def on_liar(who: str) -> None:
+            why = "helped with shares that fit to nobody else's"
+            self._federation.journal.append("rejected", durable=False, connection=who, why=why)
+            self.note(f"round {one.number + 1}: {who} {why} (the sum was opened without them)")
+
+        words = secure_sum.open_sum(masked, given, statements, context, agreement.threshold, on_liar)
         leaves = _leaves(link.contribution.from_words(words & np.uint32(2**bits - 1)))
         return self._structured(leaves), answers.bodies, missing
 
@@ -297,10 +329,10 @@ class DeployedRuntime(base.Runtime):
             asked = body.pack({}, {"weights": self._wire.weights.pack(tuple(np.asarray(one) for one in weights))})
             number = min(len(self.overheads), self._agreement.the_plan().rounds)
             answers = self._federation.ask(
-                Kind.EVALUATE, number, dict.fromkeys(self._agreement.ids, asked), check=_metrics
+                Kind.EVALUATE, number, dict.fromkeys(self._agreement.ids, asked), check=self._metrics
             )
             for name, answer in answers.bodies.items():
-                found[name] = {**_metrics(name, answer), "records": float(self._tests[name])}
+                found[name] = {**self._metrics(name, answer), "records": float(self._tests[name])}
             for name, why in answers.missing.items():
                 self.note(f"the metrics of {name} are missing in at least one evaluation: it {why}")
         known = [one for one in found.values() if one["records"] and math.isfinite(one.get("loss", math.nan))]
@@ -318,6 +350,17 @@ class DeployedRuntime(base.Runtime):
             "engine": self._federation.transport.engine,
             "overhead_seconds_per_round": statistics.median(settled) if settled else None,
         }
+
+    def _metrics(self, name: str, answer: body.Body) -> dict[str, float]:
+        """Metrics in an answer: those of the task, numbers or nothing.
+
+        Raises:
+          Rejected: others, or something else.
+        """
+        told = answer.field("metrics", dict)
+        if set(told) - {"records"} != {metric.name for metric in metrics_of(self._task)}:
+            raise Rejected("it tells other metrics than were asked for")
+        return {metric: _number(value, "metrics") for metric, value in told.items() if metric != "records"}
 
     # -- words ----------------------------------------------------------------------
 
@@ -338,18 +381,30 @@ def _leaves(structure: Any) -> Leaves:
     return [np.asarray(leaf) for leaf in tf.nest.flatten(structure)]
 
 
-def _metrics(name: str, answer: body.Body) -> dict[str, float]:
-    """Metrics in an answer: known names, numbers or nothing.
+def _number(value: Any, what: str) -> float:
+    """A number of an answer, NaN for none.
 
     Raises:
-      Rejected: something else.
+      Rejected: something else, or one that no float32 holds.
     """
-    told = answer.field("metrics", dict)
-    found = {}
-    for metric, value in told.items():
-        if metric == "records":
-            continue
-        if metric not in METRICS or not (value is None or (isinstance(value, (int, float)) and math.isfinite(value))):
-            raise Rejected(f"{name} tells a metric that nobody asked for")
-        found[metric] = math.nan if value is None else float(value)
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+        raise Rejected(f"it tells {what} that are no numbers")
+    return float(value)
+
+
+def _seconds(answer: body.Body) -> float:
+    found = _number(answer.fields.get("seconds", 0.0), "seconds")
+    if not found >= 0:
+        raise Rejected("it tells seconds that are no numbers")
     return found
+
+
+def _training_metrics(answer: body.Body) -> list[float] | None:
+    told = answer.fields.get("metrics")
+    if told is None:
+        return None
+    if not isinstance(told, list) or len(told) != len(TRAINING_METRICS):
+        raise Rejected("it tells other metrics of its training than were asked for")
+    return [_number(value, "metrics") for value in told]

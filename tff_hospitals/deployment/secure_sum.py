@@ -2,7 +2,7 @@
 
 Four steps of one session, all through the server, which is trusted with availability alone:
 
-1. every member states two fresh public keys, signed by its key in the roster;
+1. every member states two fresh public keys and a hash that binds to its own mask, signed by its key in the roster;
 2. every member hands each other one, encrypted, a share of its two secrets (Shamir);
 3. every member sends its numbers under a mask of its own and one mask with each other member: those cancel in the sum;
 4. the members who are left give the server what opens the sum: for each member *either* the share of its own mask (it
@@ -31,9 +31,10 @@ two divides it.
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -44,12 +45,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tff_hospitals.deployment.envelope import Rejected
-from tff_hospitals.deployment.keys import SIGNATURE_BYTES, SigningKey, verifies
+from tff_hospitals.deployment.keys import SIGNATURE_BYTES, SigningKey, sha512, verifies
 
 _PRIME = 2**521 - 1
-_KEY_BYTES, _SHARE_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 66, 12, 16
-STATEMENT_BYTES = 2 * _KEY_BYTES + SIGNATURE_BYTES
-BOX_BYTES = _NONCE_BYTES + 2 * _SHARE_BYTES + _TAG_BYTES
+_KEY_BYTES, SHARE_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 66, 12, 16
+_STATED_BYTES = 3 * _KEY_BYTES  # two public keys, and the hash that binds to the seed of the own mask
+STATEMENT_BYTES = _STATED_BYTES + SIGNATURE_BYTES
+BOX_BYTES = _NONCE_BYTES + 2 * SHARE_BYTES + _TAG_BYTES
 
 
 class Member:
@@ -73,8 +75,9 @@ class Member:
         self._opened = False
 
     def statement(self) -> bytes:
-        """Step 1: two public keys and the signature of both."""
+        """Step 1: two public keys, what binds to the own mask, and the signature of all three."""
         public = b"".join(one.public_key().public_bytes_raw() for one in (self._mask_key, self._box_key))
+        public += _committed(self._seed)
         return public + self._key.sign(_stated(self._session, self._name, public))
 
     def shares(self, statements: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -104,7 +107,7 @@ class Member:
                 self._received[name] = both
                 continue
             nonce = os.urandom(_NONCE_BYTES)
-            text = b"".join(share.to_bytes(_SHARE_BYTES, "big") for share in both)
+            text = b"".join(share.to_bytes(SHARE_BYTES, "big") for share in both)
             sealed[name] = nonce + self._box(name).encrypt(nonce, text, self._way(self._name, name))
         return sealed
 
@@ -127,7 +130,7 @@ class Member:
                 text = self._box(name).decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], self._way(name, self._name))
             except InvalidTag as error:
                 raise Rejected(f"shares of {name!r} were changed on the way") from error
-            both = int.from_bytes(text[:_SHARE_BYTES], "big"), int.from_bytes(text[_SHARE_BYTES:], "big")
+            both = int.from_bytes(text[:SHARE_BYTES], "big"), int.from_bytes(text[SHARE_BYTES:], "big")
             self._received[name] = both
         if len(self._received) < self._threshold:
             raise Rejected(f"{len(self._received)} members: a sum of fewer than {self._threshold} is not opened")
@@ -155,7 +158,7 @@ class Member:
             raise Rejected(f"{len(inside)} survivors: a sum of fewer than {self._threshold} is not opened")
         self._opened = True
         return {
-            name: (of_seed if name in inside else of_key).to_bytes(_SHARE_BYTES, "big")
+            name: (of_seed if name in inside else of_key).to_bytes(SHARE_BYTES, "big")
             for name, (of_seed, of_key) in self._received.items()
         }
 
@@ -176,7 +179,7 @@ def check_statements(statements: Mapping[str, bytes], session: bytes, roster: Ma
     for name, statement in statements.items():
         if name not in roster or len(statement) != STATEMENT_BYTES:
             raise Rejected(f"{name[:64]!r} is not in the roster, or its keys are cut")
-        public, signature = statement[: 2 * _KEY_BYTES], statement[2 * _KEY_BYTES :]
+        public, signature = statement[:_STATED_BYTES], statement[_STATED_BYTES:]
         if not verifies(roster[name], signature, _stated(session, name, public)):
             raise Rejected(f"the keys of {name!r} are not signed by {name!r} for this session")
 
@@ -187,6 +190,7 @@ def open_sum(
     statements: Mapping[str, bytes],
     session: bytes,
     threshold: int,
+    on_liar: Callable[[str], object] = str,
 ) -> np.ndarray:
     """The server's part: the sum of the survivors' numbers, uint32.
 
@@ -196,33 +200,79 @@ def open_sum(
       statements: of all members of step 2.
       session: as the members have it.
       threshold: members that it takes.
+      on_liar: told who gave shares that fit to nobody else's; the sum is opened without them, if one more helped.
 
     Raises:
-      Rejected: fewer than the threshold helped, or a share of somebody is missing.
+      Rejected: fewer than the threshold helped, a share of somebody is missing, or shares do not fit together.
     """
-    names, helpers = sorted(statements), sorted(given)[:threshold]
+    names, helpers = sorted(statements), sorted(given)
     if len(helpers) < threshold:
         raise Rejected(f"{len(helpers)} members helped to open the sum: it takes {threshold}")
     members = set(given[helpers[0]])
     if any(set(given[one]) != members for one in helpers) or not set(masked) <= members <= set(names):
         raise Rejected("the members who help do not agree who took part")
+
+    def fits(name: str, secret: bytes) -> bool:
+        if len(secret) != _KEY_BYTES:
+            return False
+        stated = statements[name]
+        if name in masked:
+            return _committed(secret) == stated[2 * _KEY_BYTES : _STATED_BYTES]
+        return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw() == stated[:_KEY_BYTES]
+
+    checks = {name: functools.partial(fits, name) for name in sorted(members)}
+    secrets_of, liars = _secrets(checks, given, names, threshold)
+    for name in liars:
+        on_liar(name)
     length = len(next(iter(masked.values())))
     total = np.zeros(length, np.uint32)
     for numbers in masked.values():
         total += numbers
     for name in members:
-        points = [(names.index(one) + 1, int.from_bytes(given[one][name], "big")) for one in helpers]
-        secret = _join(points)
         if name in masked:
-            total -= _expand(secret, length)
+            total -= _expand(secrets_of[name], length)
             continue
-        key = X25519PrivateKey.from_private_bytes(secret)
-        if key.public_key().public_bytes_raw() != statements[name][:_KEY_BYTES]:
-            raise Rejected(f"the shares of the key of {name!r} do not fit")
+        key = X25519PrivateKey.from_private_bytes(secrets_of[name])
         for other in masked:
             mask = _pair_mask(key, statements[other], session, length)
             total = total + mask if name < other else total - mask
     return total
+
+
+def _secrets(
+    members: Mapping[str, Callable[[bytes], bool]],
+    given: Mapping[str, Mapping[str, bytes]],
+    names: Sequence[str],
+    threshold: int,
+) -> tuple[dict[str, bytes], list[str]]:
+    """The secrets of members, each held against what it stated of it, and the helpers whose shares are wrong.
+
+    Raises:
+      Rejected: too few right shares; it names whose are wrong, as far as that can be told.
+    """
+    first = sorted(given)[: threshold + 1]
+    never = set(members)
+
+    def joined(owner: str, helpers: Sequence[str]) -> bytes:
+        try:
+            return _join([(names.index(one) + 1, int.from_bytes(given[one][owner], "big")) for one in helpers])
+        except Rejected:
+            return b""
+
+    for left_out in ("", *first[:-1]):
+        used = [one for one in first if one != left_out][:threshold]
+        if len(used) < threshold:
+            continue
+        found = {owner: joined(owner, used) for owner in members}
+        right = {owner for owner, fits in members.items() if fits(found[owner])}
+        never -= right
+        if len(right) == len(members):
+            spare = [one for one in first if one not in used]
+            liars = [one for one in spare if any(joined(o, [*used[:-1], one]) != found[o] for o in members)]
+            return found, liars
+    told = 0 < len(never) < len(members)
+    whose = f"those that {', '.join(map(repr, sorted(never)))} gave out, or those of" if told else "those of"
+    raise Rejected(f"shares do not fit together: {whose} one of {', '.join(map(repr, first))}")
 
 
 def _pair_mask(own: X25519PrivateKey, statement: bytes, session: bytes, length: int) -> np.ndarray:
@@ -241,6 +291,11 @@ def _expand(seed: bytes, length: int) -> np.ndarray:
     """uint32 numbers that nobody tells from random ones without the seed, which is used for one vector alone."""
     encryptor = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(encryptor.update(bytes(4 * length)), "<u4").astype(np.uint32)
+
+
+def _committed(seed: bytes) -> bytes:
+    """Binds to a seed and tells nothing of it: nobody guesses 32 random bytes."""
+    return sha512(b"secure sum: seed\0", seed)[:_KEY_BYTES]
 
 
 def _stated(session: bytes, name: str, public: bytes) -> bytes:
@@ -265,15 +320,23 @@ def _join(points: Sequence[tuple[int, int]]) -> bytes:
     Raises:
       Rejected: they belong to no secret of 32 bytes.
     """
-    total = 0
-    for i, (place, value) in enumerate(points):
-        above = below = 1
-        for j, (other, _) in enumerate(points):
-            if i != j:
-                above = above * other % _PRIME
-                below = below * (other - place) % _PRIME
-        total = (total + value * above * pow(below, -1, _PRIME)) % _PRIME
+    factors = _at_zero(tuple(place for place, _ in points))
+    total = sum(factor * value for factor, (_, value) in zip(factors, points)) % _PRIME
     try:
         return total.to_bytes(_KEY_BYTES, "big")
     except OverflowError as error:
         raise Rejected("shares that do not fit together") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _at_zero(places: tuple[int, ...]) -> tuple[int, ...]:
+    """What values at these places are multiplied by to give the curve's value at zero (Lagrange)."""
+    found = []
+    for place in places:
+        above = below = 1
+        for other in places:
+            if other != place:
+                above = above * other % _PRIME
+                below = below * (other - place) % _PRIME
+        found.append(above * pow(below, -1, _PRIME) % _PRIME)
+    return tuple(found)

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from tff_hospitals.deployment import status
 from tff_hospitals.deployment.agreement import FILE_NAME as AGREEMENT
 from tff_hospitals.deployment.agreement import Agreement, no_records
 from tff_hospitals.deployment.federation import Federation
@@ -18,6 +19,7 @@ from tff_hospitals.deployment.keys import SigningKey, read_private, write_privat
 from tff_hospitals.hospitals import DataSecret
 
 if TYPE_CHECKING:
+    from tff_hospitals.deployment.engines import Engine
     from tff_hospitals.training.results import Progress, Run
 
 _NOISE_KEY = "noise.key"
@@ -28,6 +30,7 @@ def run_server(
     listen: str,
     run_dir: pathlib.Path,
     *,
+    engine: Engine,
     insecure: bool = False,
     wait_seconds: float = 300.0,
     on_listening: Callable[[str], None] | None = None,
@@ -39,6 +42,7 @@ def run_server(
       folder: of the server, as `founding` makes it.
       listen: `host:port`; port 0 takes a free one.
       run_dir: as of any run; started again, it goes on from the last checkpoint.
+      engine: that carries the messages.
       insecure: without TLS, on the loopback interface only.
       wait_seconds: for hospitals to present themselves.
       on_listening: told the address.
@@ -49,7 +53,6 @@ def run_server(
       DeploymentError: too few hospitals.
     """
     from tff_hospitals import models
-    from tff_hospitals.deployment.grpc_engine import GrpcServer
     from tff_hospitals.deployment.wire import Wire
     from tff_hospitals.processes import composition
     from tff_hospitals.training.loop import train
@@ -61,10 +64,10 @@ def run_server(
     model = models.build_model(plan.model.name, dataset, **dict(plan.model.options))
     parts = composition.compose(plan, dataset, model)
     tls = None if insecure else folder
-    transport = GrpcServer(tls, listen, agreement.ids, Wire(parts).most_bytes)
+    transport = engine.listen(tls, listen, agreement.ids, Wire(parts).most_bytes)
     federation = Federation(agreement, key, transport, Journal(folder / "journal.jsonl"))
     federation.process = parts.signature
-    with _closed(federation):
+    with _closed(federation), status.kept(federation, status.place(run_dir, plan)):
         if on_listening is not None:
             on_listening(transport.address)
         federation.wait_for(agreement.ids, wait_seconds, agreement.fewest_hospitals)

@@ -8,8 +8,8 @@ nothing, where the sender could not even prove to be the server. Nothing but the
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,27 +19,36 @@ import numpy as np
 from tff_hospitals.communication.container import PayloadError
 from tff_hospitals.deployment import body, wire
 from tff_hospitals.deployment.agreement import SERVER
+from tff_hospitals.deployment.approval import Limits
 from tff_hospitals.deployment.envelope import Envelope, Kind, Rejected, seal, unseal
 from tff_hospitals.deployment.journal import JOURNALLED_REJECTIONS, Journal
-from tff_hospitals.deployment.keys import SigningKey
+from tff_hospitals.deployment.keys import SigningKey, sha512
 from tff_hospitals.deployment.secure_sum import Member
 from tff_hospitals.deployment.site_ledger import SiteLedger
 from tff_hospitals.deployment.site_memory import SiteMemory
 from tff_hospitals.deployment.site_work import SiteWork, Work
 from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.training.odometer import Odometer
 
 _MOST_EVALUATIONS = 4  # of one round, with different weights
-_SESSION_BYTES = 16
+_SESSION_BYTES = _KEY_BYTES = 16
+_REQUESTS, _REQUESTS_OF_A_ROUND = 10_000, 200  # that are answered: more than any run needs, and the disk has room for
 
 
 @dataclasses.dataclass
 class _Session:
-    """A secure sum under way."""
+    """A secure sum under way.
+
+    `charged` hospitals were to bring their share of the noise; `answers` by request, so that a line that was cut costs
+    nobody the session.
+    """
 
     number: int
     name: bytes
     member: Member
     request: str = ""
+    charged: int = 0
+    answers: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
 
 
 class Site:
@@ -50,32 +59,44 @@ class Site:
       key: it signs with.
       journal: of this hospital.
       memory: what it keeps from round to round.
-      budget: that was approved; infinite without one.
+      limits: that were approved.
+
+    Attributes:
+      worker: a name that no other process of this hospital has.
+      ended: whether the server said that it is over for this worker.
+      why: where that is not because the run is over.
     """
 
-    def __init__(self, work: SiteWork, key: SigningKey, journal: Journal, memory: SiteMemory, budget: float):
+    def __init__(self, work: SiteWork, key: SigningKey, journal: Journal, memory: SiteMemory, limits: Limits):
         self.work, self.agreement, self.journal = work, work.agreement, journal
         self._key, self._memory = key, memory
+        self.worker = secrets.token_hex(8)
         self.ledger = SiteLedger(
             work.own,
             work.dataset,
             work.noise,
             work.steps,
             work.plan.rounds,
-            budget,
+            limits,
             bool(self.agreement.test_key),
             journal,
+            Odometer(work.secret),
+            self.agreement.digest.hex(),
         )
         self._numbers = itertools.count(time.time_ns())
         self._seen = max((entry.get("number", 0) for entry in journal.entries), default=0)
         self._evaluated: dict[int, set[str]] = {}
         self._session: _Session | None = None
         self._opened: dict[int, tuple[str, tuple[str, ...]]] = {}
+        self._taken, self._most_taken = 0, _REQUESTS + _REQUESTS_OF_A_ROUND * work.plan.rounds
         for entry in journal.entries:
             if entry["event"] == "unmasked":
                 self._opened[entry["round"]] = (entry["request"], tuple(entry["survivors"]))
+            elif entry["event"] == "evaluated":
+                self._evaluated.setdefault(entry["round"], set()).add(entry["request"])
+            self._taken += entry["event"] in ("answered", "refused")
         self._rejected = 0
-        self.ended = False
+        self.ended, self.why = False, ""
         self._handlers: Mapping[Kind, Callable[[Envelope, body.Body], bytes]] = {
             Kind.ROUND: self._round,
             Kind.EVALUATE: self._evaluate,
@@ -86,7 +107,8 @@ class Site:
 
     def hello(self) -> bytes:
         """How the hospital presents itself on a new connection."""
-        return self._sealed(Kind.HELLO, 0, 0, body.pack({"process": self.work.parts.signature}))
+        said = {"process": self.work.parts.signature, "worker": self.worker, "seen": self._seen}
+        return self._sealed(Kind.HELLO, 0, 0, body.pack(said))
 
     def handle(self, data: bytes) -> bytes | None:
         """The answer to bytes from outside; None: none is due.
@@ -99,20 +121,22 @@ class Site:
             request = unseal(data, {SERVER: one.server_key}, one.identity_bytes, one.digest)
             if request.number <= self._seen:
                 raise Rejected("a request that came before, or is older than one that came")
+            if self._taken >= self._most_taken and request.kind is not Kind.END:
+                raise Rejected(f"more than {self._most_taken} requests, which no run of this plan needs")
         except Rejected as error:
             self._reject(str(error))
             return None
         self._seen = request.number
-        if request.kind is Kind.END:
-            self.ended = True
-            self.journal.append("end", number=request.number, epsilon=_told(self.ledger.epsilon))
-            return None
+        self._taken += 1
         try:
+            if request.kind is Kind.END:
+                self._end(request, body.unpack(request.body))
+                return None
             if one.problems_of_today():
                 raise Rejected("the agreement is over")
             if request.kind not in self._handlers:
                 raise Rejected(f"the server does not send {request.kind.name}")
-            answer = self._handlers[request.kind](request, body.unpack(request.body))
+            answer = self._once_in_session(request)
             kind = Kind.ANSWER
         except (Rejected, PayloadError, InvalidInput) as error:
             why = str(error)[:500]
@@ -121,6 +145,7 @@ class Site:
         else:
             self.journal.append(
                 "answered",
+                durable=False,  # what was charged is on the disk; asked again after a power cut, the same bits leave
                 number=request.number,
                 asked=request.kind.name,
                 round=request.round,
@@ -129,22 +154,29 @@ class Site:
             )
         return self._sealed(kind, request.round, request.number, answer)
 
+    def _end(self, request: Envelope, asked: body.Body) -> None:
+        if asked.fields.get("worker", self.worker) != self.worker:
+            return  # said to another worker of this hospital, which had the line before
+        self.ended, self.why = True, str(asked.fields.get("why", ""))
+        said: dict[str, Any] = {"why": self.why} if self.why else {}
+        self.journal.append("end", number=request.number, epsilon=_told(self.ledger.epsilon), **said)
+
     # -- rounds -----------------------------------------------------------------
 
     def _round(self, request: Envelope, asked: body.Body) -> bytes:
         number, link = request.round, self.work.wire
         cohort = self._cohort(asked)
         weights, form = self._weights(number, asked)
-        parameters = link.parameters.unpack(asked.section("parameters"))
-        keys = {name: asked.section(name) for name in ("broadcast_key", "upload_key")}
+        parameters = self.work.parameters_of_plan(link.parameters.unpack(asked.section("parameters")))
+        keys = {"upload_key": asked.section("upload_key", _KEY_BYTES if link.encodes_upload else None)}
         # What decides the answer, whatever form it came in: the same is the same release, anything else is another.
-        hashed = hashlib.sha256(repr((number, cohort)).encode())
+        content = [repr((number, cohort)).encode()]
         for part in (link.weights.pack(weights), link.parameters.pack(parameters), keys["upload_key"]):
-            hashed.update(len(part).to_bytes(8, "big") + part)
-        digest = hashed.hexdigest()
-        session = self._in_session(number, digest, asked) if link.bits is not None else None
+            content += len(part).to_bytes(8, "big"), part
+        digest = sha512(*content)[:32].hex()
+        session = self._in_session(number, digest, len(cohort), asked) if link.bits is not None else None
         if link.bits is not None and self.work.needs_everyone:
-            self._check_whole(cohort)
+            self._check_whole(len(cohort))
         self.ledger.charge(number, cohort, digest)
         if form:
             self._memory.hold(number, weights)
@@ -201,14 +233,30 @@ class Site:
         data = asked.section("weights")
         weights = self.work.wire.weights.unpack(data)
         known = self._evaluated.setdefault(request.round, set())
-        if len(known | {hashlib.sha256(data).hexdigest()}) > _MOST_EVALUATIONS:
-            raise Rejected(f"{len(known)} different models were evaluated in this round already")
-        known.add(hashlib.sha256(data).hexdigest())
+        digest = sha512(data)[:32].hex()
+        if digest not in known:
+            if len(known) >= _MOST_EVALUATIONS:
+                raise Rejected(f"{len(known)} different models were evaluated in this round already")
+            self.journal.append("evaluated", round=request.round, request=digest)
+            known.add(digest)
         started = time.perf_counter()
         metrics = self.work.evaluate(weights)
         return body.pack({"metrics": metrics, "seconds": time.perf_counter() - started})
 
     # -- the secure sum -----------------------------------------------------------
+
+    def _once_in_session(self, request: Envelope) -> bytes:
+        """The answer to a request; the same bytes, where a session asks the same again because it was not heard."""
+        handle, asked = self._handlers[request.kind], request.body
+        if self.work.wire.bits is None or request.kind not in (Kind.SHARES, Kind.ROUND):
+            return handle(request, body.unpack(asked))
+        name = sha512(bytes([request.kind]) + request.round.to_bytes(4, "big"), asked)
+        if self._session is not None and name in self._session.answers:
+            return self._session.answers[name]
+        answer = handle(request, body.unpack(asked))
+        if self._session is not None:
+            self._session.answers[name] = answer
+        return answer
 
     def _keys(self, request: Envelope, asked: body.Body) -> bytes:
         name = asked.section("session", _SESSION_BYTES)
@@ -236,7 +284,7 @@ class Site:
             # The difference of two sums would be somebody's own numbers.
             raise Rejected("another sum of this round was opened already")
         if self.work.needs_everyone:
-            self._check_whole(survivors)
+            self._check_whole(len(survivors), session.charged)
         shares = session.member.unmask(survivors)
         self.journal.append("unmasked", round=request.round, request=session.request, survivors=survivors)
         self._opened[request.round] = (session.request, survivors)
@@ -248,18 +296,18 @@ class Site:
             raise Rejected("not the session that is under way here")
         return session
 
-    def _in_session(self, number: int, digest: str, asked: body.Body) -> _Session:
+    def _in_session(self, number: int, digest: str, hospitals: int, asked: body.Body) -> _Session:
         session = self._current(number, asked)
         if session.request:
             raise Rejected("numbers were masked in this session already")
-        session.request = digest
+        session.request, session.charged = digest, hospitals
         return session
 
-    def _check_whole(self, hospitals: Any) -> None:
-        """Noise in shares is calibrated for the planned cohort: with fewer, there would be too little of it."""
-        planned = self.work.plan.cohort.expected_size(len(self.agreement.hospital_keys))
-        if len(hospitals) < planned:
-            raise Rejected(f"the noise is planned for {planned:g} hospitals, and {len(hospitals)} would be in the sum")
+    def _check_whole(self, hospitals: int, charged: int = 0) -> None:
+        """Noise in shares is calibrated for the smallest cohort, and charged for the one that was named."""
+        planned = max(charged, self.work.plan.cohort.smallest_size(len(self.agreement.hospital_keys)))
+        if hospitals < planned:
+            raise Rejected(f"the noise is planned for {planned:g} hospitals, and {hospitals} would be in the sum")
 
     # -- inside -------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -65,6 +67,6 @@ def _parts(path: pathlib.Path) -> tuple[Part, Part]:
     try:
         with np.load(path, allow_pickle=False) as found:
             train, test = (Part(found[f"{word}_features"], found[f"{word}_labels"]) for word in ("train", "test"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise files.RecordError(f"{path} cannot be read: {error}. Remedy: prepare it again.") from error
     return train, test

@@ -3,18 +3,25 @@
 The account is the journal: each charge is a line, and a worker that starts again counts them once more from there. The
 same request is one release however often it is answered, because the hospital then sends the same bits; any other
 content in the same round is another release, and is charged again.
+
+Every charge also goes to the odometer of the hospital's records, which all agreements and all runs on them share: what
+was released before, under whatever agreement, counts against the limit on everything together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import Ledger
-from tff_hospitals.deployment.approval import worst_epsilon
+from tff_hospitals.deployment.approval import Limits, worst_epsilon
 from tff_hospitals.deployment.envelope import Rejected
 from tff_hospitals.deployment.journal import Journal
+from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.training.charges import Charge
+from tff_hospitals.training.odometer import Odometer, released_by
 from tff_hospitals.training.releases import empty_ledger, enter_round
 
 if TYPE_CHECKING:
@@ -33,9 +40,11 @@ class SiteLedger:
       dataset, noise: of the plan.
       steps: in one round, by hospital id.
       rounds: that the plan has.
-      budget: the largest epsilon of any unit; infinite without one.
+      limits: that were approved.
       repeats_noise: in test mode another content would carry the same noise, and is refused.
       journal: with the charges so far.
+      odometer: of the hospital's records.
+      agreement: digest of it, which names the release.
     """
 
     def __init__(
@@ -45,17 +54,21 @@ class SiteLedger:
         noise: NoisePlan,
         steps: Mapping[str, int],
         rounds: int,
-        budget: float,
+        limits: Limits,
         repeats_noise: bool,
         journal: Journal,
+        odometer: Odometer,
+        agreement: str,
     ):
         self._own, self._noise, self._steps, self._rounds = own, noise, steps, rounds
-        self._budget, self._repeats_noise, self._journal = budget, repeats_noise, journal
+        self._limits, self._repeats_noise, self._journal = limits, repeats_noise, journal
+        self._odometer, self._agreement = odometer, agreement
         self._ledger = empty_ledger(dataset, noise)
         self._requests: dict[int, list[str]] = {}
         for entry in journal.entries:
             if entry["event"] == CHARGED:
                 self._enter(self._ledger, entry["round"], entry["cohort"], entry["request"])
+        self._hold_against_odometer()
 
     @property
     def epsilon(self) -> float:
@@ -86,14 +99,66 @@ class SiteLedger:
         would_be = Ledger.from_json(self._ledger.to_json())
         self._enter(would_be, number, cohort, request, dry=True)
         epsilon = worst_epsilon(would_be, self._noise, self._own)
-        if epsilon > self._budget:
-            raise Rejected(
-                f"round {number + 1} would bring epsilon to {epsilon:.4g}: this hospital's budget is {self._budget:g}"
-            )
+        budget = self._limits.budget
+        if epsilon > budget:
+            said = f"would bring epsilon to {epsilon:.4g}: this hospital's budget is {budget:g}"
+            raise Rejected(f"round {number + 1} {said}")
+        if not self._journal.entries:
+            self._journal.append("began")  # its hash tells this journal from one that was lost
+        line: dict[str, Any] = {"round": number, "cohort": list(cohort), "request": request}
+        self._charge_together(would_be, line)
         told = epsilon if math.isfinite(epsilon) else None
-        self._journal.append(CHARGED, round=number, cohort=list(cohort), request=request, epsilon=told)
+        self._journal.append(CHARGED, **line, epsilon=told)
         self._ledger = would_be
         self._requests.setdefault(number, []).append(request)
+
+    def _charge_together(self, ledger: Ledger, line: Mapping[str, Any]) -> None:
+        """Charges the odometer; of a journal that was lost, what it held stays charged beside what comes now."""
+        words = {"method": "deployed", "division": "natural", "hospital": self._own, "line": line}
+        count = 1 + self._count
+        if count > 1 and not ledger.units():
+            return  # it is named there as a run that no epsilon covers: once is enough
+        try:
+            charge = Charge(self._name, self._name, count, released_by(ledger, self._own), words=words)
+            self._odometer.charge(charge, self._limits.together)
+        except InvalidInput as error:
+            raise Rejected(str(error)) from error
+
+    @property
+    def _name(self) -> str:
+        return f"{self._agreement}/{self._journal.first[:16]}"
+
+    @property
+    def _count(self) -> int:
+        return sum(map(len, self._requests.values()))
+
+    def _hold_against_odometer(self) -> None:
+        """A journal that holds less than what was charged to the records was cut, copied back or lost.
+
+        The last charge alone may be missing: a crash lay between the two files. It is then entered here as well.
+
+        Raises:
+          RecordError: more is missing, so that what may still be spent cannot be told.
+        """
+        remedy = "Remedy: restore the journal from a backup; without one, agree anew."
+        for charge in [] if self._odometer.file is None else self._odometer.file.last_of_attempts():
+            if not charge.ledger.units() or charge.words.get("hospital") != self._own:
+                continue
+            if charge.attempt == self._name:
+                missing, line = charge.rounds - self._count, charge.words["line"]
+                if missing > 1:
+                    raise RecordError(
+                        f"{self._journal.path} holds {self._count} charges, and {charge.rounds} were made: it was cut "
+                        f"or copied back. {remedy}"
+                    )
+                if missing == 1:
+                    self._journal.append(CHARGED, **line)
+                    self._enter(self._ledger, line["round"], line["cohort"], line["request"])
+            elif charge.attempt.startswith(f"{self._agreement}/") and math.isfinite(self._limits.budget):
+                raise RecordError(
+                    f"{charge.rounds} charges under this agreement are in a journal that is gone, and "
+                    f"{self._journal.path} is another one: the budget cannot be kept. {remedy}"
+                )
 
     def _enter(self, ledger: Ledger, number: int, cohort: Sequence[str], request: str, dry: bool = False) -> None:
         known = self._requests.get(number, [])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,7 +83,7 @@ class SiteMemory:
                 if "held" in found:
                     number, count = (int(one) for one in found["held"])
                     self._held = number, tuple(found[f"weights_{place}"] for place in range(count))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise files.RecordError(
                 f"{path} cannot be read: {error}. Remedy: remove it; the server then sends the whole model, and what "
                 "the last upload left out is lost."

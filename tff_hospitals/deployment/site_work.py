@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tff_hospitals import models
 from tff_hospitals.deployment.agreement import Agreement, no_records
+from tff_hospitals.deployment.envelope import Rejected
 from tff_hospitals.deployment.wire import Wire
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.hospitals import DataSecret, Hospital, Part
@@ -31,6 +32,9 @@ from tff_hospitals.runtimes.compiled.server_half import Broadcast
 from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.round_inputs import RoundDrawer
 from tff_hospitals.training.run_streams import run_streams
+
+_SAME = 1e-5
+"""Relative: two machines may calibrate noise to other last digits; each hospital's noise is by its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,7 @@ class SiteWork:
 
     def __init__(self, agreement: Agreement, hospital: Hospital, secret: DataSecret, parts: Composition | None = None):
         raise_if(_data_problems(agreement, hospital))
-        self.agreement, self.own = agreement, hospital.hospital_id
+        self.agreement, self.own, self.secret = agreement, hospital.hospital_id, secret
         self.plan = agreement.the_plan()
 
         def read(name: str, word: str) -> Part:
@@ -95,6 +99,9 @@ class SiteWork:
         own = dataclasses.replace(self.dataset, hospitals=(self.dataset.hospital(self.own),))
         # Rates and clip norms are those of the plan that was agreed, whatever a server sends.
         self._settings = self.parts.client_work.settings()
+        aggregator = self.parts.aggregator
+        begun = aggregator.initial_state(np.zeros([2], np.int64), self.noise.server_multiplier)
+        self._planned = dict(aggregator.parameters(begun))
         self._data = device_data.StreamedData(own)
         self._record_bytes = device_data.record_bytes(own)
         self._evaluate = Evaluator(self.model, own)
@@ -106,6 +113,24 @@ class SiteWork:
     def tells_metrics(self) -> bool:
         """Whether figures of training records leave: where nothing is protected, or in test mode."""
         return bool(self.agreement.test_key) or not (self.private or self.wire.bits is not None)
+
+    def parameters_of_plan(self, asked: Any) -> Any:
+        """The aggregator's parameters in a request: noise and norms are the plan's, whatever the server says.
+
+        Args:
+          asked: as the request has them.
+
+        Raises:
+          Rejected: one that follows from the plan is another there.
+        """
+        told, found = self.parts.aggregator.told, {}
+        for name, value in asked.items():
+            own = value if name in told else tf.nest.map_structure(_as, self._planned[name], value)
+            for mine, theirs in zip(tf.nest.flatten(own), tf.nest.flatten(value)):
+                if not np.allclose(mine, theirs, rtol=_SAME, atol=0.0):
+                    raise Rejected(f"{name} is {theirs}, and the approved plan has {mine}")
+            found[name] = own
+        return type(asked)(found)
 
     def train(
         self,
@@ -169,6 +194,10 @@ class SiteWork:
 
     def _prepared(self, broadcast: Broadcast, element: Any) -> Any:
         return self.parts.prepared_upload(broadcast.state, broadcast.parameters, element)
+
+
+def _as(value: Any, like: np.ndarray) -> np.ndarray:
+    return np.asarray(value, like.dtype).reshape(like.shape)
 
 
 def _data_problems(agreement: Agreement, hospital: Hospital) -> list[Problem]:

@@ -8,6 +8,9 @@ drops a message that is larger than the bound that it was given.
 from __future__ import annotations
 
 import abc
+import collections
+import queue
+import threading
 
 from tff_hospitals.foundations.validation import Failure
 from tff_hospitals.training.results import TrainingError
@@ -21,15 +24,55 @@ class LineClosed(Failure):
     """The connection is gone; a hospital dials again."""
 
 
+class Arrivals:
+    """Messages that came and wait for the server, so many of each hospital: who floods keeps nobody else's out.
+
+    >>> arrivals = Arrivals(each=2)
+    >>> [arrivals.put(name, b"?") for name in ("north", "north", "north", "south")]
+    [True, True, False, True]
+    >>> arrivals.get(0.0), arrivals.put("north", b"!")
+    (('north', b'?'), True)
+
+    Args:
+      each: messages of one hospital that are held.
+    """
+
+    def __init__(self, each: int):
+        self._each, self._held = each, collections.Counter[str]()
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+
+    def put(self, hospital: str, message: bytes) -> bool:
+        """Takes a message in; False when there is no room for more of that hospital."""
+        with self._lock:
+            if self._held[hospital] >= self._each:
+                return False
+            self._held[hospital] += 1
+        self._queue.put((hospital, message))
+        return True
+
+    def get(self, seconds: float) -> tuple[str, bytes] | None:
+        """The first one; None when none came within that time."""
+        try:
+            arrived = self._queue.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        with self._lock:
+            self._held[arrived[0]] -= 1
+        return arrived
+
+
 class Transport(abc.ABC):
     """The server's end.
 
     Attributes:
       engine: its name in reports.
+      address: where it listens, if anywhere.
       dropped: how many messages were too large, or came when there was no room for them.
     """
 
     engine: str
+    address: str
     dropped: int = 0
 
     @abc.abstractmethod
