@@ -14,6 +14,7 @@ import numpy as np
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
@@ -55,6 +56,17 @@ class LoadedRun:
     rounds: int
     extension: Extension | None = None
     drawn_elsewhere: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses what an attack could not query.
+
+        Raises:
+          InvalidInput: layers that hospitals keep.
+        """
+        if self.plan.model.local_layers:
+            bound = "leave no model of all hospitals that an attack could ask"
+            remedy = "audit the same plan without --local_layers"
+            raise InvalidInput([Problem("local_layers", self.plan.model.local_layers, bound, remedy)])
 
     @functools.cached_property
     def composition(self) -> Composition:
@@ -103,8 +115,12 @@ def in_memory(run: Run, dataset: HospitalDataset) -> LoadedRun:
     return LoadedRun(run.directory, *common, rounds)
 
 
-def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
+def load_run(run_dir: os.PathLike[str] | str, given: HospitalDataset | None = None) -> LoadedRun:
     """Rebuilds a finished run from its directory.
+
+    Args:
+      run_dir: the directory.
+      given: the hospitals that the plan was trained for; None: as the plan names them.
 
     Raises:
       records.RecordError: no finished run, files missing or damaged, or data that are not those of the run any more.
@@ -123,14 +139,14 @@ def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
     plan = Plan.from_json(files.read_json(folder / "plan.json"))
     record = read_record(folder)
     summary = files.read_json(fullest(folder, "summary.json"))
-    dataset = _dataset(plan, record["dataset"])
+    dataset = _dataset(plan, record["dataset"], given)
     if dataset.fingerprint() != record["dataset"]["fingerprint"]:
         raise files.RecordError(
             f"{folder} was trained on other data: {dataset.name} has the fingerprint {dataset.fingerprint()} now, the "
             f"run recorded {record['dataset']['fingerprint']}. Remedy: restore the data that it was trained on."
         )
     if [h.hospital_id for h in dataset] == ["all_records"]:  # its test records are those of the hospitals
-        everyone = _dataset(plan, {**record["dataset"], "hospitals": []}).pooled_test()
+        everyone = _dataset(plan, {**record["dataset"], "hospitals": []}, given).pooled_test()
         dataset = dataclasses.replace(
             dataset, hospitals=tuple(dataclasses.replace(h, test=everyone) for h in dataset.hospitals)
         )
@@ -155,7 +171,7 @@ def load_run(run_dir: os.PathLike[str] | str) -> LoadedRun:
     )
 
 
-def _dataset(plan: Plan, described: Mapping[str, Any]) -> HospitalDataset:
+def _dataset(plan: Plan, described: Mapping[str, Any], given: HospitalDataset | None) -> HospitalDataset:
     """The hospitals that trained: those of the plan, all of their records in one place, or one of them alone."""
     from tff_hospitals.hospitals import Hospital, Part, load_dataset
 
@@ -164,7 +180,9 @@ def _dataset(plan: Plan, described: Mapping[str, Any]) -> HospitalDataset:
     pooled = ids == ["all_records"]
     if described["preprocessing"]["kind"] == "pooled":
         options["scaling"] = "pooled"
-    dataset = load_dataset(data.name, partition=data.partition, sites=data.sites, seed=data.seed, **options)
+    dataset = given
+    if dataset is None:
+        dataset = load_dataset(data.name, partition=data.partition, sites=data.sites, seed=data.seed, **options)
     if pooled:
         train = dataset.pooled_train()
         return dataclasses.replace(

@@ -72,16 +72,19 @@ class Probe:
 
         raise_if([whole_number("local_steps", steps, low=1, remedy="probe one step or more")])
         self.noise = noise_plan.make(plan, dataset)  # of the run itself, not of the probe
-        simple = plan.replace(
+        corrects = mechanisms.hospital_level(plan.privacy).corrects
+        simple = plan.in_step().replace(
             client={
                 "optimizer": "sgd",
-                "momentum": 0.0,
                 "learning_rate": learning_rate,
                 "learning_rate_schedule": "constant",
                 "local_steps": steps,
                 "local_epochs": None,
-                "proximal_mu": 0.0,
-            }
+                # What corrects steps may need them; in the first round, which is probed, they change a scale alone.
+                **({} if corrects else {"momentum": 0.0, "proximal_mu": 0.0}),
+            },
+            poison="",
+            by_round="",
         )
         if mechanisms.record_level(plan.privacy) is not None:  # each probe brings its multiplier: no target to meet
             simple = simple.replace(privacy={"target_epsilon": None, "noise_multiplier": 1.0})
@@ -90,6 +93,7 @@ class Probe:
         self._steps, self._rate, self._chain = steps, learning_rate, chain
         state = self._parts.initial_state(weights, Streams.from_seed(plan.seed), self.noise.server_multiplier)
         self._state = tf.nest.map_structure(tf.convert_to_tensor, state)
+        self._remembered = self._parts.remembered(state, dataset.ids[0])  # alike at all of them before the first round
         self._streams = Streams.from_seed(plan.seed).child("audit", "probe")
         self._work = tf.function(self._update, autograph=False, reduce_retracing=True)
 
@@ -99,7 +103,9 @@ class Probe:
 
         state = self._state._replace(weights=weights)
         parameters = self._parts.aggregator.parameters(state.aggregator)
-        contribution, _ = self._parts.hospital_round(state, parameters, element)
+        contribution, *_ = self._parts.hospital_round(state, parameters, element)
+        if self._parts.client_work.correction is not None:  # its server's half adds what it remembers
+            return tuple(part / contribution["weight"] for part in contribution["delta"][: len(weights)])
         silent = tf.nest.map_structure(tf.zeros_like, self._parts.aggregator.server_noise(state.aggregator))
         update, _, _ = self._parts.aggregator.finish(state.aggregator, contribution, silent)
         divisor = getattr(self._parts.aggregator, "expected_cohort", None)
@@ -145,7 +151,10 @@ class Probe:
             key=self._streams.child(number).key(),
             weight=np.float32(1.0),
             frozen=tuple(self._frozen),
+            **self._remembered,
         )
+        if "factor" in self._parts.client_work.drawn:  # of the steps of all hospitals: it is alone
+            element["factor"] = np.float32(1.0)
         sent = self._work(
             tuple(tf.convert_to_tensor(weight) for weight in (self._weights if weights is None else weights)),
             tf.nest.map_structure(tf.convert_to_tensor, element),

@@ -10,7 +10,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.audits import attack_parts, promise
 from tff_hospitals.audits.loading import LoadedRun, load_run
@@ -19,6 +19,9 @@ from tff_hospitals.audits.threat_models import ATTACKS, THREAT_MODELS
 from tff_hospitals.foundations import files as records_lib
 from tff_hospitals.foundations.validation import InvalidInput, raise_if
 
+if TYPE_CHECKING:
+    from tff_hospitals.hospitals import HospitalDataset
+
 HEADLINE = "calibrated"  # the membership attack of the comparison's columns, fixed before anything is measured
 
 
@@ -26,6 +29,7 @@ def audit_run(
     run_dir: os.PathLike[str] | str,
     options: AuditOptions | None = None,
     on_part: Callable[[str], None] | None = None,
+    dataset: HospitalDataset | None = None,
 ) -> dict[str, Any]:
     """Attacks a finished run and writes `audit.json` into its directory.
 
@@ -33,6 +37,7 @@ def audit_run(
       run_dir: of a finished run.
       options: what to do; parts that were asked for by name must apply, others are skipped with a reason.
       on_part: called with the name of each part before it starts.
+      dataset: the hospitals of its plan where they are in memory; None: as the plan names them.
 
     Raises:
       validation.InvalidInput: options that do not fit the run: too few records for a rate, an attribute that is the
@@ -43,7 +48,7 @@ def audit_run(
     options = AuditOptions() if options is None else options
     raise_if(options.problems())
     started = time.perf_counter()
-    run = load_run(run_dir)
+    run = load_run(run_dir, dataset)
     raise_if(attack_parts.fpr_problems(run, options))
     result: dict[str, Any] = {
         "schema_version": 2,

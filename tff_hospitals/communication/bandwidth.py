@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tff_hospitals.foundations import validation
 
@@ -61,6 +61,27 @@ def catching_up_bytes(payload: float, whole: float, fraction_selected: float, ro
     missed = np.concatenate([[0.0], np.cumsum(after_gap)[:-1]])
     by_round = fraction_selected * (never_before * whole + missed)
     return float(by_round.sum() + (rounds - counted) * by_round[-1])
+
+
+def catching_up_by_round(payloads: Sequence[float], whole: float, fraction_selected: float) -> float:
+    """As `catching_up_bytes`, with differences whose size is another one in every round.
+
+    Args:
+      payloads: bytes of the difference of each round; that of the first one is not sent.
+      whole, fraction_selected: as there.
+
+    >>> catching_up_by_round([10, 10, 20], 400, fraction_selected=1.0)
+    430.0
+    """
+    import numpy as np
+
+    total, before = 0.0, np.concatenate([[0.0], np.cumsum(payloads)])
+    for number in range(len(payloads)):
+        gaps = np.arange(1, number + 1)
+        missed = np.minimum(before[number + 1] - before[number + 1 - gaps], whole)
+        total += fraction_selected * (1.0 - fraction_selected) ** number * whole
+        total += fraction_selected * float(((1.0 - fraction_selected) ** (gaps - 1) * fraction_selected) @ missed)
+    return total
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,6 +100,31 @@ class Chain:
         """Whether the error is never longer than the update (in expectation), as error feedback needs."""
         return all(each.contraction for each in self.stages)
 
+    @property
+    def bits(self) -> int | None:
+        """B of `quantize:B` or `eden:B`; None where no stage is given a number of bits."""
+        one = self._of_rank(stage.QUANTISE)
+        given = one is not None and any(field.name == "bits" and field.init for field in dataclasses.fields(one))
+        return one.bits if given else None
+
+    def with_bits(self, bits: int) -> Chain:
+        """The same chain with another B.
+
+        Raises:
+          InvalidInput: a number that the stage does not take, or a chain without one.
+
+        >>> print(parse_chain("rotate,quantize:8,entropy").with_bits(2))
+        rotate,quantize:2,entropy
+        """
+        if self.bits is None:
+            remedy = "write quantize:B or eden:B, such as rotate,quantize:8"
+            raise validation.InvalidInput([validation.Problem("chain", str(self), "has no number of bits", remedy)])
+        changed = (
+            dataclasses.replace(each, bits=bits) if each.rank == stage.QUANTISE else each  # type: ignore[type-var]
+            for each in self.stages
+        )
+        return Chain(tuple(changed))
+
     def norm_growth(self, shapes: Sequence[Sequence[int]]) -> float:
         """Upper bound of ||decoded|| / ||update|| for tensors of these shapes: the factor on a sensitivity.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,8 +112,8 @@ def measure(
 
 def forecast(
     shapes: Sequence[tuple[int, ...]],
-    broadcast: chain.Chain,
-    upload: chain.Chain,
+    broadcast: chain.Chain | Sequence[chain.Chain],
+    upload: chain.Chain | Sequence[chain.Chain],
     links: Sequence[bandwidth.Link],
     *,
     hospitals: int,
@@ -124,8 +125,8 @@ def forecast(
 
     Args:
       shapes: of the tensors that travel.
-      broadcast: chain of the way down.
-      upload: chain of the way up.
+      broadcast: chain of the way down; a sequence: that of every round.
+      upload: chain of the way up, likewise.
       links: one for all hospitals, or one each: the slowest decides how long a round takes.
       hospitals: hospitals there are.
       rounds: rounds of the run.
@@ -135,6 +136,9 @@ def forecast(
     Raises:
       InvalidInput: all bad arguments at once.
     """
+    chains = {
+        way: [one] if isinstance(one, chain.Chain) else list(one) for way, one in (("down", broadcast), ("up", upload))
+    }
     problems = [
         validation.whole_number("hospitals", hospitals, low=1, high=MOST, remedy="give the number of hospitals"),
         validation.whole_number("rounds", rounds, low=1, high=MOST, remedy="give the number of rounds"),
@@ -142,8 +146,8 @@ def forecast(
         validation.in_range(
             "fraction_selected", fraction_selected, low=0, high=1, low_open=True, remedy="give a share above 0 up to 1"
         ),
-        *broadcast.usage_problems(direction="broadcast"),
-        *upload.usage_problems(direction="upload"),
+        *chains["down"][0].usage_problems(direction="broadcast"),
+        *chains["up"][0].usage_problems(direction="upload"),
     ]
     if len(links) not in (1, hospitals):
         bound = f"must be one for all or one for each of the {hospitals} hospitals"
@@ -153,30 +157,24 @@ def forecast(
     result: dict[str, Any] = {"values": sum(tensors.sizes(shapes)), "tensors": len(shapes), "dense_bytes": dense}
     part = sum(tensors.sizes(part_of(shapes)))
     result["measured_on"] = SYNTHETIC if part == result["values"] else f"{part:,} {SYNTHETIC}; the rest in proportion"
-    bytes_of = {}
-    for direction, encoder in (("down", broadcast), ("up", upload)):
-        measured = measure(encoder, shapes, sd=sd)
-        bytes_of[direction] = measured.payload_bytes
-        result[direction] = {
-            "chain": str(encoder),
-            "bytes": measured.payload_bytes,
-            "bytes_at_least": measured.bounds.low,
-            "bytes_at_most": measured.bounds.high,
-            "bits_per_value": 8 * measured.payload_bytes / max(result["values"], 1),
-            "times_fewer_than_float32": dense / measured.payload_bytes,
-            "normalised_error": measured.normalised_error,
-            "bias": encoder.bias,
-            "encode_seconds": measured.encode_seconds,
-            "decode_seconds": measured.decode_seconds,
-            "sections": [each._asdict() for each in measured.sections],
-        }
-    names = [str(index) for index in range(len(links))]
-    for name, down, up in (("encoded", bytes_of["down"], bytes_of["up"]), ("float32", dense, dense)):
-        _, seconds = bandwidth.slowest(dict(zip(names, links)), dict.fromkeys(names, down), dict.fromkeys(names, up))
+    lengths: dict[str, list[float]] = {}
+    for way, of_rounds in chains.items():
+        measured = {str(one): measure(one, shapes, sd=sd) for one in dict.fromkeys(of_rounds)}
+        lengths[way] = [measured[str(one)].payload_bytes for one in of_rounds]
+        result[way] = _row(of_rounds, measured, result["values"], dense)
+    many = max(map(len, lengths.values()))  # 1: every round is alike
+    sent = list(zip(*(one if len(one) == many else one * many for one in lengths.values())))
+    by_id = {str(index): link for index, link in enumerate(links)}
+    for name, pairs in (("encoded", sent), ("float32", [(dense, dense)])):
+        seconds = 0.0
+        for (down, up), count in collections.Counter(pairs).items():
+            of_one = bandwidth.slowest(by_id, dict.fromkeys(by_id, down), dict.fromkeys(by_id, up))[1]
+            seconds += of_one * count / len(pairs)
+        down, up = (sum(one) / len(pairs) for one in zip(*pairs))
         run_bytes = bandwidth.classic_bytes(down, up, hospitals, fraction_selected, rounds)
-        if name == "encoded" and broadcast.needs_reference:
+        if name == "encoded" and chains["down"][0].needs_reference:
             run_bytes = bandwidth.classic_bytes(0.0, up, hospitals, fraction_selected, rounds)
-            run_bytes += hospitals * bandwidth.catching_up_bytes(down, dense, fraction_selected, rounds)
+            run_bytes += hospitals * _catching_up(lengths["down"], dense, fraction_selected, rounds)
         result[name] = {
             "run_bytes": run_bytes,
             "round_seconds": seconds,
@@ -184,3 +182,40 @@ def forecast(
         }
     result["hospitals"], result["rounds"], result["fraction_selected"] = hospitals, rounds, fraction_selected
     return result
+
+
+def _row(
+    of_rounds: Sequence[chain.Chain], measured: Mapping[str, Measurement], values: int, dense: int
+) -> dict[str, Any]:
+    """What is said of one way; of several chains the means over the rounds, and each chain by itself."""
+    first, *others = measured
+    every = [measured[str(one)] for one in of_rounds]
+
+    def mean(name: str) -> float:
+        return sum(getattr(one, name) for one in every) / len(every)
+
+    row = {
+        "chain": first + (f" and {len(others)} more" if others else ""),
+        "bytes": mean("payload_bytes"),
+        "bytes_at_least": min(one.bounds.low for one in every),
+        "bytes_at_most": max(one.bounds.high for one in every),
+        "bits_per_value": 8 * mean("payload_bytes") / max(values, 1),
+        "times_fewer_than_float32": dense / mean("payload_bytes"),
+        "normalised_error": mean("normalised_error"),
+        "bias": of_rounds[0].bias,
+        "encode_seconds": mean("encode_seconds"),
+        "decode_seconds": mean("decode_seconds"),
+        "sections": [each._asdict() for each in every[0].sections],
+    }
+    if others:
+        counts = collections.Counter(map(str, of_rounds))
+        row["by_round"] = [
+            {"chain": text, "rounds": counts[text], "bytes": one.payload_bytes} for text, one in measured.items()
+        ]
+    return row
+
+
+def _catching_up(payloads: Sequence[float], dense: int, fraction_selected: float, rounds: int) -> float:
+    if len(payloads) == 1:
+        return bandwidth.catching_up_bytes(payloads[0], dense, fraction_selected, rounds)
+    return bandwidth.catching_up_by_round(payloads, dense, fraction_selected)

@@ -25,7 +25,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("steps", None, "number of steps (required)")
     flags.DEFINE_float("delta", None, "delta, well below 1 / records (required)")
     flags.DEFINE_float("target_epsilon", None, "find the noise for this epsilon, instead of --noise_multiplier")
-    flags.DEFINE_string("sampling", "poisson", "how batches are drawn: poisson, fixed_size, shuffled or none")
+    flags.DEFINE_string(
+        "sampling", "poisson", "how batches are drawn: poisson, fixed_size, shuffled, random_allocation or none"
+    )
     flags.DEFINE_string("conversion", "rdp", "that --target_epsilon is meant in: rdp, pld or rdp_classical")
     flags.DEFINE_string("adjacency", None, "add_or_remove_one, replace_one or replace_special; default: as --sampling")
     flags.DEFINE_integer("records", None, "number of records (with --sampling=fixed_size, and to check --delta)")
@@ -102,7 +104,7 @@ def answer(
     """Epsilon of DP-SGD steps by each conversion, and the noise multiplier that was given or found.
 
     Args:
-      sampling_probability: a number, or a text such as "4/199"; needed for poisson and shuffled sampling.
+      sampling_probability: a number, or a text such as "4/199"; needed unless sampling is fixed_size or none.
       noise_multiplier, target_epsilon: exactly one of them.
       steps, delta, sampling, conversion, adjacency, records, batch: as in `calibrate_noise`.
 
@@ -240,7 +242,8 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"noise multiplier  {found['noise_multiplier']:g}")
     for name in ("rdp", "pld", "rdp_classical"):
         value = found[f"epsilon_{name}"]
-        shown = "none: too large to be computed" if value is None else f"{value:.6g}"
+        why = "not known for this sampling" if found["sampling"] == "random_allocation" else "too large to be computed"
+        shown = f"none: {why}" if value is None else f"{value:.6g}"
         lines.append(f"epsilon           {shown:<10} {name}: {CONVERSIONS[name]}")
     lines += [
         f"delta             {found['delta']:g}, over {found['steps']} steps",

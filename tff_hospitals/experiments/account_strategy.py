@@ -103,7 +103,9 @@ def answer(
         plans = _plans(wanted.steps, number(sampling_probability), target_epsilon, float(delta or 0.0), conversion)
         bands = min(plans, key=lambda plan: plan["rmse"])["bands"]
     if amplified:
-        wanted = Wanted(wanted.steps, bands=bands or 1)
+        wanted = Wanted(
+            wanted.steps, bands=1 if bands is None and STRATEGIES[strategy].banded else bands, buffers=buffers
+        )
     error = error_of(strategy, wanted)
     found: dict[str, Any] = {
         "strategy": strategy,
@@ -111,7 +113,7 @@ def answer(
         "participations": participations,
         "min_separation": min_separation,
         "bands": wanted.default_bands if STRATEGIES[strategy].banded else None,
-        "buffers": (buffers or 3) if STRATEGIES[strategy].buffered else None,
+        "buffers": wanted.default_buffers if STRATEGIES[strategy].buffered else None,
         "sensitivity": error.sensitivity.value,
         "sensitivity_rests_on": error.sensitivity.condition,
         "coefficients_checked": error.sensitivity.exact or error.sensitivity.condition == OVERLAPS,
@@ -169,7 +171,7 @@ def _amplified(
     from tff_hospitals.accounting import MechanismEvent
     from tff_hospitals.accounting.strategies import amplified_noise
 
-    chance, bands, steps = number(sampling_probability), found["bands"], found["steps"]
+    chance, bands, steps = number(sampling_probability), found["bands"] or 1, found["steps"]
     noise = given
     if noise is None:
         noise = amplified_noise(

@@ -22,6 +22,9 @@ def define_flags() -> None:
     flags.DEFINE_float("fraction_selected", 1.0, "share of the hospitals that takes part in a round")
     flags.DEFINE_string("broadcast", "none", "chain of encoders on the way down, e.g. delta,rotate,quantize:8")
     flags.DEFINE_string("upload", "none", "chain of encoders on the way up, e.g. topk:0.01,ternary:mean,entropy")
+    flags.DEFINE_string(
+        "by_round", "", "bits that change by round, e.g. upload_bits=linear:0.25,broadcast_bits=step:5:0.5"
+    )
     flags.DEFINE_list("uplink_mbps", ["10"], "speed from a hospital, megabits per second; one for all or one each")
     flags.DEFINE_list("downlink_mbps", ["50"], "speed to a hospital, megabits per second; one for all or one each")
     flags.DEFINE_list("latency_ms", ["20"], "one-way delay in milliseconds; one for all or one each")
@@ -31,7 +34,7 @@ def define_flags() -> None:
 
 def run() -> None:
     """Forecasts what the flags describe."""
-    from tff_hospitals.communication import forecast, parse_chain
+    from tff_hospitals.communication import forecast
     from tff_hospitals.foundations import validation
 
     validation.raise_if(
@@ -41,8 +44,9 @@ def run() -> None:
     )
     problems: list[validation.Problem] = []
     shapes = _try(lambda: forecast.parse_shapes(FLAGS.model_shapes), problems)
-    broadcast = _try(lambda: parse_chain(FLAGS.broadcast, name="broadcast"), problems)
-    upload = _try(lambda: parse_chain(FLAGS.upload, name="upload"), problems)
+    broadcast = _try(lambda: _chains("broadcast", FLAGS.broadcast), problems)
+    upload = _try(lambda: _chains("upload", FLAGS.upload), problems)
+    _try(_only_bits, problems)
     links = _try(_links, problems)
     validation.raise_if(problems)
     found = forecast.forecast(
@@ -71,6 +75,32 @@ def _try(make: Any, problems: list) -> Any:
     except validation.InvalidInput as error:
         problems += error.problems
         return None
+
+
+def _chains(direction: str, text: str) -> Any:
+    """The chain of one way; of every round, where its bits change."""
+    from tff_hospitals.communication import parse_chain
+    from tff_hospitals.plan import chains
+    from tff_hospitals.plan.parts import MOST_ROUNDS
+
+    rounds = max(1, min(FLAGS.rounds, MOST_ROUNDS))
+    found = chains.of_rounds(parse_chain(text, name=direction), direction, FLAGS.by_round, rounds)
+    return found if len(found) > 1 else found[0]
+
+
+def _only_bits() -> None:
+    """Settings by round that a forecast does not follow are refused: what they change, it would not count."""
+    from tff_hospitals.foundations import validation
+    from tff_hospitals.plan import schedules
+    from tff_hospitals.plan.parts import MOST_ROUNDS
+
+    bound, remedy = "changes no size of a payload", f"give {' or '.join(schedules.BITS)} alone"
+    given = schedules.parse(FLAGS.by_round)
+    found = [validation.Problem("--by_round", name, bound, remedy) for name in given if name not in schedules.BITS]
+    if given and FLAGS.rounds > MOST_ROUNDS:
+        bound = f"must be <= {MOST_ROUNDS} with settings by round"
+        found.append(validation.Problem("--rounds", FLAGS.rounds, bound, "forecast fewer rounds"))
+    validation.raise_if(found)
 
 
 def _links() -> list:
@@ -109,6 +139,10 @@ def text(found: dict[str, Any]) -> str:
             f"{way:<5}{row['chain']:<40}{row['bytes']:>18,.0f}{row['bytes_at_least']:>18,}{row['bytes_at_most']:>18,}"
             f"{row['bits_per_value']:>12.4f}{row['times_fewer_than_float32']:>13.1f}{row['normalised_error']:>10.3g}"
         )
+        lines += [
+            f"{'':<5}{one['chain']:<40}{one['bytes']:>18,.0f}  in {one['rounds']} of {found['rounds']} rounds"
+            for one in row.get("by_round", ())
+        ]
     lines += ["", f"{'':<9}{'bytes of the run':>20}{'seconds a round':>18}{'seconds of the run':>20}"]
     for name in ("encoded", "float32"):
         row = found[name]

@@ -44,6 +44,12 @@ def alone(dataset: HospitalDataset, hospital_id: str) -> HospitalDataset:
     return dataclasses.replace(dataset, hospitals=(dataset.hospital(hospital_id),))
 
 
+def without(dataset: HospitalDataset, hospital_id: str) -> HospitalDataset:
+    """The data set of all other hospitals."""
+    others = tuple(one for one in dataset.hospitals if one is not dataset.hospital(hospital_id))
+    return dataclasses.replace(dataset, hospitals=others)
+
+
 def baseline_plan(plan: Plan, epochs: int | None) -> Plan:
     """The plan of a baseline: one round of `epochs` epochs (None: as published), all records of its only hospital."""
     epochs = PUBLISHED_EPOCHS if epochs is None else epochs
@@ -56,7 +62,12 @@ def baseline_plan(plan: Plan, epochs: int | None) -> Plan:
             "local_epochs": epochs,
             "local_steps": None,
             "proximal_mu": 0.0,
+            "head_share": None,
         },
+        model={"local_layers": ""},
+        personal={"kind": "none"},
+        speeds="",
+        target_accuracy=None,
         stopping={"patience": None, "max_epsilon": None, "outer_max_epsilon": None},
     )
 

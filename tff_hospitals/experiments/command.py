@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 training, a file or a promise that is audited failed; 2 th
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 import types
@@ -16,12 +17,14 @@ from absl import flags
 from absl import logging as _verbosity_is_its_flag  # noqa: F401
 
 from tff_hospitals.foundations import extensions, quiet
+from tff_hospitals.foundations.files import DataError
 from tff_hospitals.foundations.validation import Failure, InvalidInput, Problem, raise_if
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-helpfull", "--helpfull", "-?", "--?")
 FLAGS = flags.FLAGS
 _LONGEST_ERROR, _WIDEST_LINE = 20, 1000  # lines, characters
+_WANTED = {"int": ("a whole number", "3"), "float": ("a number", "0.5"), "bool": ("true or false", "true")}
 _KINDS = {"comma separated list of strings": "a,b,..", "multi string": "string"}
 
 
@@ -45,24 +48,36 @@ def run(command: types.ModuleType, argv: Sequence[str]) -> int:
     # Keras builds models from graph placeholders.
     others = set(FLAGS)
     FLAGS.set_default("verbosity", 0)
-    command.define_flags()
-    flags.DEFINE_multi_string(
-        "extension", [], "package.module of your own that registers a mechanism, method, encoder, column or data set"
-    )
-    own = [name for name in FLAGS if name not in others]
     try:
+        command.define_flags()
+        flags.DEFINE_multi_string(
+            "extension",
+            [],
+            "package.module of your own that registers a mechanism, method, encoder, column or data set",
+        )
+        own = [name for name in FLAGS if name not in others]
         if any(one in HELP for one in argv[1:]):
             return _show(help_text(command.__doc__ or "", own))
         try:
             rest = FLAGS(list(argv))
         except flags.Error as error:
-            return say(f"{error} Remedy: see --help.", REFUSED)
+            return say(_of_flag(error), REFUSED)
         quiet.be_quiet(max(0, FLAGS.verbosity))
         quiet.one_thread_per_operation()
         return _guarded(command.run, rest)
     finally:  # a process may run several commands, one after the other
-        for name in own:
+        for name in set(FLAGS) - others:
             delattr(FLAGS, name)
+
+
+def _of_flag(error: flags.Error) -> str:
+    """What is wrong with a flag; a value of another kind in our words and not in Python's."""
+    found = re.match(r"flag --(?P<name>\w+)=(?P<value>.*?): (invalid|could not|\('Non-bool)", str(error), re.DOTALL)
+    kind = _WANTED.get(FLAGS[found["name"]].flag_type()) if found and found["name"] in FLAGS else None
+    if found is None or kind is None:
+        return f"{error} Remedy: see --help."
+    words, example = kind
+    return str(Problem(f"--{found['name']}", found["value"], f"must be {words}", f"write --{found['name']}={example}"))
 
 
 def _guarded(main: Callable[[], None], rest: Sequence[str]) -> int:
@@ -74,7 +89,7 @@ def _guarded(main: Callable[[], None], rest: Sequence[str]) -> int:
         main()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else FAILED
-    except InvalidInput as error:
+    except (InvalidInput, DataError) as error:
         return say(str(error), REFUSED)
     except BrokenPipeError:  # whoever read our output has gone, as in `| head`
         return _without_reader(FAILED)

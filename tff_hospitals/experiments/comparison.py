@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import Ledger
-from tff_hospitals.experiments import audit_rows, baselines, presets, sweep
+from tff_hospitals.experiments import audit_rows, baselines, sweep
 from tff_hospitals.experiments.grid import Grid, points, title_of
+from tff_hospitals.experiments.method_plans import base_plan, cohort_problems, of_memory, own_cohort
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.outcome import Outcome
 from tff_hospitals.experiments.runner import MethodRunner, RunResult
 from tff_hospitals.foundations import files
+from tff_hospitals.foundations.second_process import SecondProcess
 from tff_hospitals.foundations.validation import InvalidInput, Problem, in_range, one_of, raise_if, whole_number
 from tff_hospitals.plan import mechanisms, options, review
 from tff_hospitals.plan import noise as noise_plan
@@ -25,8 +27,9 @@ from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import seeds as seed_statistics
 from tff_hospitals.reports.columns import row_from_json
-from tff_hospitals.training import personalisation, stopping
+from tff_hospitals.training import stopping
 from tff_hospitals.training.metrics import METRICS
+from tff_hospitals.training.odometer import Odometer
 from tff_hospitals.training.results import TrainingError
 from tff_hospitals.training.run_directory import versions
 
@@ -95,10 +98,15 @@ class Comparison:
             None
             if self.baseline_epochs is None
             else whole_number("baseline_epochs", self.baseline_epochs, low=1, remedy="give 1 or more epochs"),
-            *personalisation.problems(self.finetune_epochs),
+            None
+            if self.finetune_epochs is None
+            else whole_number("finetune_epochs", self.finetune_epochs, low=1, remedy="give 1 or more, or leave it out"),
         ]
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             found.append(Problem("seeds", self.seeds, "must be one or more different numbers", "name each seed once"))
+        if len(set(self.target_epsilons)) < len(self.target_epsilons):
+            bound = "must be different numbers: each is a row of every private method"
+            found.append(Problem("target_epsilon", self.target_epsilons, bound, "name each target once"))
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             found.append(Problem("aggregators", self.methods, "must be one or more names", "name each method once"))
         if self.splits > 1 and "split" in self.data_options:
@@ -115,15 +123,14 @@ class Comparison:
             found.append(
                 Problem("target_epsilon", None, "is needed by the private methods", "give --target_epsilon=1,5")
             )
+        federated = [method for method in find_methods(self.methods) if method.kind == "federated"]
+        if federated and all(own_cohort(method) for method in federated):
+            found += [problem for method in federated for problem in cohort_problems(method, self.given)]
         return [problem for problem in found if problem is not None]
 
     def base_plan(self) -> Plan:
         """The data set's preset with data and model options."""
-        plan = presets.preset(self.dataset)
-        data = {"name": self.dataset, "options": {**plan.data.options, **self.data_options}}
-        if "partition" in self.given:  # the preset's partition options belong to the preset's partition
-            data["options"] = dict(self.data_options)
-        return plan.replace(data=data, model={"options": dict(self.model_options)})
+        return base_plan(self.dataset, self.given, self.data_options, self.model_options)
 
     def method_plans(self) -> list[tuple[Method, Plan]]:
         """One entry per row of the table: method and plan, private methods once per target."""
@@ -135,19 +142,22 @@ class Comparison:
                 targets = self.target_epsilons
             for target in targets:
                 plan = method.plan(base, target)
+                if method.kind == "federated" and self.finetune_epochs is not None:
+                    plan = plan.replace(personal={"kind": "fine_tune", "epochs": self.finetune_epochs})
                 found += points(self.grid, method, options.apply(plan, self._given_for(method, plan)))
         return found
 
     def _given_for(self, method: Method, plan: Plan) -> dict[str, Any]:
         """Options that reach a method: all that its plan uses; baselines keep their own way of training."""
         shared = {"dataset", "partition", "sites", "data_seed", "model", "batch_size"}
+        given = {name: value for name, value in self.given.items() if name != "cohort" or not own_cohort(method)}
         changed = options.apply(
-            plan, {name: self.given[name] for name in self.given if name in shared or method.kind == "federated"}
+            plan, {name: given[name] for name in given if name in shared or method.kind == "federated"}
         )
-        unused = {problem.name[2:] for problem in option_checks.unused([changed], self.given)}
+        unused = {problem.name[2:] for problem in option_checks.unused([changed], given)}
         return {
             name: value
-            for name, value in self.given.items()
+            for name, value in given.items()
             if name not in unused and (method.kind == "federated" or name in shared)
         }
 
@@ -157,6 +167,8 @@ def run(
     run_dir: str | pathlib.Path,
     on_run: Callable[[str, int, int], None] | None = None,
     runtime_options: Mapping[str, Any] | None = None,
+    dataset: HospitalDataset | None = None,
+    second: SecondProcess | None = None,
 ) -> dict[str, Any]:
     """Runs a comparison and writes `summary.json` after every row, so that an interruption costs one row at most.
 
@@ -167,6 +179,8 @@ def run(
       run_dir: folder for summary and run directories; runs that finished there before are read, not repeated.
       on_run: called before each run with its name, its number and how many there are.
       runtime_options: of the cluster: `address`, `time_limit_seconds`; runs are then spread over it.
+      dataset: hospitals in memory, in place of those that the comparison names.
+      second: a process that trains a part of the methods where that is faster.
 
     Raises:
       validation.InvalidInput: all problems at once, before anything is trained.
@@ -175,6 +189,8 @@ def run(
     raise_if(comparison.problems())
     folder = pathlib.Path(run_dir)
     plans = comparison.method_plans()
+    if dataset is not None:
+        plans = [(method, of_memory(plan, dataset)) for method, plan in plans]
     both = [flag for flag, _ in comparison.grid if flag in comparison.given]
     raise_if([Problem(f"--{flag}", comparison.given[flag], "is in the grid as well", "give it once") for flag in both])
     asked = {**comparison.given, **dict(comparison.grid)}
@@ -183,7 +199,9 @@ def run(
     for _, plan in plans:
         found += [problem for problem in review.problems(plan) if problem not in found]
     raise_if(found)
-    datasets = _splits(comparison, plans[0][1])
+    datasets = _splits(comparison, plans[0][1]) if dataset is None else _in_memory(comparison, dataset)
+    if comparison.max_total_epsilon is not None:
+        raise_if(Odometer(datasets[0].secret).limit_problems(comparison.max_total_epsilon))
     models: dict[str, Any] = {}
     rows = [
         [
@@ -196,7 +214,6 @@ def run(
                 comparison.baseline_epochs,
                 store_updates=comparison.store_updates,
                 max_total_epsilon=comparison.max_total_epsilon,
-                finetune_epochs=comparison.finetune_epochs,
                 models=models,
             )
             for number, dataset in enumerate(datasets)
@@ -208,8 +225,10 @@ def run(
     claim(folder, comparison, datasets[0])
     summary = _header(comparison, datasets[0], plans[0][1])
     going = [runners for runners, problems in zip(rows, refused) if not problems]
-    jobs = [(runner, seed) for runners in going for runner in runners for seed in comparison.seeds]
-    runs = sweep.start(comparison.runtime, jobs, runtime_options)
+    jobs = [(runner, comparison.seeds) for runners in going for runner in runners]
+    # Limits on all runs together are kept in the order of the table; hospitals in memory are nowhere else.
+    alone = dataset is not None or comparison.max_total_epsilon is not None
+    runs = sweep.start(comparison.runtime, jobs, runtime_options, None if alone else second)
     numbers = itertools.count(1)
     outcome = Outcome(datasets, len(comparison.seeds), comparison.headline)
     for runners, problems in zip(rows, refused):
@@ -221,7 +240,7 @@ def run(
 
             def started(seed: int, runner: MethodRunner) -> None:
                 if on_run is not None:
-                    on_run(runner.name(seed), next(numbers), len(jobs))
+                    on_run(runner.name(seed), next(numbers), len(jobs) * len(comparison.seeds))
 
             try:
                 results = [
@@ -236,7 +255,7 @@ def run(
             else:
                 federated = first.plan if first.method.kind == "federated" else None
                 outcome.enter(_row(comparison, first, results), results, federated)
-                if federated is not None and comparison.finetune_epochs is not None:
+                if federated is not None and federated.personal.kind != "none":
                     outcome.enter_again([result.of_own_models(first.dataset) for result in results])
         summary.update(outcome.fields())
         files.write_json(folder / "summary.json", summary)
@@ -277,6 +296,26 @@ def _splits(comparison: Comparison, plan: Plan) -> list[HospitalDataset]:
         bound = f"needs a split that can be drawn again, and this one is {rule}"
         raise_if([Problem("--splits", comparison.splits, bound, "leave it out, or bring the records without a split")])
     return datasets + [baselines.load(_on_split(plan, number).data) for number in range(1, comparison.splits)]
+
+
+def _in_memory(comparison: Comparison, dataset: HospitalDataset) -> list[HospitalDataset]:
+    """The only split of hospitals that nobody can load again.
+
+    Raises:
+      validation.InvalidInput: all that would have to load them.
+    """
+    remedy = "name a data set or a folder instead"
+    found = []
+    if comparison.splits > 1:
+        found.append(Problem("--splits", comparison.splits, "needs records that can be divided again", remedy))
+    if comparison.runtime == "cluster":
+        bound = "reads its hospitals where it runs, and these are in memory"
+        found.append(Problem("runtime", comparison.runtime, bound, remedy))
+    if "pooled" in comparison.methods and dataset.preprocessing.kind == "per_hospital":
+        bound = "would have to scale the records anew, which each hospital of this data set has scaled for itself"
+        found.append(Problem("aggregators", "pooled", bound, 'make the data set with scaling="pooled", or drop it'))
+    raise_if(found)
+    return [dataset]
 
 
 def _first_problems(runners: Sequence[MethodRunner]) -> tuple[Problem, ...]:

@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 POSITIONAL = ("action",)
 _ACTIONS = ("make", "up", "serve")
-_ENGINES = ("grpc",)
 
 
 def define_flags() -> None:
     """Flags of a plan, of the federation, and of where it runs."""
     train_command.define_flags()
     federation_making.define_federation_flags()
+    federation_making.define_engine_flags()
     flags.DEFINE_string("action", None, "make, up or serve (required; or the first argument)")
     flags.DEFINE_integer("hospitals", None, "up: how many hospitals the data set must have")
-    flags.DEFINE_string("engine", "grpc", "what carries the messages: grpc")
     flags.DEFINE_float("budget", None, "up: the epsilon that every hospital approves")
     flags.DEFINE_string("folder", None, "make: new folder for everything; serve: folder of the server")
     flags.DEFINE_string("listen", "127.0.0.1:8443", "serve: host:port to listen on; port 0 takes a free one")
@@ -47,7 +46,7 @@ def run() -> None:
     """Does what the first argument names."""
     from tff_hospitals.foundations.validation import one_of, raise_if
 
-    raise_if([one_of("action", FLAGS.action, _ACTIONS), one_of("engine", FLAGS.engine, _ENGINES)])
+    raise_if([one_of("action", FLAGS.action, _ACTIONS), federation_making.engine_problem()])
     if FLAGS.action == "make":
         federation_making.make()
         return
@@ -76,13 +75,15 @@ def _up() -> None:
         bound = f"is not the number of hospitals in {dataset.name}, which has {len(dataset.hospitals)}"
         raise_if([Problem("--hospitals", FLAGS.hospitals, bound, f"give --hospitals={len(dataset.hospitals)}")])
     run_dir = pathlib.Path(FLAGS.run_dir)
+    federation_making.engine()  # where an environment has to be made, that is before anything starts
     with launch.PassingFolder() as folder:
         agreement = founding.found(
             folder, plan, dataset, test_mode=FLAGS.test_mode, settings=federation_making.settings()
         )
         launch.prepare(folder, dataset)
         with launch.Local(folder, agreement) as local:
-            output = local.start(run_dir, budget=FLAGS.budget, insecure=FLAGS.insecure)
+            more = federation_making.engine_flags()
+            output = local.start(run_dir, budget=FLAGS.budget, insecure=FLAGS.insecure, extra=more)
             said: list[str] = []
 
             def on_line(line: str) -> None:
@@ -117,6 +118,7 @@ def _serve() -> None:
         pathlib.Path(FLAGS.folder),
         FLAGS.listen,
         pathlib.Path(FLAGS.run_dir),
+        engine=federation_making.engine(),
         insecure=FLAGS.insecure,
         wait_seconds=FLAGS.wait_seconds,
         on_listening=lambda address: print(f"{launch.LISTENING}{address}", flush=True),

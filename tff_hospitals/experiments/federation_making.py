@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from tff_hospitals.experiments import train_command
+
+if TYPE_CHECKING:
+    from tff_hospitals.deployment.engines import Engine
+    from tff_hospitals.foundations.validation import Problem
 
 FLAGS = flags.FLAGS
 
@@ -19,6 +24,33 @@ def define_federation_flags() -> None:
     flags.DEFINE_integer("fewest_hospitals", None, "hospitals below which a round is repeated (default: two thirds)")
     flags.DEFINE_bool("share_test_metrics", True, "hospitals tell the metrics of their own test records")
     flags.DEFINE_bool("test_mode", False, "all noise follows from the data's key, as in a simulation: protects nobody")
+
+
+def define_engine_flags() -> None:
+    """What carries the messages: the same at the server and at every hospital."""
+    flags.DEFINE_string("engine", "grpc", "what carries the messages: grpc or flower")
+    flags.DEFINE_string("flower_environments", None, "folder of Flower's environment, made there if need be")
+
+
+def engine_problem() -> Problem | None:
+    """Whether there is no such engine."""
+    from tff_hospitals.deployment.engines import ENGINES
+    from tff_hospitals.foundations.validation import one_of
+
+    return one_of("engine", FLAGS.engine, ENGINES)
+
+
+def engine() -> Engine:
+    """The engine that the flags name; Flower's environment is made if it is not there."""
+    from tff_hospitals.deployment import engines
+
+    return engines.engine(FLAGS.engine, pathlib.Path(FLAGS.flower_environments) if FLAGS.flower_environments else None)
+
+
+def engine_flags() -> list[str]:
+    """The same for a process of this federation."""
+    where = FLAGS.flower_environments
+    return [f"--engine={FLAGS.engine}", *([f"--flower_environments={pathlib.Path(where).absolute()}"] if where else [])]
 
 
 def settings() -> dict[str, object]:

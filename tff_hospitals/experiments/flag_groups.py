@@ -47,6 +47,7 @@ def define_plan_flags(also: Sequence[str] = ()) -> None:
     flags.DEFINE_integer("lora_rank", None, "train and send low-rank adapters of this rank instead of dense layers")
     flags.DEFINE_string("schema", None, "schema file of your own data (YAML or TOML)")
     flags.DEFINE_string("scaling", None, "per_hospital, pooled, fixed_bounds or dp_moments (tables)")
+    flags.DEFINE_string("tuned_on", None, "data set that the settings were searched on (as in best.flags of tune)")
 
 
 def define_run_flags() -> None:
@@ -107,6 +108,16 @@ def given_options(also: Sequence[str] = ()) -> dict[str, Any]:
     return {one.flag: FLAGS[one.flag].value for one in plan_options(also) if FLAGS[one.flag].present}
 
 
+def tuning_problems(dataset: str) -> list[Problem]:
+    """Settings that were searched on other data than those of a run."""
+    if FLAGS.tuned_on in (None, dataset):
+        return []
+    bound = f"is not the data set of this run, {dataset}: what suits one does not suit another"
+    return [
+        Problem("--tuned_on", FLAGS.tuned_on, bound, "search again with tune, or drop --tuned_on if it is meant so")
+    ]
+
+
 def data_options() -> dict[str, Any]:
     """Options of the data set: --data_option, --schema and --scaling."""
     found = parse_settings("data_option", FLAGS.data_option)
@@ -122,6 +133,9 @@ def model_options() -> dict[str, Any]:
     for name in ("trainable", "pretrained", "lora_rank"):
         if FLAGS[name].present:
             found[name] = FLAGS[name].value
+    for name in ("hidden_units", "filters"):  # of a list with one size nothing but its number is written
+        if isinstance(found.get(name), int):
+            found[name] = [found[name]]
     return found
 
 

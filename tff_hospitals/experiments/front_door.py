@@ -22,6 +22,7 @@ COMMANDS = {
     "program": "tff_hospitals.experiments.program_command",
     "sweep": "tff_hospitals.experiments.sweep_command",
     "tune": "tff_hospitals.experiments.tune_command",
+    "contribution": "tff_hospitals.experiments.contribution_command",
     "audit": "tff_hospitals.experiments.audit_command",
     "publish": "tff_hospitals.experiments.publish_command",
     "report": "tff_hospitals.experiments.report_command",
@@ -79,7 +80,7 @@ def main(name: str = "", argv: Sequence[str] | None = None) -> None:
 
 def _overview() -> str:
     words = {name: importlib.import_module(module).__doc__ or "" for name, module in COMMANDS.items()}
-    lines = [f"  {name:<11}{text.splitlines()[0]}" for name, text in words.items()]
+    lines = [f"  {name:<13}{text.splitlines()[0]}" for name, text in words.items()]
     return "\n".join(
         [
             "Compare ways in which hospitals train one model together, at the same verified privacy.",

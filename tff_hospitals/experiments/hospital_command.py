@@ -1,6 +1,7 @@
 """A hospital's side of a federation: read and approve the agreement, run the worker, check the journal.
 
-    tff-hospitals hospital --folder=hospital --data=tables --approve=agreement.json --budget=4
+    tff-hospitals hospital --folder=hospital --approve=agreement.json --budget=4
+    tff-hospitals hospital --folder=hospital --data=tables --approve=agreement.json --max_total_epsilon=8
     tff-hospitals hospital --folder=hospital --data=tables --server=federation.example:8443
     tff-hospitals hospital --folder=hospital --verify_log
 
@@ -21,8 +22,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from tff_hospitals.experiments import federation_making
+
 if TYPE_CHECKING:
     from tff_hospitals.deployment.agreement import Agreement
+    from tff_hospitals.deployment.transport import Line
+    from tff_hospitals.foundations.validation import Problem
+    from tff_hospitals.hospitals import HospitalDataset
 
 FLAGS = flags.FLAGS
 _DIAL_SECONDS = 10.0
@@ -36,10 +42,14 @@ def define_flags() -> None:
     flags.DEFINE_string("hospital", None, "this hospital's id, where its key does not say it")
     flags.DEFINE_string("approve", None, "agreement to read and to approve")
     flags.DEFINE_float("budget", None, "the largest epsilon that may be spent here under this agreement")
+    flags.DEFINE_float(
+        "max_total_epsilon", None, "the largest epsilon of everything that is ever released about --data together"
+    )
     flags.DEFINE_bool("yes", False, "approve without being asked")
     flags.DEFINE_string("server", None, "host:port of the server: run the worker")
     flags.DEFINE_float("give_up_seconds", 3600.0, "end after so long without a connection")
     flags.DEFINE_bool("insecure", False, "without TLS, on the loopback interface only: for trying out")
+    federation_making.define_engine_flags()
     flags.DEFINE_bool("verify_log", False, "check that the journal is whole, and show it")
 
 
@@ -53,6 +63,9 @@ def run() -> None:
         raise_if([Problem("hospital", "nothing", "was asked for", remedy)])
     if FLAGS.budget is not None and not FLAGS.approve:
         raise_if([Problem("--budget", FLAGS.budget, "is only used with --approve", "approve the agreement with it")])
+    if FLAGS.max_total_epsilon is not None and not (FLAGS.approve and FLAGS.data):
+        remedy = "approve the agreement with it, and name the records that it is about: --data"
+        raise_if([Problem("--max_total_epsilon", FLAGS.max_total_epsilon, "needs --approve and --data", remedy)])
     if FLAGS.verify_log:
         _verify(folder)
     if FLAGS.approve:
@@ -65,15 +78,21 @@ def _verify(folder: pathlib.Path) -> None:
     from tff_hospitals.deployment import journal
     from tff_hospitals.foundations.files import RecordError
 
-    path = folder / "journal.jsonl"
-    found = journal.problems(path)
-    if found:
-        raise RecordError(f"{path}: {'; '.join(found[:5])}. Remedy: restore it from a backup, and ask who changed it.")
-    kept = journal.Journal(path)
-    for entry in kept.entries:
-        words = [f"{name} {value}" for name, value in entry.items() if name not in ("event", "time", "before")]
-        print(f"{entry['time']}  {entry['event']:<9} {', '.join(words)[:160]}")
-    print(f"{len(kept.entries)} entries, whole; hash of the last one {kept.head[:32]}")
+    paths = sorted(folder.glob(f"*/{journal.FILE_NAME}"))
+    if not paths:
+        raise RecordError(f"{folder} holds no journal. Remedy: name the --folder of a hospital that approved a plan.")
+    for path in paths:
+        found = journal.problems(path)
+        if found:
+            said = "; ".join(found[:5])
+            raise RecordError(f"{path}: {said}. Remedy: restore it from a backup, and ask who changed it.")
+    for path in paths:
+        kept = journal.Journal(path)
+        for entry in kept.entries:
+            words = [f"{name} {value}" for name, value in entry.items() if name not in ("event", "time", "before")]
+            print(f"{entry['time']}  {entry['event']:<9} {journal.printable(', '.join(words))[:160]}")
+        whole = f"{len(kept.entries)} entries, whole; hash of the last one {kept.head[:32]}"
+        print(f"federation {path.parent.name[:16]}: {whole}")
 
 
 def _own(folder: pathlib.Path, agreement: Agreement) -> str:
@@ -97,7 +116,7 @@ def _approve(folder: pathlib.Path) -> None:
     from tff_hospitals.deployment import approval
     from tff_hospitals.deployment.agreement import FILE_NAME, Agreement, no_records
     from tff_hospitals.deployment.founding import SIGNING_KEY
-    from tff_hospitals.deployment.journal import Journal
+    from tff_hospitals.deployment.journal import journal_of
     from tff_hospitals.deployment.keys import SigningKey
     from tff_hospitals.foundations.validation import Problem, raise_if
     from tff_hospitals.hospitals import DataSecret
@@ -106,36 +125,56 @@ def _approve(folder: pathlib.Path) -> None:
     own = _own(folder, agreement)
     dataset = agreement.dataset(DataSecret(bytes(32), True, None), no_records)
     print(approval.in_words(agreement, own, dataset))
-    raise_if(approval.problems(agreement, own, dataset, FLAGS.budget))
+    raise_if([*approval.problems(agreement, own, dataset, FLAGS.budget), *_together(agreement, own, dataset)])
     print(f"Budget: {'none' if FLAGS.budget is None else f'epsilon {FLAGS.budget:g}'}")
     if not FLAGS.yes:
         print(f"Approve agreement {agreement.digest.hex()[:16]} for {own}? Type yes: ", end="", flush=True)
         if sys.stdin.readline().strip() != "yes":
             raise_if([Problem("approval", "no", "nothing was approved or changed", "ask the federation")])
-    approval.approve(folder, agreement, own, SigningKey.read(folder / SIGNING_KEY), FLAGS.budget)
+    approval.approve(
+        folder, agreement, own, SigningKey.read(folder / SIGNING_KEY), FLAGS.budget, FLAGS.max_total_epsilon
+    )
     agreement.write(folder / FILE_NAME)
     digest = agreement.digest.hex()
-    Journal(folder / "journal.jsonl").append("approved", hospital=own, agreement=digest, budget=FLAGS.budget)
+    limits = {"budget": FLAGS.budget, "together": FLAGS.max_total_epsilon}
+    journal_of(folder, agreement).append("approved", hospital=own, agreement=digest, **limits)
     print(f"approved: {folder / approval.FILE_NAME}")
+
+
+def _together(agreement: Agreement, own: str, dataset: HospitalDataset) -> list[Problem]:
+    """Says what was released about these records before; why no more of it may be."""
+    if not FLAGS.data:
+        return []
+    from tff_hospitals.deployment import approval, site_data
+    from tff_hospitals.training.odometer import Odometer
+
+    _, secret = site_data.read(FLAGS.data, own, agreement)
+    odometer = Odometer(secret)
+    for total in odometer.totals():
+        print(
+            f"Released about these records before, in {total.runs} runs: epsilon {total.epsilon:.4g} per {total.unit}"
+        )
+    limit = FLAGS.max_total_epsilon
+    return [] if limit is None else odometer.problems(limit, approval.first_charge(agreement, own, dataset))
 
 
 def _work(folder: pathlib.Path) -> None:
     from tff_hospitals.deployment import approval, site_data
     from tff_hospitals.deployment.agreement import FILE_NAME, Agreement
     from tff_hospitals.deployment.founding import SIGNING_KEY
-    from tff_hospitals.deployment.journal import Journal
+    from tff_hospitals.deployment.journal import journal_of, printable
     from tff_hospitals.deployment.keys import SigningKey
+    from tff_hospitals.deployment.transport import DeploymentError
     from tff_hospitals.foundations.validation import Problem, raise_if
 
     if not FLAGS.data:
         raise_if([Problem("--data", None, "must name this hospital's records", "write --data=FOLDER")])
     agreement, key = Agreement.read(folder / FILE_NAME), SigningKey.read(folder / SIGNING_KEY)
     own = _own(folder, agreement)
-    budget = approval.read_budget(folder, agreement, own, key)
+    limits = approval.read_limits(folder, agreement, own, key)
     if FLAGS.insecure:
         print(f"{RED}WITHOUT TLS: for trying out on this machine alone{PLAIN}", file=sys.stderr)
     hospital, secret = site_data.read(FLAGS.data, own, agreement)
-    from tff_hospitals.deployment.grpc_engine import GrpcLine
     from tff_hospitals.deployment.site import Site
     from tff_hospitals.deployment.site_memory import SiteMemory
     from tff_hospitals.deployment.site_work import SiteWork
@@ -143,15 +182,18 @@ def _work(folder: pathlib.Path) -> None:
 
     state = folder / agreement.identity
     work = SiteWork(agreement, hospital, secret)
-    site = Site(work, key, Journal(folder / "journal.jsonl"), SiteMemory(state), budget)
-    stop = threading.Event()
+    site = Site(work, key, journal_of(folder, agreement), SiteMemory(state), limits)
+    engine, stop = federation_making.engine(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     tls = None if FLAGS.insecure else folder
-    print(f"{own}: agreement {agreement.digest.hex()[:16]}, budget {_said(budget)}, server {FLAGS.server}", flush=True)
+    print(
+        f"{own}: agreement {agreement.digest.hex()[:16]}, budget {_said(limits.budget)}, server {FLAGS.server}",
+        flush=True,
+    )
 
-    def dial() -> GrpcLine:
-        return GrpcLine(tls, FLAGS.server, own, work.wire.most_bytes, _DIAL_SECONDS)
+    def dial() -> Line:
+        return engine.dial(tls, FLAGS.server, own, work.wire.most_bytes, _DIAL_SECONDS)
 
     serve(
         site,
@@ -160,8 +202,10 @@ def _work(folder: pathlib.Path) -> None:
         stop=stop,
         paused=lambda: os.path.exists(folder / "pause"),
     )
-    left = "the run is over" if site.ended else "left"
+    left = "the run is over" if site.ended and not site.why else "left"
     print(f"{own}: {left}; epsilon so far {_said(site.ledger.epsilon)}; journal {site.journal.head[:32]}", flush=True)
+    if site.why:
+        raise DeploymentError(f"{own} was sent away: {printable(site.why)}.")
 
 
 def _said(epsilon: float) -> str:

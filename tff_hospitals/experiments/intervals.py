@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tff_hospitals.training.metrics import METRICS, Metric, Predictions, default_headline
+from tff_hospitals.training.record_counts import Draws
 
 __all__ = ["METRICS", "Drawn", "Resamples", "differences", "headline_of", "interval"]
 
@@ -108,7 +109,7 @@ class Resamples:
         table = np.full([len(runs), len(self.ids), self.count], math.nan)
         for number, run in enumerate(runs):
             for place, rows, drawn in self._parts[min(number // seeds, len(self._parts) - 1)]:
-                table[number, place] = metric.compute(run[rows], drawn)
+                table[number, place] = metric.compute(run[rows], Draws(drawn))
         return Drawn(table, weights, self.ids)
 
 

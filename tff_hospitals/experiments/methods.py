@@ -61,10 +61,6 @@ class Method:
         return [one for one, _ in mechanisms.layers(Plan().replace(**self.changes).privacy)]
 
 
-def _server(optimizer: str, rate: float) -> dict[str, Any]:
-    return {"server": {"optimizer": optimizer, "learning_rate": rate}}
-
-
 _EQUAL = {"weighting": "equal"}
 ROBUST = (
     ("coordinate_median", "median", "the median of the updates in every coordinate (Yin et al. 2018)"),
@@ -116,21 +112,81 @@ METHODS = {
             default=False,
         ),
         Method(
+            "fedbuff",
+            "FedBuff",
+            "asynchronous: the server steps after two answers, old ones count less (Nguyen et al. 2022)",
+            {**_EQUAL, "cohort": {"kind": "buffered", "hospitals_per_round": 2}, "speeds": "lognormal:0.01:1"},
+            default=False,
+        ),
+        Method(
             "q_fedavg",
             "q-FedAvg",
             "hospitals whose loss is high count more, so that all are served more evenly (Li et al. 2020)",
             {**_EQUAL, "privacy": {"mechanism": "q_fedavg"}},
             default=False,
         ),
-        Method("fedadam", "FedAdam", "Adam at the server (Reddi et al. 2021)", _server("adam", 0.1)),
         Method(
-            "fedadagrad",
-            "FedAdagrad",
-            "Adagrad at the server (Reddi et al. 2021)",
-            _server("adagrad", 0.1),
+            "scaffold",
+            "SCAFFOLD",
+            "local steps are corrected by control variates of server and hospital, two models each way (Karimireddy et "
+            "al. 2020)",
+            {"privacy": {"mechanism": "scaffold"}},
             default=False,
         ),
-        Method("fedyogi", "FedYogi", "Yogi at the server (Reddi et al. 2021)", _server("yogi", 0.1), default=False),
+        Method(
+            "fedper",
+            "FedPer",
+            "the output layer never travels: every hospital keeps and trains its own (Arivazhagan et al. 2019)",
+            {"model": {"local_layers": "output"}},
+            default=False,
+        ),
+        Method(
+            "fedrep",
+            "FedRep",
+            "as fedper, and a round trains the hospital's own layer first, then the shared ones (Collins et al. 2021)",
+            {"model": {"local_layers": "output"}, "client": {"head_share": 0.5}},
+            default=False,
+        ),
+        Method(
+            "feddyn",
+            "FedDyn",
+            "every hospital's loss is bent by its earlier updates, so that what is best for each agrees in the end "
+            "(Acar et al. 2021)",
+            {"privacy": {"mechanism": "feddyn"}, "client": {"proximal_mu": 0.1}},
+            default=False,
+        ),
+        Method(
+            "mime_lite",
+            "MimeLite",
+            "local steps take the server's momentum, which follows the gradients of the broadcast model (Karimireddy "
+            "et al. 2021)",
+            {"privacy": {"mechanism": "mime_lite"}, "client": {"momentum": 0.9}},
+            default=False,
+        ),
+        Method(
+            "fedprox_adaptive",
+            "FedProx, adaptive",
+            "FedProx whose weight rises while the loss rises and falls after rounds of falling loss (Li et al. 2020)",
+            {"privacy": {"mechanism": "fedprox_adaptive"}},
+            default=False,
+        ),
+        Method(
+            "agnostic",
+            "agnostic mean",
+            "hospitals count by weights that move towards those of the highest loss (Mohri et al. 2019)",
+            {**_EQUAL, "privacy": {"mechanism": "agnostic"}},
+            default=False,
+        ),
+        *(
+            Method(
+                f"fed{name.lower()}",
+                f"Fed{name}",
+                f"{name} at the server ({'You et al. 2020' if name == 'LAMB' else 'Reddi et al. 2021'})",
+                {"server": {"optimizer": name.lower(), "learning_rate": 0.1}},
+                default=name == "Adam",
+            )
+            for name in ("Adam", "Adagrad", "LAMB", "Yogi")
+        ),
         Method(
             "dp_sgd",
             "DP-SGD in hospitals",

@@ -36,7 +36,7 @@ class Outcome:
     def __init__(self, datasets: Sequence[HospitalDataset], seeds: int, headline: str | None = None):
         self._asked = headline
         tested, trained = (sum(datasets[0].records(train=train).values()) for train in (False, True))
-        self._resamples = Resamples([_patients(one) for one in datasets], seeds, tested / max(1, trained))
+        self._resamples = Resamples([patients_of(one) for one in datasets], seeds, tested / max(1, trained))
         self._datasets = datasets
         self._class_counts: dict[str, dict[str, int]] = {}
         self._rows: list[dict[str, Any]] = []
@@ -204,7 +204,7 @@ def over_patients(run: Run, dataset: HospitalDataset) -> dict[str, Any]:
       dataset: the hospitals that it was evaluated on.
     """
     found = Evaluator(run.model, dataset).predictions(run.weights, run.frozen)
-    resamples = Resamples([_patients(dataset)], seeds=1)
+    resamples = Resamples([patients_of(dataset)], seeds=1)
     fields: dict[str, Any] = {}
     for name in ("accuracy", "rmse") if len(found) else ():
         if found.task in METRICS[name].tasks:
@@ -212,7 +212,7 @@ def over_patients(run: Run, dataset: HospitalDataset) -> dict[str, Any]:
     return fields
 
 
-def _patients(dataset: HospitalDataset) -> dict[str, Sequence[int]]:
+def patients_of(dataset: HospitalDataset) -> dict[str, Sequence[int]]:
     """A number for the patient of every test record, by hospital."""
     return {
         one.hospital_id: range(one.test.records) if one.test_patients is None else one.test_patients.tolist()

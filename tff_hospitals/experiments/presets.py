@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from tff_hospitals.plan.plan import Plan
 
+SEEDS = (42, 43, 44, 45, 46)
+"""Of a comparison, unless others are given."""
 _TABLE = Plan().replace(
     rounds=15, client={"learning_rate": 0.03, "local_steps": 100, "batch_size": 4}, privacy={"clip_norm": 1.1}
 )
@@ -30,6 +32,12 @@ _PRESETS = {
     ),
     "fashion_mnist": _IMAGES.replace(data={"partition": "dirichlet", "sites": 10, "options": {"alpha": 0.5}}),
     "synthetic": _TABLE,
+    "mnist": _IMAGES.replace(data={"partition": "dirichlet", "sites": 10, "options": {"alpha": 0.5}}),
+    **{name: _IMAGES.replace(data={"sites": 100}) for name in ("emnist", "cifar100", "shakespeare")},
+    "isic2019": _IMAGES,
+    "image_folder": _IMAGES,
+    "stack_overflow": _IMAGES.replace(data={"sites": 100}, model={"name": "logistic_regression"}),
+    "tcga_brca": _TABLE,
 }
 
 

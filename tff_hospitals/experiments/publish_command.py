@@ -1,4 +1,4 @@
-"""Makes the folder of a finished run that may leave the house: guarantee on top, no seed, nothing of inside/.
+"""Makes the part of a finished run that may leave the house: guarantee on top, no seed, nothing of inside/.
 
 tff-hospitals publish runs/private public/private
 

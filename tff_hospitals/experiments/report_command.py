@@ -33,7 +33,7 @@ def run() -> None:
     command.need_run_dir()
     from tff_hospitals import reports
     from tff_hospitals.foundations.validation import Problem, raise_if
-    from tff_hospitals.reports import progress, rerender
+    from tff_hospitals.reports import contribution_page, progress, rerender
     from tff_hospitals.reports.run_files import read_run
 
     folder = pathlib.Path(FLAGS.run_dir[0])
@@ -48,7 +48,9 @@ def run() -> None:
     elif len(FLAGS.run_dir) > 1:
         raise_if([Problem("--out", None, "must name a folder for the report of several", "add --out=runs/together")])
     paths = reports.write_report(folder)
-    if FLAGS.table and rerender.is_comparison(folder):
+    if rerender.holds_contributions(folder):
+        print(contribution_page.text(contribution_page.read(folder)))
+    elif FLAGS.table and rerender.is_comparison(folder):
         reports.print_table(reports.read_summary(folder), sys.stdout)
     elif FLAGS.table:
         print(progress.run_summary(read_run(folder).row))

@@ -13,7 +13,6 @@ from tff_hospitals.experiments.methods import Method
 from tff_hospitals.foundations import files
 from tff_hospitals.plan import review
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.training import personalisation
 from tff_hospitals.training.convergence import NOT_CONVERGED, can_fit
 from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.loop import build_model, train_seeds, train_to_the_end
@@ -23,9 +22,14 @@ from tff_hospitals.training.stopping import DIVERGED
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
 
-FINE_TUNED = "_fine_tuned"
+PERSONAL = {
+    "fine_tune": ("_fine_tuned", "fine-tuned"),
+    "ditto": ("_ditto", "Ditto"),
+    "interpolate": ("_interpolated", "interpolated"),
+}
+"""By kind of own model: what follows the name of a method, and its label."""
 OWN_MODELS = (
-    "fine-tuned: the guarantee is that of the federated model; each hospital's own model knows its records without "
+    "own models: the guarantee is that of the federated model; each hospital's own model knows its records without "
     "noise and must stay there"
 )
 
@@ -38,33 +42,36 @@ class RunResult:
       row: its summary.
       predictions: of every test record, hospitals in order; they stay in memory.
       ledger: what it released; of runs without a mechanism it is empty.
-      fine_tuned: what the hospitals' own models predict after fine-tuning; None where none was asked for.
+      kind: how hospitals made models of their own of the finished one; `none`: they did not.
+      own: what these predict.
     """
 
     row: Mapping[str, Any]
     predictions: Predictions
     ledger: Ledger
-    fine_tuned: Predictions | None = None
+    kind: str = "none"
+    own: Predictions | None = None
 
     def of_own_models(self, dataset: HospitalDataset) -> RunResult:
         """The run as its hospitals' own models show it; the row is that of a method of its own."""
-        if self.fine_tuned is None:
-            raise ValueError("the run was not fine-tuned")
+        if self.own is None:
+            raise ValueError("the hospitals made no models of their own")
         by_hospital, start = {}, 0
         for one, records in dataset.records(train=False).items():
-            by_hospital[one] = evaluate(self.fine_tuned[start : start + records])
+            by_hospital[one] = evaluate(self.own[start : start + records])
             start += records
+        suffix, words = PERSONAL[self.kind]
         kept = {name: value for name, value in self.row.items() if name != "backdoor_success"}
         row = {
             **kept,
-            **summary_fields(by_hospital, evaluate(self.fine_tuned)),
-            "method": f"{self.row['method']}{FINE_TUNED}",
-            "label": f"{self.row['label']}, fine-tuned",
+            **summary_fields(by_hospital, evaluate(self.own)),
+            "method": f"{self.row['method']}{suffix}",
+            "label": f"{self.row['label']}, {words}",
             "curve": [],
         }
         if self.ledger.units():
             row["warnings"] = [*row["warnings"], OWN_MODELS]
-        return RunResult(row, self.fine_tuned, self.ledger)
+        return RunResult(row, self.own, self.ledger)
 
 
 @dataclasses.dataclass
@@ -81,7 +88,7 @@ class MethodRunner:
         for that, and for `baselines.PUBLISHED_EPOCHS` else.
       store_updates: keep every hospital's update of every k-th round, for audits.
       max_total_epsilon: the limit on all runs on these data together.
-      finetune_epochs: of each hospital on its own records after federated training; None: none.
+      left_out: a hospital that does not train and is tested all the same; None: all train.
       models: by name, filled on first use; methods that share it share compiled programs and first weights.
     """
 
@@ -93,25 +100,37 @@ class MethodRunner:
     baseline_epochs: int | None
     store_updates: int | None = None
     max_total_epsilon: float | None = None
-    finetune_epochs: int | None = None
+    left_out: str | None = None
     models: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def name(self, seed: int, hospital: str | None = None) -> str:
         """The run directory of a seed: method, target and seed, so that nothing is trained twice."""
         target, split = self.plan.privacy.target_epsilon, self.plan.data.options.get("split")
         name = self.method.name.replace(":", ".")  # of a module's factory
-        parts = [name, hospital, None if target is None else f"eps{target:g}", f"seed{seed}"]
+        without = None if self.left_out is None else f"without_{self.left_out}"
+        parts = [name, hospital, without, None if target is None else f"eps{target:g}", f"seed{seed}"]
         parts += [f"split{split}"] if split else []
         return "-".join(part for part in parts if part)
+
+    @property
+    def trained(self) -> HospitalDataset:
+        """The hospitals that train."""
+        return self.dataset if self.left_out is None else baselines.without(self.dataset, self.left_out)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether one core is enough for its runs."""
+        from tff_hospitals.runtimes.compiled.runtime import MOST_FUSED_PARAMETERS
+
+        model = self._model_of(self.plan, self.dataset)
+        records = sum(self.dataset.records(train=True).values())
+        return model.parameters <= MOST_FUSED_PARAMETERS and can_fit(model, records)
 
     def problems(self) -> list[Any]:
         """What keeps this method from running here; a baseline is checked by the plan that it really runs."""
         if self.method.kind != "federated":
             return review.problems(baselines.baseline_plan(self.plan, self.baseline_epochs))
-        return [
-            *review.problems(self.plan, self.dataset),
-            *personalisation.problems(self.finetune_epochs, self.dataset),
-        ]
+        return review.problems(self.plan, self.trained)
 
     def run(self, seed: int) -> RunResult:
         """Trains (or takes up again, or reads) one seed."""
@@ -126,7 +145,7 @@ class MethodRunner:
             training, evaluated = baselines.pooled(self.plan.data, self.dataset)
             plans = [baselines.baseline_plan(plan, self.baseline_epochs) for plan in plans]
             return self._train(plans, training, evaluated, on_start=on_start)
-        return self._train(plans, self.dataset, None, on_start=on_start)
+        return self._train(plans, self.trained, self.dataset if self.left_out else None, on_start=on_start)
 
     def _train(
         self,
@@ -155,16 +174,14 @@ class MethodRunner:
             curves = [run.summary["curve"] for run in runs]
             rises = last_rounds.still_rising(curves, "loss") if to_its_end else None
         evaluator = Evaluator(model, dataset if evaluated is None else evaluated)
-        own: personalisation.FineTuning | None = None
-        if self.method.kind == "federated" and self.finetune_epochs is not None:
-            own = personalisation.FineTuning(plans[0], model, dataset, self.finetune_epochs)
         shared = {"label": self.method.label, "kind": self.method.kind, **self._without_wire()}
         return [
             RunResult(
                 {**run.summary, **shared, **_how_it_ended(run.summary, to_its_end, rises)},
-                evaluator.predictions(run.weights, run.frozen),
+                evaluator.predictions(run.weights, run.frozen, run.own if run.plan.model.local_layers else None),
                 run.ledger,
-                None if own is None else own.predictions(run.weights, run.frozen, run.plan.seed),
+                run.plan.personal.kind,
+                None if run.plan.personal.kind == "none" else evaluator.predictions((), (), run.own),
             )
             for run in runs
         ]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tff_hospitals.experiments.methods import Method
 
 FLAGS = flags.FLAGS
-OWN = ("target_epsilon", "seed")  # a comparison has several of them
 
 
 def define_method_flags() -> None:
@@ -29,8 +28,9 @@ def define_method_flags() -> None:
     flags.DEFINE_string(
         "aggregator", "weighted_mean", "the method: a name that a comparison knows, or package.module:factory"
     )
-    flags.DEFINE_string("tuned_on", None, "data set that the settings were searched on (as in best.flags of tune)")
     flags.DEFINE_string("robust", None, "rule against bad hospitals, such as trimmed_mean or multi_krum")
+    from tff_hospitals.experiments.method_plans import OWN
+
     flag_groups.define_plan_flags(also=OWN)
 
 
@@ -59,38 +59,14 @@ def plan_from_flags() -> Plan:
     Raises:
       validation.InvalidInput: unknown names, options that nothing uses.
     """
-    from tff_hospitals.experiments import presets
-    from tff_hospitals.experiments.methods import METHODS, robust_plan
-    from tff_hospitals.foundations.validation import Problem, raise_if
-    from tff_hospitals.plan import options
-    from tff_hospitals.plan.checks import options as option_checks
+    from tff_hospitals.experiments import method_plans
+    from tff_hospitals.foundations.validation import raise_if
 
-    method = method_of_flags()
-    given = flag_groups.given_options(also=OWN)
-    base = presets.preset(given.get("dataset", "heart_disease"))
-    base_options = {} if "partition" in given else dict(base.data.options)
-    base = base.replace(
-        data={"options": {**base_options, **flag_groups.data_options()}},
-        model={"options": flag_groups.model_options()},
+    given = flag_groups.given_options(also=method_plans.OWN)
+    plan = method_plans.federated_plan(
+        FLAGS.aggregator, given, flag_groups.data_options(), flag_groups.model_options(), FLAGS.robust
     )
-    plan = robust_plan(method.plan(base, given.get("target_epsilon")), FLAGS.robust)
-    plan = options.apply(plan, given)
-    found = option_checks.unused([plan], given)
-    if method.kind != "federated":
-        federated = ", ".join(name for name, one in METHODS.items() if one.kind == "federated")
-        found.append(
-            Problem(
-                "--aggregator",
-                method.name,
-                "is a baseline of comparisons, not a federated method",
-                f"take one of {federated}",
-            )
-        )
-    if FLAGS.tuned_on is not None and FLAGS.tuned_on != plan.data.name:
-        bound = f"is not the data set of this run, {plan.data.name}: what suits one does not suit another"
-        remedy = "search again with tune, or drop --tuned_on if it is meant so"
-        found.append(Problem("--tuned_on", FLAGS.tuned_on, bound, remedy))
-    raise_if(found)
+    raise_if(flag_groups.tuning_problems(plan.data.name))
     return plan
 
 

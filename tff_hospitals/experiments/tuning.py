@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tff_hospitals.experiments import search_journal
 from tff_hospitals.experiments.search_space import Axis
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.training.results import Run
 
-JOURNAL, QUESTION, TRIALS, BEST, SUMMARY = "journal.log", "search.json", "trials.csv", "best.flags", "summary.json"
+QUESTION, TRIALS, BEST, SUMMARY = "search.json", "trials.csv", "best.flags", "summary.json"
 PRUNERS = ("none", "median", "hyperband")
-STUDY = "search"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +223,7 @@ def run(
     runtime: str = "compiled",
     on_trial: Callable[[int, int], None] | None = None,
     helps: bool = False,
-    beside: Callable[[], None] | None = None,
+    beside: contextlib.AbstractContextManager[None] | None = None,
 ) -> dict[str, Any]:
     """Searches, or goes on where a search in `folder` got to; writes trials.csv, best.flags and summary.json.
 
@@ -234,7 +234,7 @@ def run(
       runtime: see `training.loop.train`.
       on_trial: called with the trials done so far and the number of all.
       helps: tries settings beside another process that began the search, and leaves its end to that.
-      beside: called when the search is open to other processes.
+      beside: entered when the search is open to other processes, left when they have to come to their end.
 
     Returns:
       What summary.json holds.
@@ -259,31 +259,32 @@ def run(
     _same_question(search, folder)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     count = trials_of(search, folder)
-    study = _study(search, aims, folder)
-    if not helps:
-        _take_up_again(study)
-    if beside is not None:
-        beside()
+    with contextlib.nullcontext() if helps else search_journal.owned(folder):
+        study = search_journal.study(
+            folder, [aim.up for aim in aims], seed=search.seed, pruner=search.pruner, rounds=search.plan.rounds
+        )
+        if not helps:
+            search_journal.take_up_again(study)
 
-    def one_trial(trial: Any) -> Any:
-        return _value_of(trial, search, within, metric, aims, runtime)
+        def one_trial(trial: Any) -> Any:
+            if search_journal.surplus(study, trial, count):
+                study.stop()
+                raise Failure(f"{count} settings are being tried already")
+            return _value_of(trial, search, within, metric, aims, runtime)
 
-    def told(study: Any, trial: Any) -> None:
-        _write_trials(study, search, aims, folder)
-        if on_trial is not None:
-            on_trial(_done(study), count)
-        if _done(study) >= count:
-            study.stop()
+        def told(study: Any, trial: Any) -> None:
+            if not helps:
+                _write_trials(study, search, aims, folder)
+            if on_trial is not None:
+                on_trial(search_journal.done(study), count)
+            if search_journal.done(study) >= count:
+                study.stop()
 
-    if _done(study) < count:
-        study.optimize(one_trial, n_trials=count - _done(study), callbacks=[told], catch=(Failure, ArithmeticError))
-    if helps:
-        return {}
-    return _finish(study, search, aims, metric, dataset, folder, count)
-
-
-def _done(study: Any) -> int:
-    return sum(trial.state.is_finished() and not _cut_short(trial) for trial in study.trials)
+        rest = count - search_journal.done(study)
+        if rest > 0:
+            with beside or contextlib.nullcontext():
+                study.optimize(one_trial, n_trials=rest, callbacks=[told], catch=(Failure, ArithmeticError))
+        return {} if helps else _finish(study, search, aims, metric, dataset, folder, count)
 
 
 def _same_question(search: Search, folder: pathlib.Path) -> None:
@@ -297,47 +298,6 @@ def _same_question(search: Search, folder: pathlib.Path) -> None:
         raise files.RecordError(
             f"{folder} holds another search (it differs in {differ}). Remedy: name another --run_dir, or ask as before."
         )
-
-
-def _study(search: Search, aims: Sequence[Objective], folder: pathlib.Path) -> Any:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    one = len(aims) == 1
-    sampler = optuna.samplers.TPESampler(seed=search.seed) if one else optuna.samplers.NSGAIISampler(seed=search.seed)
-    pruners = {
-        "none": optuna.pruners.NopPruner,
-        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=search.plan.rounds // 3),
-        "hyperband": lambda: optuna.pruners.HyperbandPruner(max_resource=search.plan.rounds),
-    }
-    return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        study_name=STUDY,
-        load_if_exists=True,
-        directions=["maximize" if aim.up else "minimize" for aim in aims],
-        sampler=sampler,
-        pruner=pruners[search.pruner]() if one else optuna.pruners.NopPruner(),
-    )
-
-
-def _take_up_again(study: Any) -> None:
-    """Trials that a kill cut short are tried again with the same settings."""
-    from optuna.trial import TrialState
-
-    again = {trial.user_attrs.get("again") for trial in study.trials}
-    for trial in study.trials:
-        if trial.state == TrialState.RUNNING:
-            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        elif not _cut_short(trial):
-            continue
-        if trial.params and trial.number not in again:
-            study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-
-
-def _cut_short(trial: Any) -> bool:
-    """Whether a trial ended without a result and without a reason."""
-    return trial.state.name == "FAIL" and "failed" not in trial.user_attrs
 
 
 def planned(search: Search, values: Mapping[str, Any]) -> Plan:
@@ -394,7 +354,7 @@ def _value_of(
 def _rows(study: Any, search: Search, aims: Sequence[Objective]) -> list[dict[str, Any]]:
     rows = []
     for trial in study.trials:
-        if _cut_short(trial) or not trial.state.is_finished():
+        if search_journal.cut_short(trial) or not trial.state.is_finished():
             continue
         values = list(trial.values or []) if trial.state.name == "COMPLETE" else []
         rows.append(

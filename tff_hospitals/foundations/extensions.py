@@ -36,11 +36,15 @@ def load(names: Iterable[str]) -> None:
     problems: list[Problem] = []
     for name in names:
         try:
-            import_module(name, "--extension", name)
+            module = import_module(name, "--extension", name)
         except InvalidInput as error:
             problems += error.problems
         else:
-            if name not in _loaded:
+            spec = getattr(module, "__spec__", None)
+            if spec is not None and spec.origin is None:  # Python takes any folder for a package
+                remedy = "name the module in it, such as FOLDER.MODULE, or give the folder an __init__.py"
+                problems.append(Problem("--extension", name, "is a folder without code, which adds nothing", remedy))
+            elif name not in _loaded:
                 _loaded.append(name)
     if problems:
         raise InvalidInput(problems)

@@ -32,6 +32,10 @@ class RecordError(Failure):
     """A file of a run could not be written or read; the message names the file, the cause and the remedy."""
 
 
+class DataError(RecordError):
+    """Records that a command was given are missing or not what they should be: bad input, told before any training."""
+
+
 _waits = contextvars.ContextVar("waits for the disk", default=True)
 
 
@@ -112,7 +116,7 @@ def read_json(path: os.PathLike[str] | str) -> Any:
         return json.loads(target.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecordError(f"{target} does not exist. Remedy: name a folder that a finished run wrote.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no JSON, or no name that a file can have
         raise RecordError(
             f"{target} cannot be read: {error}. Remedy: restore the file or start in a new folder."
         ) from error

@@ -16,6 +16,9 @@ import os
 import sys
 import warnings
 
+_THREADS = "TF_NUM_INTRAOP_THREADS"
+_too_late = False
+
 QUIET = 0
 WARNINGS = 1
 EVERYTHING = 2
@@ -87,9 +90,32 @@ def tensorflow_is_loaded() -> bool:
 
 
 def one_thread_per_operation() -> None:
-    """Lets hospitals share the cores instead of the parts of one operation; call it before TensorFlow is imported.
+    """Lets hospitals share the cores instead of the parts of one operation; call it before TensorFlow works.
 
     A value of TF_NUM_INTRAOP_THREADS that is in the environment already is kept. With it, two hospitals at once on two
-    cores take half the time of two cores at one hospital's small matrix products (benchmarks/round_time.py).
+    cores take half the time of two cores at one hospital's small matrix products (benchmarks/round_time.py). Importing
+    the package calls this. TensorFlow reads it with its first operation, not when it is imported.
     """
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    global _too_late
+    if _THREADS not in os.environ:
+        os.environ[_THREADS] = "1"
+        _too_late = _tensorflow_works()
+
+
+def threads_warning() -> str | None:
+    """What to tell somebody whose TensorFlow worked before the package was imported, once; None where all is well."""
+    global _too_late
+    late, _too_late = _too_late, False
+    if not late:
+        return None
+    return (
+        f"TensorFlow worked before tff_hospitals was imported: rounds may take half as long again. Remedy: import "
+        f"tff_hospitals first, or start Python with {_THREADS}=1 in its environment."
+    )
+
+
+def _tensorflow_works() -> bool:
+    """Whether TensorFlow has made its threads, with its first operation."""
+    module = sys.modules.get("tensorflow.python.eager.context")
+    made = None if module is None else module.context_safe()
+    return getattr(made, "_context_handle", None) is not None

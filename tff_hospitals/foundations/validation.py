@@ -50,6 +50,10 @@ class InvalidInput(ValueError):
         self.problems = tuple(problems)
         super().__init__("\n".join(_sentence(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[InvalidInput], tuple[tuple[Problem, ...]]]:
+        """Copies hold the problems, too: another process may have found them."""
+        return type(self), (self.problems,)
+
 
 class Failure(RuntimeError):
     """Work that could not be finished for a reason that the user can do something about; the message says what."""
@@ -58,6 +62,15 @@ class Failure(RuntimeError):
 def _sentence(problem: Problem) -> str:
     text = str(problem)
     return text[:-1] if text.endswith("?.") else text
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: plural but for one.
+
+    >>> counted(1, "seed"), counted(4, "hospital"), counted(0, "run")
+    ('1 seed', '4 hospitals', '0 runs')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def raise_if(problems: Iterable[Problem | None]) -> None:

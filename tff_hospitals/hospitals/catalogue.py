@@ -16,8 +16,17 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tff_hospitals.foundations.files import DataError, RecordError
 from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
-from tff_hospitals.hospitals import heart_disease, images, own_data, synthetic
+from tff_hospitals.hospitals import (
+    heart_disease,
+    image_folders,
+    images,
+    own_data,
+    simulation_sets,
+    synthetic,
+    tcga_brca,
+)
 from tff_hospitals.hospitals.dataset import HospitalDataset
 from tff_hospitals.hospitals.division import Division
 from tff_hospitals.hospitals.partitions import PARTITIONS
@@ -27,16 +36,22 @@ from tff_hospitals.hospitals.schema import Schema
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A named data set: who makes it, what it is, and the options that it takes beside those of the partition."""
+    """A named data set: who makes it, what it is, and the options that it takes beside those of the partition.
+
+    Where it has hospitals of its own that cannot be spread anew, `natural` says why.
+    """
 
     load: Callable[..., HospitalDataset]
     words: str
     options: tuple[str, ...]
     scaling: str | None = None  # the default kind; None where features are not scaled by choice
+    natural: str = ""
 
 
 _SCALING_OPTIONS = ("scaling", "scaling_noise_multiplier", "scaling_streams")
 _DIVISION_OPTIONS = ("test_fraction", "min_records", "split")
+
+_READ_LATE = "its hospitals are read when they are needed"
 
 _ENTRIES = {
     "heart_disease": Entry(
@@ -65,6 +80,54 @@ _ENTRIES = {
         synthetic.synthetic,
         "made-up Gaussian records with linear labels, any number of sites, for benchmarks",
         ("records_per_site", "features", "num_classes", "label_noise", "test_records_per_site", "lazy"),
+        natural="its sites are made as they are",
+    ),
+    "mnist": Entry(
+        images.mnist,
+        "70,000 handwritten digits, 28 x 28 pixels, over simulated sites (needs Keras' mnist.npz or the idx files)",
+        (*_DIVISION_OPTIONS, "folder", "records"),
+    ),
+    "emnist": Entry(
+        simulation_sets.emnist,
+        "handwritten characters of up to 3,400 writers (needs TFF's emnist_all.sqlite or fed_emnist_*.h5)",
+        ("folder", "only_digits"),
+        natural=_READ_LATE,
+    ),
+    "cifar100": Entry(
+        simulation_sets.cifar100,
+        "images of 100 classes at up to 500 clients (needs TFF's cifar100.sqlite or fed_cifar100_*.h5)",
+        ("folder",),
+        natural=_READ_LATE,
+    ),
+    "shakespeare": Entry(
+        simulation_sets.shakespeare,
+        "the next character in the text of up to 715 roles (needs TFF's shakespeare.sqlite or shakespeare_*.h5)",
+        ("folder", "window", "stride"),
+        natural=_READ_LATE,
+    ),
+    "stack_overflow": Entry(
+        simulation_sets.stack_overflow,
+        "whether a post is a question, by its words, at 100 or more users (needs TFF's stackoverflow.sqlite)",
+        ("folder", "words"),
+        natural=_READ_LATE,
+    ),
+    "tcga_brca": Entry(
+        tcga_brca.tcga_brca,
+        "breast cancer, 1,088 patients, by 6 regions or by real hospitals (needs FLamby's brca.csv)",
+        (*_DIVISION_OPTIONS, *_SCALING_OPTIONS, "folder", "hospitals", "least"),
+        scaling="fixed_bounds",
+    ),
+    "isic2019": Entry(
+        image_folders.isic2019,
+        "skin lesions, 23,247 pictures of 6 hospitals (needs the files of FLamby's preparation)",
+        ("folder", "size"),
+        natural=_READ_LATE,
+    ),
+    "image_folder": Entry(
+        image_folders.image_folder,
+        "your own pictures: a folder for each hospital, and in it one for each class",
+        ("test_fraction", "split", "folder", "height", "width", "channels"),
+        natural=_READ_LATE,
     ),
 }
 
@@ -109,8 +172,22 @@ def load_dataset(
 
     Raises:
       InvalidInput: unknown names (offers the nearest), options that nothing uses, values out of range.
-      RecordError: files that cannot be read or are not what was published.
+      DataError: files that cannot be read or are not what was published.
     """
+    try:
+        return _loaded(name, partition, sites, seed, schema, options)
+    except RecordError as error:
+        raise DataError(str(error)) from error
+
+
+def _loaded(
+    name: os.PathLike[str] | str,
+    partition: str,
+    sites: int | None,
+    seed: int,
+    schema: Schema | os.PathLike[str] | str | None,
+    options: dict[str, Any],
+) -> HospitalDataset:
     text = os.fspath(name)
     if text not in _ENTRIES and _is_path(text):
         return _load_own(pathlib.Path(text).expanduser(), partition, sites, seed, schema, options)
@@ -119,10 +196,10 @@ def load_dataset(
     if schema is not None:
         raise InvalidInput([Problem("schema", str(schema), f"is not used by {text}", "drop it, or name a folder")])
     _check_options(text, partition, entry.options, options)
+    if entry.natural and partition != "natural":
+        bound = f"is not offered for {text}: {entry.natural}"
+        raise InvalidInput([Problem("partition", partition, bound, "drop it")])
     if entry.load is synthetic.synthetic:
-        if partition != "natural":
-            bound = "is not offered for synthetic: its sites are made as they are"
-            raise InvalidInput([Problem("partition", partition, bound, "drop it")])
         return synthetic.synthetic(seed=seed, sites=10 if sites is None else sites, **options)
     division = _division(partition, sites, seed, options)
     scaling = _scaling(options, entry.scaling)

@@ -12,6 +12,7 @@ from tff_hospitals.hospitals.hospital import Hospital, Part
 
 # Rows of metrics.csv that are no hospital: a hospital of that name could not be told from them.
 RESERVED_IDS = ("pooled", "server")
+_MOST_BYTES = 200  # of an id: file systems take names of 255
 
 
 def id_problem(name: str, hospital_id: str) -> Problem | None:
@@ -28,6 +29,9 @@ def id_problem(name: str, hospital_id: str) -> Problem | None:
             'must be printable text without / \\ : , " or a leading dot or outer spaces',
             "rename it, for example st_mary",
         )
+    if len(hospital_id.encode()) > _MOST_BYTES:
+        bound = f"must have at most {_MOST_BYTES} bytes: it becomes the name of a folder"
+        return Problem(name, hospital_id, bound, "give it a shorter name, for example st_mary")
     return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tff_hospitals.foundations.random_streams import Streams
-from tff_hospitals.foundations.validation import Problem, in_range, one_of, raise_if, whole_number
+from tff_hospitals.foundations.validation import Problem, counted, in_range, one_of, raise_if, whole_number
 from tff_hospitals.hospitals.checks import no_training_problem
 from tff_hospitals.hospitals.partitions import PARTITIONS, Partition, partition
 from tff_hospitals.hospitals.preprocessing import Site
@@ -132,7 +132,7 @@ def divide(
             _site(pool.hospital_id, pool.values, pool.labels, side, _patients([pool], [names]))
             for pool, names, side in zip(pools, ids, sides)
         ]
-        words = f"natural: {len(pools)} hospitals, each with its own records"
+        words = f"natural: {counted(len(pools), 'hospital')}, each with its own records"
     else:
         names = [name for one in ids for name in one]
         patients = _patients(pools, ids)

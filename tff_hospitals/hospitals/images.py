@@ -1,4 +1,4 @@
-"""Image sets spread over simulated hospitals: scikit-learn's digits (always there), Fashion-MNIST (from a folder).
+"""Image sets spread over simulated hospitals: scikit-learn's digits (always there), MNIST, Fashion-MNIST (from files).
 
 >>> dataset = digits(Division(sites=20))
 >>> dataset.feature_shape, len(dataset.hospitals), sum(dataset.records(train=True).values())
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import os
 import pathlib
+import zipfile
 import zlib
 from collections.abc import Sequence
 
@@ -28,7 +29,10 @@ FASHION_MNIST_FOLDERS = (
     "/usr/share/datasets/fashion-mnist",  # Debian and Ubuntu: package dataset-fashion-mnist
     "~/.keras/datasets/fashion-mnist",
 )
-_FASHION_FILES = (
+MNIST_FOLDERS = ("~/.keras/datasets", "~/.keras/datasets/mnist")
+_KERAS_FILE = "mnist.npz"
+_MNIST_LICENCE = "CC BY-SA 3.0"
+_IDX_FILES = (
     ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 )
@@ -89,8 +93,52 @@ def fashion_mnist(
 
     Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
     """
-    place = _fashion_folder(folder)
-    pairs = [(_read_idx(place, images, 3), _read_idx(place, labels, 1)) for images, labels in _FASHION_FILES]
+    place = _folder_of_files(
+        "Fashion-MNIST", folder, FASHION_MNIST_FOLDERS, "install the Debian package dataset-fashion-mnist", "MIT"
+    )
+    source = "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747)"
+    return _published_images("fashion_mnist", place, division, folder, records, source, "MIT")
+
+
+def mnist(
+    division: Division | None = None, folder: os.PathLike[str] | str | None = None, records: int | None = None
+) -> HospitalDataset:
+    """70,000 images of handwritten digits, 28 x 28 pixels, spread over simulated sites.
+
+    The published test images stay test images.
+
+    Args:
+      division: partition, sites and seed.
+      folder: of Keras' mnist.npz or of the four idx files, plain or gzip; default: where Keras puts them.
+      records: take a random subset of so many images; None takes all (220 MB).
+
+    Raises:
+      RecordError: files are missing (says how to get them), truncated or of another kind.
+
+    Source: LeCun, Bottou, Bengio and Haffner 1998, doi 10.1109/5.726791.
+    """
+    how = "run keras.datasets.mnist.load_data() once where there is a network, and copy mnist.npz"
+    place = _folder_of_files("MNIST", folder, MNIST_FOLDERS, how, _MNIST_LICENCE)
+    source = "MNIST (LeCun, Bottou, Bengio and Haffner 1998, doi 10.1109/5.726791)"
+    return _published_images("mnist", place, division, folder, records, source, _MNIST_LICENCE)
+
+
+def _published_images(
+    name: str,
+    place: pathlib.Path,
+    division: Division | None,
+    folder: os.PathLike[str] | str | None,
+    records: int | None,
+    source: str,
+    licence: str,
+) -> HospitalDataset:
+    """28 x 28 images in 10 classes whose test images are given."""
+    npz = name == "mnist" and (place / _KERAS_FILE).is_file()
+    pairs = (
+        _read_npz(place / _KERAS_FILE)
+        if npz
+        else [(_read_idx(place, images, 3), _read_idx(place, labels, 1)) for images, labels in _IDX_FILES]
+    )
     images = np.concatenate([pair[0] for pair in pairs])
     labels = np.concatenate([pair[1] for pair in pairs]).astype(np.int64)
     if len(images) != len(labels):
@@ -105,32 +153,49 @@ def fashion_mnist(
         kept = np.sort(shuffled(streams.generator(), len(labels))[:records])
         images, labels, tested = images[kept], labels[kept], tested[kept]
     fields = image_fields(
-        Pool("fashion_mnist", images[..., np.newaxis], labels, np.flatnonzero(tested)),
+        Pool(name, images[..., np.newaxis], labels, np.flatnonzero(tested)),
         division,
         # What lies in a folder that the user names may be something else.
-        secret=public_secret("fashion_mnist") if folder is None else secret_of(place),
+        secret=public_secret(name) if folder is None else secret_of(place),
         brightest=255,
         num_classes=10,
         test_fraction=1 / 7,
         given="the published test images are kept",
     )
-    return HospitalDataset(
-        name="fashion_mnist",
-        provenance=f"Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747), {len(labels)} of 70,000 images",
-        licence="MIT",
-        **fields,
-    )
+    return HospitalDataset(name=name, provenance=f"{source}, {len(labels)} of 70,000 images", licence=licence, **fields)
 
 
-def _fashion_folder(folder: os.PathLike[str] | str | None) -> pathlib.Path:
-    candidates = [pathlib.Path(place).expanduser() for place in ([folder] if folder else FASHION_MNIST_FOLDERS)]
+def _folder_of_files(
+    title: str, folder: os.PathLike[str] | str | None, usual: Sequence[str], how: str, terms: str
+) -> pathlib.Path:
+    """The folder that holds the files of a set.
+
+    Raises:
+      RecordError: none does; names where it was looked, how to get them and their terms.
+    """
+    candidates = [pathlib.Path(place).expanduser() for place in ([folder] if folder else usual)]
     for candidate in candidates:
-        if _idx_path(candidate, _FASHION_FILES[0][0]) is not None:
+        if _idx_path(candidate, _IDX_FILES[0][0]) is not None:
+            return candidate
+        if title == "MNIST" and (candidate / _KERAS_FILE).is_file():
             return candidate
     raise RecordError(
-        f"no Fashion-MNIST ({_FASHION_FILES[0][0]}, plain or .gz) in {' or '.join(map(str, candidates))}. "
-        "Remedy: install the Debian package dataset-fashion-mnist, or give option folder, with the four idx files."
+        f"no {title} ({_IDX_FILES[0][0]}, plain or .gz) in {' or '.join(map(str, candidates))}. "
+        f"Remedy: {how}, or give --data_option=folder=FOLDER, with the four idx files. Terms: {terms}."
     )
+
+
+def _read_npz(path: pathlib.Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Keras' file: images and labels for training, then for testing."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            pairs = [(held[f"x_{side}"], held[f"y_{side}"]) for side in ("train", "test")]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RecordError(f"{path} cannot be read: {error}. Remedy: fetch it again.") from error
+    if any(images.shape[1:] != (28, 28) or labels.ndim != 1 for images, labels in pairs):
+        shapes = ", ".join(str(array.shape) for pair in pairs for array in pair)
+        raise RecordError(f"{path} holds arrays of shapes {shapes}: no MNIST. Remedy: fetch it again.")
+    return pairs
 
 
 def _idx_path(folder: pathlib.Path, name: str) -> pathlib.Path | None:

@@ -110,7 +110,7 @@ def schema_of(place: pathlib.Path, schema: Schema | os.PathLike[str] | str | Non
     names = ", ".join(f"schema{suffix}" for suffix in SCHEMA_SUFFIXES)
     raise RecordError(
         f"{place if place.is_dir() else place.parent} holds no schema ({names}). Remedy: draft one with tff-hospitals "
-        f"inspect {place}, or name it with option schema."
+        f"inspect {place}, or name it by --schema=FILE."
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any
 
 from tff_hospitals.accounting import MechanismEvent, calibrate_event, epsilon_of, loss_shapes
+from tff_hospitals.accounting.sampling import LEAST_NOISE, MOST_NOISE
+from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan.planned_events import Events, ReleaseAt
 
 Spent = tuple[tuple[MechanismEvent, int], ...]
@@ -33,6 +36,45 @@ def calibrated(whole_run: Events, calibration: Calibration) -> float:
     return found * math.sqrt(mu_squared) / reach
 
 
+@functools.lru_cache(maxsize=1024)
+def calibrated_by_round(whole_run: Events, calibration: Calibration) -> float:
+    """The noise multiplier for a whole run of rounds that differ in noise or steps, given at multiplier 1.
+
+    Every event keeps its ratio to the others, and a choice among runs is part of what is released. What is returned has
+    been accounted for and keeps the target; it exceeds the least that would by a thousandth at most.
+
+    Raises:
+      InvalidInput: no noise that can be told reaches the target.
+    """
+
+    def keeps(multiplier: float) -> bool:
+        events = (
+            (dataclasses.replace(event, noise_multiplier=multiplier * (event.noise_multiplier or 0.0)), count)
+            for event, count in whole_run
+        )
+        return _keeps(tuple(events), calibration)
+
+    quietest = min(event.noise_multiplier or 0.0 for event, _ in whole_run)
+    loudest = max(event.noise_multiplier or 0.0 for event, _ in whole_run)
+    low, high = LEAST_NOISE / quietest, MOST_NOISE / loudest
+    if not high > low or not keeps(high):
+        bound = "is out of reach with noise that changes by round like this"
+        raise InvalidInput([Problem("target_epsilon", calibration[0], bound, "raise it, or take factors nearer to 1")])
+    at = max(low, min(high, 1.0))
+    while not keeps(at):
+        low, at = at, min(high, 2 * at)
+    high = at
+    while low < high and keeps(at := max(low, high / 2)):
+        high = at
+        if at == low:
+            return at
+    low = max(low, at)
+    while high > low * 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    return high
+
+
 _ONE_GAUSSIAN = MechanismEvent("gaussian", noise_multiplier=1.0)
 
 
@@ -46,15 +88,25 @@ def calibrated_grid(release_at: ReleaseAt, rounds: int, calibration: Calibration
     """The noise multiplier of a distributed mechanism, whose grid depends on its noise: a few steps to a fixed point.
 
     What is returned has been accounted for and keeps the target.
+
+    Raises:
+      InvalidInput: there is no fixed point that does.
     """
-    target, delta, adjacency, conversion, spent, _ = calibration
     multiplier = 1.0
     for _ in range(4):
         whole_run = release_at(multiplier).whole_run(rounds, 1)
         multiplier *= calibrated(whole_run, calibration)
     for _ in range(100):
-        pairs = [*spent, *release_at(multiplier).whole_run(rounds, 1)]
-        if calibration[-1] > 1 or epsilon_of(pairs, delta, adjacency=adjacency, conversion=conversion) <= target:
-            break
+        if _keeps(release_at(multiplier).whole_run(rounds, 1), calibration):
+            return multiplier
         multiplier *= 1.0005
-    return multiplier
+    bound = "is out of reach: more noise makes the whole numbers coarser, and these need more noise in turn"
+    raise InvalidInput([Problem("target_epsilon", calibration[0], bound, "raise it, or raise modulus_bits")])
+
+
+def _keeps(whole_run: Events, calibration: Calibration) -> bool:
+    """Whether a run, or the winner of several ones, keeps the target beside what is spent already."""
+    target, delta, adjacency, conversion, spent, mean_runs = calibration
+    if mean_runs > 1:
+        whole_run = ((MechanismEvent("selection", mean_runs=mean_runs, shape=1.0, base=whole_run), 1),)
+    return epsilon_of([*spent, *whole_run], delta, adjacency=adjacency, conversion=conversion) <= target

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tff_hospitals.accounting import MechanismEvent
 from tff_hospitals.accounting.epsilon import conversions_of
@@ -19,13 +19,13 @@ from tff_hospitals.accounting.events import REPLACE_SPECIAL
 from tff_hospitals.foundations import files as records_lib
 from tff_hospitals.foundations.signature import ModelSignature
 from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
-from tff_hospitals.plan import mechanisms
-from tff_hospitals.plan.calibration import Calibration, Spent
+from tff_hospitals.plan import mechanisms, schedules
+from tff_hospitals.plan.calibration import Calibration, Spent, calibrated_by_round
 from tff_hospitals.plan.mechanisms import counts
-from tff_hospitals.plan.mechanisms.base import HospitalSetting, RecordSetting
+from tff_hospitals.plan.mechanisms.base import HospitalLevel, HospitalSetting, RecordLevel, RecordSetting
 from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.plan.planned_events import Release
+from tff_hospitals.plan.planned_events import ByRound, Release, ReleaseAt
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -77,11 +77,63 @@ class NoisePlan:
         return next(iter(level.multipliers.values())) if level is not None else self.without_event
 
 
-def steps_per_round(plan: Plan, train_records: int) -> int:
-    """Optimiser steps of a hospital with that many training records in one round."""
+def steps_per_round(plan: Plan, train_records: int, number: int | None = None) -> int:
+    """Optimiser steps of a hospital with that many training records in a round.
+
+    Args:
+      plan: a plan.
+      train_records: of the hospital.
+      number: of the round, 0-based; None: in the round that has the most of them.
+    """
     if plan.client.local_steps is not None:
-        return plan.client.local_steps
-    return int(plan.client.local_epochs or 1) * batches_per_epoch(plan, train_records)
+        return _in_round(plan, "local_steps", plan.client.local_steps, number)
+    epochs = _in_round(plan, "local_epochs", int(plan.client.local_epochs or 1), number)
+    return epochs * batches_per_epoch(plan, train_records)
+
+
+def epochs_in_round(plan: Plan, number: int) -> int:
+    """Passes over a hospital's own records in a round (0-based) of a plan with `local_epochs`."""
+    return _in_round(plan, "local_epochs", int(plan.client.local_epochs or 1), number)
+
+
+def _in_round(plan: Plan, name: str, value: int, number: int | None) -> int:
+    """A whole number of the plan in a round (0-based), or the largest that it has in any."""
+    if not schedules.changes(plan.by_round, name):
+        return value
+    if number is not None:
+        return schedules.whole(value, schedules.factor(plan.by_round, name, plan.rounds, number))
+    return schedules.whole(value, max(schedules.factors(plan.by_round, name, plan.rounds)))
+
+
+def hospitals_in_round(plan: Plan, number: int) -> int | None:
+    """Size of a fixed-size or cyclic cohort in a round (0-based); None for others."""
+    size = plan.cohort.hospitals_per_round
+    return None if size is None else _in_round(plan, "hospitals_per_round", size, number)
+
+
+def multiplier_factor(plan: Plan, unit: str, number: int) -> float:
+    """What the noise multiplier of a unit of privacy is multiplied by in a round (0-based)."""
+    return schedules.factor(plan.by_round, _noise_of(plan, unit), plan.rounds, number)
+
+
+def clip_factor(plan: Plan, unit: str, number: int) -> float:
+    """What the clip norm of a unit of privacy is multiplied by in a round (0-based)."""
+    return schedules.factor(plan.by_round, prefix_of(plan, unit) + "clip_norm", plan.rounds, number)
+
+
+def noise_changes(plan: Plan, unit: str) -> bool:
+    """Whether the noise multiplier of a unit of privacy changes by round."""
+    return schedules.changes(plan.by_round, _noise_of(plan, unit))
+
+
+def prefix_of(plan: Plan, unit: str) -> str:
+    """What the settings of a unit's mechanism begin with in `by_round`."""
+    return "outer_" if unit == "hospital" and mechanisms.record_level(plan.privacy) is not None else ""
+
+
+def _noise_of(plan: Plan, unit: str) -> str:
+    """The name of a unit's noise in `by_round`."""
+    return prefix_of(plan, unit) + "noise_multiplier"
 
 
 def sampling_probability(plan: Plan, train_records: int) -> float:
@@ -168,12 +220,16 @@ def _record_part(
     for hospital, records in dataset.records().items():
         setting = settings[hospital] = _record_setting(plan, dataset, privacy, records)
         multiplier = privacy.noise_multiplier
+        own = mechanism.release_at(setting)
+        release_at = _by_round(plan, "record", own, records)
         if multiplier is None:
             spent = (*released.get(None, ()), *released.get(hospital, ()))
-            multiplier = mechanism.calibrate(setting, _calibration(privacy, delta, adjacency, spent, conversion))
+            calibration = _calibration(privacy, delta, adjacency, spent, conversion)
+            values = _by_round(plan, "record", mechanism.release_at(setting, counts=False), records)
+            multiplier = _calibrated(mechanism, setting, None if release_at is own else values, calibration)
         raise_if(mechanism.noise_problems(setting, multiplier, hospital))
         multipliers[hospital] = float(multiplier)
-        made[hospital] = mechanism.release_at(setting)(float(multiplier))
+        made[hospital] = release_at(float(multiplier))
     of_patient = privacy.records_per_patient or dataset.records_per_patient
     return NoisePlan("record", delta, multipliers, made, adjacency, second, conversion, of_patient, settings)
 
@@ -195,6 +251,44 @@ def completed(plan: Plan, dataset: HospitalDataset) -> PrivacyPlan:
     sizes = sorted(set(dataset.records().values()))
     settings = tuple(_record_setting(plan, dataset, privacy, records) for records in sizes)
     return mechanism.completed(privacy, settings, delta_of(plan, dataset))
+
+
+def _by_round(plan: Plan, unit: str, release_at: ReleaseAt, train_records: int | None = None) -> ReleaseAt:
+    """The releases of a mechanism with the noise and the steps of every round; its own where neither changes.
+
+    Args:
+      plan: a plan.
+      unit: of the mechanism.
+      release_at: its releases in a round like all others.
+      train_records: of the hospital whose steps they are about; None: they are about whole updates.
+    """
+    if not plan.by_round:
+        return release_at
+    steps = tuple(
+        1 if train_records is None else steps_per_round(plan, train_records, number) for number in range(plan.rounds)
+    )
+    if not schedules.changes(plan.by_round, _noise_of(plan, unit)) and len(set(steps)) == 1:
+        return release_at
+    by = [multiplier_factor(plan, unit, number) for number in range(plan.rounds)]
+
+    def release(noise_multiplier: float) -> Release:
+        made = {factor: release_at(noise_multiplier * factor) for factor in set(by)}
+        first = made[by[0]]
+        return ByRound(first.event, first.shared, first.every, tuple(made[factor] for factor in by), steps)
+
+    return release
+
+
+def _calibrated(
+    mechanism: RecordLevel | HospitalLevel, setting: Any, by_round: ReleaseAt | None, calibration: Calibration
+) -> float:
+    """The least noise multiplier that keeps the target, at factor 1 where releases change by round.
+
+    Those are without noised counts, as for `RecordLevel.calibrate`: counts come out of the same noise.
+    """
+    if by_round is None:
+        return mechanism.calibrate(setting, calibration)
+    return calibrated_by_round(by_round(1.0).whole_run(setting.rounds, setting.steps), calibration)
 
 
 def _calibration(privacy: PrivacyPlan, delta: float, adjacency: str, spent: Spent, conversion: str) -> Calibration:
@@ -226,12 +320,15 @@ def _hospital_part(plan: Plan, dataset: HospitalDataset, delta: float, adjacency
     released = preprocessing_events(dataset, "hospital")
     conversion = _conversion(privacy, released, adjacency)
     multiplier = privacy.noise_multiplier
+    own = mechanism.release_at(setting)
+    release_at = _by_round(plan, "hospital", own) if mechanism.private else own
     if multiplier is None:
         calibration = _calibration(privacy, delta, adjacency, released.get(None, ()), conversion)
-        multiplier = mechanism.calibrate(setting, calibration)
+        values = None if release_at is own else _by_round(plan, "hospital", mechanism.release_at(setting, counts=False))
+        multiplier = _calibrated(mechanism, setting, values, calibration)
     multiplier = float(multiplier)
     raise_if(counts.problems(mechanism, setting, multiplier))
-    ids, made = list(dataset.records()), mechanism.release_at(setting)(multiplier)
+    ids, made = list(dataset.records()), release_at(multiplier)
     return NoisePlan(
         "hospital",
         delta,

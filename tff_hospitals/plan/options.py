@@ -108,8 +108,10 @@ class Option:
         """What to do about a wrong value."""
         if self.remedy:
             return self.remedy
-        number = f"{self.low:g} or more" if self.kind is int and self.high is None else "a number in this range"
-        return f"give {number} {self.unit}".rstrip() + (f", such as {self.default}" if self.default else "")
+        such = f", such as {self.default}" if self.default else ""
+        if self.kind is int and self.high is None:
+            return f"give {self.low:g} or more {self.unit}".rstrip() + such
+        return f"give a number{f' of {self.unit}' if self.unit else ''} in this range{such}"
 
     def problem(self, value: Any) -> Problem | None:
         """What is wrong with a value by itself."""

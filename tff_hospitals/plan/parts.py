@@ -22,8 +22,8 @@ MOST_ROUNDS, MOST_SEED = 10**6, 2**63 - 1
 Options = Mapping[str, Any]
 
 
-SERVER_OPTIMIZERS = ("sgd", "adam", "adagrad", "yogi")
-CLIENT_OPTIMIZERS = ("sgd", "adam")
+SERVER_OPTIMIZERS = ("sgd", "adam", "adagrad", "yogi", "lamb")
+CLIENT_OPTIMIZERS = ("sgd", "adam", "adamw")
 STOPPING_METRICS = {
     "loss": ("binary", "multiclass", "regression"),
     "accuracy": ("binary", "multiclass"),
@@ -42,12 +42,18 @@ _ADAPTIVE = Use("aggregator=adaptive_clip or dp_sgd_adaptive", reads="clip_quant
 _COUNTING = Use("adaptive clipping or zeroing", reads="clipped_count_stddev")
 _ZEROING = Use("zeroing", reads="zeroing_norm")
 _UNCLIPPED_SECURE_SUM = Use("secure_sum and no hospital-level mechanism", reads="secure_sum_bound")
-_GROUPS = Use("cohort=fixed_size or cyclic", lambda plan: plan.cohort.kind in ("fixed_size", "cyclic"))
+_SIZED = ("fixed_size", "cyclic", "buffered")
+_GROUPS = Use("cohort=fixed_size, cyclic or buffered", lambda plan: plan.cohort.kind in _SIZED)
+_BUFFERED = Use("cohort=buffered", lambda plan: plan.cohort.kind == "buffered")
 _POISSON = Use("cohort=poisson", lambda plan: plan.cohort.kind == "poisson")
 _CLIENT_SGD = Use("client_optimizer=sgd", lambda plan: plan.client.optimizer == "sgd")
 _SERVER_SGD = Use("server_optimizer=sgd", lambda plan: plan.server.optimizer == "sgd")
-_SERVER_ADAM = Use("server_optimizer=adam or yogi", lambda plan: plan.server.optimizer in ("adam", "yogi"))
-_SERVER_ADAPTIVE = Use("server_optimizer=adam, adagrad or yogi", lambda plan: plan.server.optimizer != "sgd")
+_CLIENT_ADAMW = Use("client_optimizer=adamw", lambda plan: plan.client.optimizer == "adamw")
+_MOMENTS = ("adam", "yogi", "lamb")
+_SERVER_ADAM = Use("server_optimizer=adam, yogi or lamb", lambda plan: plan.server.optimizer in _MOMENTS)
+_SERVER_ADAPTIVE = Use("server_optimizer=adam, adagrad, yogi or lamb", lambda plan: plan.server.optimizer != "sgd")
+_LOCAL_LAYERS = Use("local_layers", lambda plan: bool(plan.model.local_layers))
+TIMED = Use("speeds", lambda plan: bool(plan.speeds))
 UPLOAD_ENCODED = Use("upload", lambda plan: bool(plan.upload))
 _PATIENCE = Use("patience", lambda plan: plan.stopping.patience is not None)
 
@@ -82,6 +88,11 @@ class ModelPlan:
     l2: float = option(
         0.0, "factor of the sum of squared weights in the loss, added after clipping and noise", low=0.0, high=1e6
     )
+    local_layers: str = option(
+        "",
+        "layers that never travel, such as output: every hospital keeps and trains its own (FedPer, Arivazhagan et al. "
+        "2019, arXiv:1912.00818)",
+    )
     options: Options = dataclasses.field(default_factory=dict)
 
     @property
@@ -97,14 +108,22 @@ class CohortPlan:
     """Who takes part.
 
     A cyclic cohort goes through the hospitals in groups, in an order that is drawn once: a hospital is back after
-    exactly as many rounds as there are groups.
+    exactly as many rounds as there are groups. A buffered one is asynchronous (see `hospitals.buffered_cohorts`).
     """
 
     kind: str = option(
-        "all", "who takes part in a round", flag="cohort", choices=lambda: ("all", "fixed_size", "cyclic", "poisson")
+        "all",
+        "who takes part in a round; buffered: the first that answer, each at its own speed (FedBuff)",
+        flag="cohort",
+        choices=lambda: ("all", "fixed_size", "cyclic", "poisson", "buffered"),
     )
     hospitals_per_round: int | None = option(
-        None, "size of a fixed-size or cyclic cohort", low=1, unit="hospitals", used=_GROUPS, required=True
+        None,
+        "size of a fixed-size or cyclic cohort, or answers after which a buffered server steps",
+        low=1,
+        unit="hospitals",
+        used=_GROUPS,
+        required=True,
     )
     sampling_probability: float | None = option(
         None,
@@ -115,10 +134,30 @@ class CohortPlan:
         used=_POISSON,
         required=True,
     )
+    staleness_exponent: float = option(
+        0.5,
+        "an update that is TAU steps old counts (1 + TAU) ** -EXPONENT; 0: as a new one",
+        low=0.0,
+        high=100.0,
+        used=_BUFFERED,
+    )
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether hospitals train on models of different ages."""
+        return self.kind == "buffered"
+
+    def staleness_factor(self, staleness: int) -> float:
+        """What an update is multiplied by that is so many steps old (Nguyen et al. 2022, arXiv:2106.06639).
+
+        >>> CohortPlan("buffered", hospitals_per_round=2).staleness_factor(3)
+        0.5
+        """
+        return float((1 + staleness) ** -self.staleness_exponent)
 
     def expected_size(self, hospitals: int) -> float:
         """Expected number of hospitals in a round, out of `hospitals`."""
-        if self.kind in ("fixed_size", "cyclic"):
+        if self.kind in _SIZED:
             return float(self.hospitals_per_round or hospitals)
         if self.kind == "poisson":
             return hospitals * float(self.sampling_probability or 1.0)
@@ -151,6 +190,13 @@ class ClientPlan:
         flag="client_learning_rate_schedule",
     )
     momentum: float = option(0.0, "momentum of local sgd", flag="client_momentum", **FRACTION, used=_CLIENT_SGD)
+    weight_decay: float = option(
+        0.01,
+        "share of every weight that a step takes away, times the rate (Loshchilov and Hutter 2019, arXiv:1711.05101)",
+        flag="client_weight_decay",
+        low=0.0,
+        used=_CLIENT_ADAMW,
+    )
     local_epochs: int | None = option(
         None,
         "epochs over a hospital's own records in a round",
@@ -174,6 +220,15 @@ class ClientPlan:
         0.0,
         "weight of FedProx's distance to the broadcast model (Li et al. 2020, arXiv:1812.06127); 0 is FedAvg",
         low=0.0,
+    )
+    head_share: float | None = option(
+        None,
+        "share of a round's steps, to the nearest step, that trains the local layers alone, before the others train "
+        "alone (FedRep, Collins et al. 2021, arXiv:2102.07078); by default all train together",
+        **POSITIVE,
+        high=1.0,
+        high_open=True,
+        used=_LOCAL_LAYERS,
     )
 
 
@@ -294,6 +349,13 @@ class PrivacyPlan:
         "how much more q_fedavg counts hospitals of higher loss (q of Li et al. 2020, arXiv:1905.10497); 0: all alike",
         low=0.0,
         high=20.0,
+        used=BY_MECHANISM,
+    )
+    agnostic_learning_rate: float = option(
+        0.1,
+        "how fast the weights of the agnostic mean follow the losses (Mohri et al. 2019, arXiv:1902.00146)",
+        low=0.0,
+        high=1e3,
         used=BY_MECHANISM,
     )
     modulus_bits: int = option(
@@ -426,3 +488,9 @@ class StoppingPlan:
         **POSITIVE,
         used=_OUTER,
     )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The budgets that are set, by option."""
+        both = {"max_epsilon": self.max_epsilon, "outer_max_epsilon": self.outer_max_epsilon}
+        return {name: limit for name, limit in both.items() if limit is not None}

@@ -19,6 +19,7 @@ from tff_hospitals.plan.options import POSITIVE, option
 from tff_hospitals.plan.parts import (
     MOST_ROUNDS,
     MOST_SEED,
+    TIMED,
     UPLOAD_ENCODED,
     WEIGHTINGS,
     ClientPlan,
@@ -30,6 +31,7 @@ from tff_hospitals.plan.parts import (
     ServerPlan,
     StoppingPlan,
 )
+from tff_hospitals.plan.personal import PersonalPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,27 @@ class Plan:
         remedy="give the L2 norm below which an update is not worth sending",
     )
     poison: str = option("", "hospitals that attack the training, such as sign_flip:site_3:10 (see plan.poison)")
+    by_round: str = option(
+        "",
+        "settings that change by round, such as clip_norm=linear:0.5,proximal_mu=cosine (see plan.schedules)",
+    )
+    speeds: str = option(
+        "",
+        "simulated seconds of a local step at each hospital, such as constant:0.01 or lognormal:0.01:1 (see "
+        "plan.speeds)",
+    )
+    target_accuracy: float | None = option(
+        None,
+        "accuracy on all test records whose simulated time is told; by default 90 % of the run's last",
+        low=0.0,
+        high=1.0,
+        low_open=True,
+        used=TIMED,
+    )
     link: LinkPlan = dataclasses.field(default_factory=LinkPlan)
     server: ServerPlan = dataclasses.field(default_factory=ServerPlan)
     stopping: StoppingPlan = dataclasses.field(default_factory=StoppingPlan)
+    personal: PersonalPlan = dataclasses.field(default_factory=PersonalPlan)
     rounds: int = option(15, "round limit", low=1, high=MOST_ROUNDS, unit="rounds")
     evaluate_every: int = option(1, "rounds between evaluations", low=1, unit="rounds")
     checkpoint_every: int = option(5, "rounds between checkpoints", low=1, unit="rounds")
@@ -82,6 +102,16 @@ class Plan:
             for name, value in changes.items()
         }
         return dataclasses.replace(self, **values)
+
+    def in_step(self) -> Plan:
+        """The plan with all hospitals beginning every round together, where they are asynchronous; else itself.
+
+        >>> Plan(speeds="constant:1").replace(cohort={"kind": "buffered", "hospitals_per_round": 2}).in_step() == Plan()
+        True
+        """
+        if not self.cohort.asynchronous:
+            return self
+        return self.replace(cohort=CohortPlan(), speeds="", target_accuracy=None)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON types."""

@@ -38,6 +38,11 @@ class Release:
     by_cohort = False
     """Whether fewer hospitals in a round mean less noise in it."""
 
+    @property
+    def apart(self) -> int:
+        """How many rounds lie at least from one participation of a hospital to its next; 0: nothing depends on it."""
+        return 0
+
     def in_round(self, round_number: int, steps: int, cohort: int) -> tuple[MechanismEvent, int]:
         """The event of a round and how often it happens there.
 
@@ -124,6 +129,11 @@ class TreeOverRounds(Release):
 
     rounds_per_tree: int = 1
 
+    @property
+    def apart(self) -> int:
+        """As the tree's event says."""
+        return self.event.period or 0
+
     def in_round(self, round_number: int, steps: int, cohort: int) -> tuple[MechanismEvent, int]:
         """The tree as it has grown; of equal `restart` only the largest counts."""
         tree, position = divmod(round_number, self.rounds_per_tree)
@@ -145,6 +155,31 @@ class InShares(Release):
     def in_round(self, round_number: int, steps: int, cohort: int) -> tuple[MechanismEvent, int]:
         """A hospital that stays away brings no noise."""
         return dataclasses.replace(self.event, shares=max(1, cohort)), 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ByRound(Release):
+    """Rounds with a noise multiplier, or with steps, of their own.
+
+    Attributes:
+      of_round: the release of every round.
+      steps: local steps of every round.
+    """
+
+    of_round: tuple[Release, ...] = ()
+    steps: tuple[int, ...] = ()
+
+    def in_round(self, round_number: int, steps: int, cohort: int) -> tuple[MechanismEvent, int]:
+        """The event of that round's own release; after the last planned round, that of the last."""
+        return self.of_round[min(round_number, len(self.of_round) - 1)].in_round(round_number, steps, cohort)
+
+    def whole_run(self, rounds: int, steps: int) -> Events:
+        """Equal events together, in the order in which they come first."""
+        found: dict[MechanismEvent, int] = {}
+        for number in range(rounds):
+            event, count = self.in_round(number, self.steps[min(number, len(self.steps) - 1)], 1)
+            found[event] = found.get(event, 0) + count
+        return tuple(found.items())
 
 
 ReleaseAt = Callable[[float], Release]

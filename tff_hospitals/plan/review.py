@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan import warnings as privacy_warnings
-from tff_hospitals.plan.checks import encoders, options, privacy, training
+from tff_hospitals.plan.checks import encoders, options, own_models, privacy, training
 from tff_hospitals.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def problems(plan: Plan, dataset: HospitalDataset | None = None) -> list[Problem
     found = [
         *options.problems(plan),
         *training.problems(plan, dataset),
+        *own_models.problems(plan, dataset),
         *privacy.problems(plan, dataset),
         *encoders.problems(plan),
     ]

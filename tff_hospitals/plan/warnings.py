@@ -32,7 +32,7 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
     noise = noise_plan.make(plan, dataset)
     if not noise.parts:
         return simulated
-    words = [*_of_preprocessing(plan, dataset), *_of_starting_weights(plan), *simulated]
+    words = [*_of_preprocessing(plan, dataset), *_of_starting_weights(plan), *_of_local_layers(plan), *simulated]
     if dataset.task == "regression" and (dataset.target_bounds is None or plan.model.target_scaling == "none"):
         words.append(
             "the target is learnt in its own unit: clipping leaves of a large gradient its direction alone, and a "
@@ -67,6 +67,16 @@ def warnings(plan: Plan, dataset: HospitalDataset) -> list[str]:
             "number was drawn from a geometric distribution before the first of them"
         )
     return words
+
+
+def _of_local_layers(plan: Plan) -> list[str]:
+    """Whom the guarantee says nothing of."""
+    if not plan.model.local_layers:
+        return []
+    return [
+        f"the layers {plan.model.local_layers} never leave their hospital: the guarantee is that of the others, which "
+        "travel; a hospital's own model must stay there"
+    ]
 
 
 def _of_libraries(plan: Plan) -> list[str]:

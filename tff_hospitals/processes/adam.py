@@ -36,7 +36,21 @@ def stepped(
       beta_1, beta_2: of the moments.
       epsilon: added to the root of the second moment.
     """
+    directions = directed(first, second, count, rate, beta_1, beta_2, epsilon)
+    return tuple(weight - direction for weight, direction in zip(weights, directions))
+
+
+def directed(
+    first: Tensors,
+    second: Tensors,
+    count: tf.Tensor,
+    rate: tf.Tensor,
+    beta_1: tf.Tensor | float,
+    beta_2: tf.Tensor | float,
+    epsilon: tf.Tensor | float,
+) -> Tensors:
+    """What a step takes away from the weights; see `stepped`."""
     count, one, two = (tf.cast(value, tf.float32) for value in (count, beta_1, beta_2))
     scale = rate * tf.sqrt(1 - tf.pow(two, count)) / (1 - tf.pow(one, count))
     tiny = tf.cast(epsilon, tf.float32)
-    return tuple(w - scale * m / (tf.sqrt(v) + tiny) for w, m, v in zip(weights, first, second))
+    return tuple(scale * m / (tf.sqrt(v) + tiny) for m, v in zip(first, second))

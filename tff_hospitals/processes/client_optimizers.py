@@ -51,11 +51,15 @@ class Sgd:
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Adam with the usual settings and bias correction."""
+    """Adam with the usual settings and bias correction; with a decay of the weights, AdamW.
+
+    The decay stands beside the gradient and is not divided by its size (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    """
 
     beta_1: Number = 0.9
     beta_2: Number = 0.999
     epsilon: Number = 1e-7
+    weight_decay: Number | None = None
 
     def initial_slots(self, weights: Tensors) -> tuple:
         """Step count, first and second moments."""
@@ -70,6 +74,9 @@ class Adam:
         count = count + 1.0
         first = adam.moved(first, gradients, self.beta_1)
         second = adam.moved(second, tuple(tf.square(gradient) for gradient in gradients), self.beta_2)
+        if self.weight_decay is not None:
+            left = 1.0 - learning_rate * tf.cast(self.weight_decay, tf.float32)
+            weights = tuple(left * weight for weight in weights)
         weights = adam.stepped(weights, first, second, count, learning_rate, self.beta_1, self.beta_2, self.epsilon)
         return weights, (count, first, second)
 
@@ -83,6 +90,8 @@ def settings_of(client: ClientPlan) -> dict[str, float]:
     found = {"learning_rate": client.learning_rate}
     if client.optimizer == "sgd" and client.momentum:
         found["momentum"] = client.momentum
+    if client.optimizer == "adamw":
+        found["weight_decay"] = client.weight_decay
     if client.proximal_mu:
         found["proximal_mu"] = client.proximal_mu
     return found
@@ -95,7 +104,9 @@ def client_optimizer(client: ClientPlan, settings: Mapping[str, Number]) -> Clie
       client: the plan's client work.
       settings: as `settings_of` gives them, as numbers or tensors.
     """
-    return Adam() if client.optimizer == "adam" else Sgd(settings.get("momentum"))
+    if client.optimizer == "sgd":
+        return Sgd(settings.get("momentum"))
+    return Adam(weight_decay=settings.get("weight_decay"))
 
 
 def learning_rate_at(client: ClientPlan, round_number: tf.Tensor, learning_rate: Number | None = None) -> tf.Tensor:

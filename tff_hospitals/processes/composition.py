@@ -25,7 +25,7 @@ from tff_hospitals.plan import mechanisms, poison, review
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.parts import ClientPlan, ServerPlan
 from tff_hospitals.plan.plan import Plan
-from tff_hospitals.processes import encoded_transfer, finalizers
+from tff_hospitals.processes import encoded_transfer, finalizers, settings_by_round
 from tff_hospitals.processes.aggregators.base import Aggregator
 from tff_hospitals.processes.aggregators.building import build_aggregator
 from tff_hospitals.processes.local_training import LocalTraining
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
     from tff_hospitals.processes.encoded_transfer import EncodedTransfer
+    from tff_hospitals.processes.rounds import RoundInput
 
 
 _NOTHING: collections.OrderedDict = collections.OrderedDict()
@@ -45,7 +46,9 @@ class ServerState(NamedTuple):
     Attributes:
       weights, round_number, aggregator, finalizer: at the server.
       distributor: at the server: the model that hospitals hold, when the broadcast is encoded.
-      hospitals: at each hospital, by id: what its last upload left out, with error feedback.
+      hospitals: at each hospital, by id: what its last upload left out, with error feedback, what a correction of its
+        local steps keeps (`processes.corrections`), its own layers (`processes.local_layers`), or the model that it
+        trains on, where hospitals are asynchronous; never two of them.
       client: settings of local training (`LocalTraining.settings`), which every hospital knows from the plan.
     """
 
@@ -63,7 +66,7 @@ class Composition:
     """The parts of one plan's learning process. Equal `signature`s mean equal graphs: learning rates, momenta, clip
     norms and noise are not in them but in the state.
 
-    `transfer` holds the encoders of both directions (None: dense), `hospital_ids` whose error feedback is carried.
+    `transfer` holds the encoders of both directions (None: dense), `hospital_ids` who keep something.
     """
 
     model: FunctionalModel
@@ -83,15 +86,16 @@ class Composition:
           noise_multiplier: of the server's noise; 0 where the server adds none.
         """
         key = streams.child("server", "noise").key()
+        kept = np.zeros([self.client_work.kept_size or self.client_work.scalars], np.float32)
+        if self.client_work.starts_apart:
+            kept = _flat(weights)
         return ServerState(
             tuple(np.asarray(weight, np.float32) for weight in weights),
             np.int32(0),
             self.aggregator.initial_state(key, noise_multiplier),
             self.finalizer.initial_state(self.model.trainable_specs),
             collections.OrderedDict() if self.transfer is None else self.transfer.no_broadcast(),
-            collections.OrderedDict(
-                (one, np.zeros([self.client_work.scalars], np.float32)) for one in self.hospital_ids
-            ),
+            collections.OrderedDict.fromkeys(self.hospital_ids, kept),
             self.client_work.settings(),
         )
 
@@ -104,18 +108,73 @@ class Composition:
         )
         return after, measurements
 
-    def hospital_round(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
-        """A hospital's half of a round: its contribution to the sum and its metrics."""
+    def hospital_round(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor, Any]:
+        """A hospital's half of a round: its contribution to the sum, its metrics, and what it keeps (None: nothing)."""
+        element = collections.OrderedDict(element, **self.told(parameters))
         output = self.client_work(state.weights, state.round_number, element, state.client)
         noise = self.aggregator.hospital_noise(parameters, element["key"])
-        return self.aggregator.prepare(parameters, output.delta, output.weight, noise), output.metrics
+        contribution = self.aggregator.prepare(parameters, output.delta, output.weight, noise)
+        return contribution, output.metrics, output.kept
+
+    def told(self, parameters: Any) -> collections.OrderedDict:
+        """What an element holds of the aggregator's parameters: what corrects local steps from the server's side."""
+        told = self.client_work.correction is not None and self.client_work.correction.told
+        return collections.OrderedDict(told=parameters["told"]) if told else collections.OrderedDict()
+
+    def remembered(self, state: ServerState, hospital_id: str) -> collections.OrderedDict:
+        """What an element holds of earlier rounds, from the server and from the hospital itself (numpy)."""
+        found = self.told(state.aggregator)
+        for name in self.client_work.kept_names:
+            found[name] = state.hospitals[hospital_id]
+        return found
+
+    @property
+    def own_scalars(self) -> int:
+        """Numbers of the layers that a hospital keeps, which never travel."""
+        return 0 if self.client_work.local is None else self.client_work.local.size
+
+    def own_weights(self, state: ServerState, frozen: tuple) -> dict[str, tuple[tuple, tuple]]:
+        """By hospital what travels, and the frozen weights with its own layers (numpy); empty where all travels."""
+        local = self.client_work.local
+        if local is None:
+            return {}
+        shared = tuple(np.asarray(weight) for weight in state.weights)
+        own = {one: local.own_frozen(frozen, state.hospitals[one]) for one in self.hospital_ids}
+        return {one: (shared, tuple(np.asarray(weight) for weight in own[one])) for one in self.hospital_ids}
+
+    def start_of(self, state: ServerState, hospital_id: str, received: tuple) -> tuple:
+        """The trainable weights that a hospital's next update is made from (numpy arrays).
+
+        Args:
+          state: before the round.
+          hospital_id: of the hospital.
+          received: the broadcast ones.
+        """
+        if not self.client_work.starts_apart:
+            return received
+        shapes = [spec.shape.as_list() for spec in self.model.trainable_specs]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        return tuple(map(np.reshape, np.split(state.hospitals[hospital_id], ends), shapes))
+
+    def fetched(self, before: tuple, after: tuple, one: RoundInput) -> dict[str, np.ndarray]:
+        """The models that hospitals of a round train on next, by id; none where all train on the model of a round.
+
+        Args:
+          before: trainable weights that the round began with.
+          after: those that it made.
+          one: the round.
+        """
+        if not self.client_work.starts_apart or not one.cohort:
+            return {}
+        old, new = _flat(before), _flat(after)
+        return {each.hospital.hospital_id: new if each.waits else old for each in one.cohort}
 
     def at_hospitals(self, state: ServerState, broadcast_key: Any) -> tuple:
         """The trainable weights that hospitals decode from the next broadcast (numpy arrays)."""
         if self.transfer is None:
             return state.weights
-        first, held = int(state.round_number) == 0, state.distributor.get("held", ())
-        return self.transfer.send_broadcast(state.weights, held, first, broadcast_key).weights
+        number, held = int(state.round_number), state.distributor.get("held", ())
+        return self.transfer.at(number).send_broadcast(state.weights, held, number == 0, broadcast_key).weights
 
     def prepared_upload(self, state: ServerState, parameters: Any, element: Any) -> tuple[Any, tf.Tensor]:
         """A hospital's half of a round up to its encoder: what it would send for weight 1, and its metrics."""
@@ -125,7 +184,7 @@ class Composition:
 
     def zero_contribution(self) -> Any:
         """A sum of no contributions, in the structure of the aggregator's."""
-        zeros = tuple(tf.zeros(spec.shape) for spec in self.model.trainable_specs)
+        zeros = tuple(tf.zeros(spec.shape) for spec in self.client_work.sent_specs)
         parameters = self.aggregator.parameters(self._blank_aggregator_state())
         one = self.aggregator.prepare(parameters, zeros, tf.constant(0.0), self.aggregator.no_hospital_noise())
         return tf.nest.map_structure(tf.zeros_like, one)
@@ -165,13 +224,23 @@ class Composition:
         dense = _bytes(self.model.trainable_specs)
         return down - dense, up - dense
 
-    def tff_process(self, hospitals_per_round: int) -> Any:
-        """The same parts as a `tff.learning.templates.LearningProcess` (imports TFF)."""
+    def tff_process(self, hospitals_per_round: int, round_number: int = 0) -> Any:
+        """The same parts as a `tff.learning.templates.LearningProcess` (imports TFF).
+
+        Args:
+          hospitals_per_round: the most of them.
+          round_number: the round whose encoders it has, 0-based; all rounds have the same unless their bits change.
+        """
         from tff_hospitals.processes import tff_adapters
 
+        transfer = None if self.transfer is None else self.transfer.at(round_number)
         return tff_adapters.build_learning_process(
-            self.model, self.client_work, self.aggregator, self.finalizer, hospitals_per_round, self.transfer
+            self.model, self.client_work, self.aggregator, self.finalizer, hospitals_per_round, transfer
         )
+
+
+def _flat(weights: tuple) -> np.ndarray:
+    return np.concatenate([np.ravel(np.asarray(one, np.float32)) for one in weights])
 
 
 def _scalars(structure: Any) -> int:
@@ -246,7 +315,7 @@ def _norms_of_state(client_work: LocalTraining, aggregator: Aggregator) -> set[s
 
 def _structure(part: ClientPlan | ServerPlan) -> dict[str, Any]:
     """A part of a plan without the numbers that are inputs of a program; of the others, whether they are used."""
-    inputs = {"learning_rate", "momentum", "proximal_mu", "beta_1", "beta_2", "epsilon"}
+    inputs = {"learning_rate", "momentum", "proximal_mu", "weight_decay", "beta_1", "beta_2", "epsilon"}
     return {name: bool(value) if name in inputs else value for name, value in dataclasses.asdict(part).items()}
 
 
@@ -267,9 +336,23 @@ def compose(
     steps = max_local_steps(plan, dataset)
     specs = model.trainable_specs
     completed = noise_plan.completed(plan, dataset)
-    with_factor = bool(poison.factors(plan.poison)) or mechanisms.hospital_level(plan.privacy).tells == "factor"
+    scaled = bool(poison.factors(plan.poison)) or mechanisms.hospital_level(plan.privacy).tells == "factor"
+    with_factor = scaled or plan.cohort.asynchronous
+    by_round = settings_by_round.factors_of(plan)
+    inside = mechanisms.record_level(plan.privacy) is not None
     client_work = LocalTraining(
-        model, plan.client, completed, max_local_steps=steps, compile_steps=compile_steps, with_factor=with_factor
+        model,
+        plan.client,
+        completed,
+        max_local_steps=steps,
+        compile_steps=compile_steps,
+        with_factor=with_factor,
+        starts_apart=plan.cohort.asynchronous,
+        by_round={
+            own: by_round[name]
+            for name, own in settings_by_round.AT_HOSPITALS.items()
+            if name in by_round and (inside or name != "clip_norm")
+        },
     )
     privacy = dataclasses.replace(
         completed,
@@ -294,9 +377,24 @@ def compose(
         rounds=rounds,
         largest_weight=largest_weight,
         noise_multiplier=built_with,
-        client_learning_rate=plan.client.learning_rate,
+        client=plan.client,
+        by_round={
+            name: by_round[prefix + name]
+            for name in ("clip_norm", "noise_multiplier")
+            if (prefix := "outer_" if inside else "") + name in by_round
+        },
     )
     aggregator.check()
+    transfer = encoded_transfer.build_encoded_transfer(
+        plan.broadcast,
+        plan.upload,
+        model.trainable_names,
+        [spec.shape.as_list() for spec in specs],
+        error_feedback=plan.error_feedback,
+        skip_below=plan.skip_below,
+        by_round=plan.by_round,
+        rounds=plan.rounds,
+    )
     signature = files.fingerprint(
         [
             _structure(plan.client),
@@ -306,7 +404,7 @@ def compose(
             architecture(model, plan.model.name),
             [str(spec) for spec in (*specs, *model.frozen_specs)],
             [
-                dataclasses.asdict(plan.cohort),
+                {**dataclasses.asdict(plan.cohort), "staleness_exponent": 0.0},  # in the factors of updates
                 hospitals,
                 steps,
                 plan.broadcast,
@@ -320,7 +418,10 @@ def compose(
                 rounds,
                 largest_weight if privacy.secure_sum else 1.0,
                 *([built_with] if around.runs_on else []),
-                *([plan.client.learning_rate] if around.tells == "loss" or not _is_ours(aggregator) else []),
+                *([plan.client.learning_rate] if around.tells == "loss" else []),
+                *([] if _is_ours(aggregator) else [dataclasses.asdict(plan.client)]),
+                {name: by.tolist() for name, by in by_round.items()},
+                *([] if transfer is None else [list(map(str, (*transfer.broadcasts, "", *transfer.uploads)))]),
             ],
         ]
     )
@@ -328,15 +429,8 @@ def compose(
         model,
         client_work,
         aggregator,
-        finalizers.build_finalizer(plan.server),
+        finalizers.build_finalizer(plan.server, by_round.get("server_learning_rate")),
         signature,
-        encoded_transfer.build_encoded_transfer(
-            plan.broadcast,
-            plan.upload,
-            model.trainable_names,
-            [spec.shape.as_list() for spec in specs],
-            error_feedback=plan.error_feedback,
-            skip_below=plan.skip_below,
-        ),
-        dataset.ids if plan.error_feedback else (),
+        transfer,
+        dataset.ids if plan.error_feedback or client_work.kept_names else (),
     )

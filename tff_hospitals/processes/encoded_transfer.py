@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tff_hospitals.communication import Chain, Feedback, parse_chain
+from tff_hospitals.plan import chains
 from tff_hospitals.processes import encoder_draws
 
 Arrays = tuple[np.ndarray, ...]
@@ -90,6 +91,7 @@ class EncodedTransfer:
       shapes: of them.
       error_feedback: what an upload leaves out is added to the hospital's next one.
       skip_below: a hospital sends nothing when the L2 norm of what it would encode is below this.
+      broadcasts, uploads: the chains of every round, where their bits change (see `at`).
     """
 
     broadcast: Chain
@@ -98,6 +100,18 @@ class EncodedTransfer:
     shapes: tuple[tuple[int, ...], ...]
     error_feedback: bool = False
     skip_below: float | None = None
+    broadcasts: tuple[Chain, ...] = ()
+    uploads: tuple[Chain, ...] = ()
+
+    def at(self, round_number: Any) -> EncodedTransfer:
+        """The encoders of a round (0-based); after the last one, those of the last."""
+        if not self.broadcasts and not self.uploads:
+            return self
+        down, up = (
+            of_rounds[min(int(round_number), len(of_rounds) - 1)] if of_rounds else always
+            for of_rounds, always in ((self.broadcasts, self.broadcast), (self.uploads, self.upload))
+        )
+        return dataclasses.replace(self, broadcast=down, upload=up, broadcasts=(), uploads=())
 
     @property
     def encodes_broadcast(self) -> bool:
@@ -210,6 +224,8 @@ def build_encoded_transfer(
     *,
     error_feedback: bool = False,
     skip_below: float | None = None,
+    by_round: str = "",
+    rounds: int = 1,
 ) -> EncodedTransfer | None:
     """The transfer that a plan's texts ask for; None when nothing is encoded and nothing skipped.
 
@@ -218,12 +234,18 @@ def build_encoded_transfer(
     >>> sent.update[0].tolist(), sent.payload_bytes
     ([0.0, -3.0, 2.0, 0.0], 20)
     """
+    down, up = (
+        chains.of_rounds(parse_chain(text, name=direction), direction, by_round, rounds)
+        for direction, text in (("broadcast", broadcast), ("upload", upload))
+    )
     found = EncodedTransfer(
-        parse_chain(broadcast, name="broadcast"),
-        parse_chain(upload, name="upload"),
+        down[0],
+        up[0],
         tuple(names),
         tuple(tuple(int(size) for size in shape) for shape in shapes),
         error_feedback,
         skip_below,
+        down if len(down) > 1 else (),
+        up if len(up) > 1 else (),
     )
     return found if found.encodes_broadcast or found.encodes_upload else None

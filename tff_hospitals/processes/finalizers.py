@@ -22,6 +22,7 @@ from tff_hospitals.plan.parts import ServerPlan
 from tff_hospitals.processes import adam
 from tff_hospitals.processes.aggregators.base import Structure, with_changes
 from tff_hospitals.processes.noise import Tensors
+from tff_hospitals.processes.settings_by_round import at_round
 
 
 class Finalizer(abc.ABC):
@@ -118,8 +119,11 @@ class Adam(Finalizer):
         first = adam.moved(state["first"], update, beta_1)
         second = self._next_second(state["second"], update, beta_2)
         rate = _single(state["learning_rate"])
-        weights = adam.stepped(weights, first, second, step, rate, beta_1, beta_2, state["epsilon"])
-        return weights, with_changes(state, step=step, first=first, second=second)
+        directions = adam.directed(first, second, step, rate, beta_1, beta_2, state["epsilon"])
+        return self._moved(weights, directions, rate), with_changes(state, step=step, first=first, second=second)
+
+    def _moved(self, weights: Tensors, directions: Tensors, rate: tf.Tensor) -> Tensors:
+        return tuple(weight - direction for weight, direction in zip(weights, directions))
 
 
 class Yogi(Adam):
@@ -134,9 +138,55 @@ class Yogi(Adam):
         return tuple(v + share * tf.sign(square - v) * square for v, square in zip(second, squares))
 
 
-FINALIZERS: dict[str, Callable[[ServerPlan], Finalizer]] = {"sgd": Sgd, "adagrad": Adagrad, "adam": Adam, "yogi": Yogi}
+class Lamb(Adam):
+    """LAMB (You et al. 2020, arXiv:1904.00962): Adam's step, in every tensor as long as rate times the tensor's norm.
+
+    Where a tensor or its step is zero, as biases are before the first round, the step is Adam's.
+    """
+
+    def _moved(self, weights: Tensors, directions: Tensors, rate: tf.Tensor) -> Tensors:
+        moved = []
+        for weight, direction in zip(weights, directions):
+            own, step = tf.norm(weight), tf.norm(direction)
+            length = tf.where(tf.logical_and(own > 0, step > 0), rate * tf.math.divide_no_nan(own, step), 1.0)
+            moved.append(weight - length * direction)
+        return tuple(moved)
 
 
-def build_finalizer(server: ServerPlan) -> Finalizer:
-    """The finalizer that a plan names."""
-    return FINALIZERS[server.optimizer](server)
+FINALIZERS: dict[str, Callable[[ServerPlan], Finalizer]] = {
+    "sgd": Sgd,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "yogi": Yogi,
+    "lamb": Lamb,
+}
+
+
+class ByRound(Finalizer):
+    """Another finalizer, whose learning rate is multiplied by a factor of each round.
+
+    Args:
+      inner: the finalizer.
+      factors: of the rounds, float64 [rounds]; the last one goes on.
+    """
+
+    def __init__(self, inner: Finalizer, factors: np.ndarray):
+        super().__init__(inner.server)
+        self.inner, self.factors, self.settings = inner, factors, inner.settings
+
+    def slots(self, specs: Sequence[tf.TensorSpec]) -> Structure:
+        """Those of the inner one, and the round."""
+        return collections.OrderedDict(round=np.int32(0), **self.inner.slots(specs))
+
+    def apply(self, state: Structure, weights: Tensors, update: Tensors) -> tuple[Tensors, Structure]:
+        """New weights and state, which keeps the learning rate at factor 1."""
+        rate = state["learning_rate"]
+        now = with_changes(state, learning_rate=rate * at_round(self.factors, state["round"]))
+        weights, after = self.inner.apply(now, weights, update)
+        return weights, with_changes(after, learning_rate=rate, round=state["round"] + 1)
+
+
+def build_finalizer(server: ServerPlan, factors: np.ndarray | None = None) -> Finalizer:
+    """The finalizer that a plan names; `factors` of its learning rate by round, where it changes."""
+    made = FINALIZERS[server.optimizer](server)
+    return made if factors is None else ByRound(made, factors)

@@ -34,7 +34,10 @@ class HospitalRound:
       noise_multiplier: of the noise that it adds itself.
       weight: its weight in the mean.
       upload_key: int64 [2], shared with the server for the random bits of its encoder.
-      factor: what its update is multiplied by, where a plan has attacking or normalised hospitals.
+      factor: what its update is multiplied by, where a plan has attacking, normalised or late hospitals.
+      staleness: steps that the server took since it fetched the model that it trained on; None where all train on the
+        model of the round.
+      waits: whether the next model that it trains on is the one that this round makes; else it is the one before.
     """
 
     hospital: Hospital
@@ -44,15 +47,21 @@ class HospitalRound:
     weight: float
     upload_key: np.ndarray | None = None
     factor: float | None = None
+    staleness: int | None = None
+    waits: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundInput:
-    """One round's cohort, in the data set's order of hospitals; `broadcast_key` is shared by all of them."""
+    """One round's cohort, in the data set's order of hospitals; `broadcast_key` is shared by all of them.
+
+    `seconds`: that it takes at the plan's speeds, simulated; None where the plan has none.
+    """
 
     number: int
     cohort: tuple[HospitalRound, ...]
     broadcast_key: np.ndarray | None = None
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,9 @@ def build_client_work(
     With `with_key` the update carries the hospital's own noise key to the aggregator's half at the same hospital, which
     adds the noise before anything leaves it; with `upload` (specs) also what the hospital's encoder needs.
 
-    Measurements are float32 [hospitals_per_round, len(METRICS)]: each hospital adds its metrics in its own row.
+    Measurements are float32 [hospitals_per_round, len(METRICS)]: each hospital adds its metrics in its own row. Where
+    hospitals keep something from round to round, that is reported beside them in the same way, since TFF's clients have
+    no memory: a simulation's instrument.
     """
     data_type = element_type(client_work, hospitals_per_round, upload)
 
@@ -83,7 +85,11 @@ def build_client_work(
             update["upload"] = element["upload"]
         result = tff.learning.templates.ClientResult(update=update, update_weight=output.weight)
         own = place[:, tf.newaxis] > 0  # chosen, not multiplied: a product would write NaN into everybody's row
-        return result, tf.where(own, output.metrics[tf.newaxis, :], 0.0)
+        metrics = tf.where(own, output.metrics[tf.newaxis, :], 0.0)
+        if output.kept is None:
+            return result, metrics
+        kept = tf.where(own, output.kept[tf.newaxis, :], 0.0)
+        return result, collections.OrderedDict(metrics=metrics, kept=kept)
 
     @tff.tensorflow.computation(np.int32)
     def next_round(round_number: Any) -> Any:

@@ -125,6 +125,11 @@ def _by_position(
     return joined_numbers
 
 
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    """The mean where every run has a value: of those alone that got there, it would flatter."""
+    return None if None in values else mean(values)
+
+
 def _every(values: Sequence[bool | None]) -> bool | None:
     """Whether it holds for every run; None where no run says so."""
     said = [value for value in values if value is not None]
@@ -340,6 +345,18 @@ _STORED = (
         head="s per|round",
         text=lambda row, _: wording.seconds_text(row.seconds_per_round),
         shown=always,
+    ),
+    # Of runs with speeds of hospitals.
+    Column("simulated_seconds", _amount, mean, optional=True, csv=True),
+    Column("target_accuracy", _share, mean, optional=True, csv=True),
+    Column(
+        "time_to_accuracy",
+        _amount,
+        _mean_of_all,
+        optional=True,
+        csv=True,
+        head="simulated s|to target",
+        text=lambda row, _: wording.seconds_text(row.get("time_to_accuracy")),
     ),
     Column("rounds", FieldReader.whole, highest, csv=True),
     Column("stop_reason", text(), joined, csv=True),

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tff_hospitals.foundations.validation import counted
 from tff_hospitals.reports.attacked import promised_and_attacked
 from tff_hospitals.reports.columns import COLUMNS, Column, Shown
 from tff_hospitals.reports.findings import cautions, findings, headline
@@ -52,14 +53,12 @@ def comparison_page(
       missing: sentences about figures that could not be drawn.
       directory: the comparison directory, for links to its runs.
     """
-    rows = ordered(summary.rows)
-    common = common_warnings(rows)
-    warnings = list(dict.fromkeys(text for row in rows for text in row.warnings if text not in common))
+    rows, common, warnings = _rows_and_warnings(summary)
     ids = summary.hospital_ids
     seeds = len(summary.seeds)
     facts = [
-        f"{len(ids)} hospitals",
-        f"{seeds} seed{'s' * (seeds != 1)}" if seeds else "",
+        counted(len(ids), "hospital"),
+        counted(seeds, "seed") if seeds else "",
         f"{summary.splits} splits" if summary.splits > 1 else "",
         readable_time(summary.created),
     ]
@@ -70,7 +69,7 @@ def comparison_page(
         headline=headline(summary),
         findings=[*findings(summary), *cautions(summary)],
         missing=list(missing),
-        table=_table(Shown(rows, html=True, delta=summary.delta, splits=summary.splits), ids, warnings),
+        table=_methods(summary, rows, warnings),
         warnings=warnings,
         common=list(common),
         pictures=figures(pictures, files=True),
@@ -87,6 +86,32 @@ def comparison_page(
         versions=[*pairs(summary.versions), *pairs(summary.machine)],
         runs=[] if directory is None else run_links(pathlib.Path(directory)),
     )
+
+
+def table_html(summary: Summary) -> str:
+    """The table of a comparison by itself, for a notebook: no script, no style, every name escaped."""
+    rows, common, warnings = _rows_and_warnings(summary)
+    return render(
+        "table.html",
+        title=summary.title or f"Comparison on {summary.dataset.name}",
+        table=_methods(summary, rows, warnings),
+        joint=joint_sentences(summary.joint_epsilon, summary.splits),
+        warnings=warnings,
+        common=list(common),
+    )
+
+
+def _rows_and_warnings(summary: Summary) -> tuple[Sequence[Row], Sequence[str], list[str]]:
+    """The rows in their order, the warnings of all of them, and those of some."""
+    rows = ordered(summary.rows)
+    common = common_warnings(rows)
+    return rows, common, list(dict.fromkeys(text for row in rows for text in row.warnings if text not in common))
+
+
+def _methods(summary: Summary, rows: Sequence[Row], warnings: Sequence[str]) -> dict[str, Any]:
+    """The table of methods as templates take it."""
+    shown = Shown(rows, html=True, delta=summary.delta, splits=summary.splits)
+    return _table(shown, summary.hospital_ids, warnings)
 
 
 def accounting_facts(rows: Sequence[Row]) -> list[str]:

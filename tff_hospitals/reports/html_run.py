@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tff_hospitals.reports import own_models
 from tff_hospitals.reports.html import accounting_facts
 from tff_hospitals.reports.pages import badges, data_section, figures, link, pairs, readable_time, render
 from tff_hospitals.reports.plot_style import Picture
@@ -103,13 +104,15 @@ def _hospital_table(run: RunFiles) -> dict[str, Any]:
     columns = [
         (column, title) for column, title in _COLUMNS if any(last[(scope, column)] is not None for scope in scopes)
     ]
-    noise = run.row.noise_multiplier_per_hospital
+    noise, own = run.row.noise_multiplier_per_hospital, own_models.per_hospital(run.row)
     lines = []
     for scope in scopes:
         name = {POOLED: "all hospitals together", SERVER: "records held by the server"}.get(scope, scope)
         cells = [_text(column, last[(scope, column)]) for column, _ in columns]
-        lines.append([name, *cells, *([significant(noise.get(scope))] if noise else [])])
-    titles = ["hospital", *(title for _, title in columns), *(["noise multiplier"] if noise else [])]
+        further = [score_text(run.row.metric, own.get(scope))] if own else []
+        lines.append([name, *cells, *further, *([significant(noise.get(scope))] if noise else [])])
+    further = [f"own model, {metric_head(run.row.metric)}"] if own else []
+    titles = ["hospital", *(title for _, title in columns), *further, *(["noise multiplier"] if noise else [])]
     return {"caption": "Last measured values", "columns": titles, "rows": lines}
 
 

@@ -34,6 +34,7 @@ from tff_hospitals.reports.wording import (
     target_text,
 )
 
+_LEVEL_STEPS = 60  # closer than a label is wide
 _MOST_LABELS = 14  # with more rows only those that no other of their promise beats are named
 
 
@@ -80,6 +81,14 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
             others += [(x, interval.low + share * (interval.high - interval.low)) for share in (0.0, 0.25, 0.75, 1.0)]
     texts = [name for name, chosen in zip(names, named) if chosen]
     _limit(axes, xs, 0.84)
+    left_end, right_end = axes.get_xlim()
+    for row in quiet:  # and off the lines: the level of what sends nothing, and the steps of a promise
+        others += _along(left_end, right_end, row.score.mean or 0.0)
+    for line in axes.lines:
+        if line.get_drawstyle() == "steps-post":
+            ends = list(zip(*line.get_data()))
+            for (start, level), (end, _) in zip(ends, ends[1:]):
+                others += _along(start, end, level)
     if len(set(amounts)) < 3 or not place_labels(axes, points, texts, obstacles=others):
         reserved = min((max(sheet.text_width(text, SMALL_SIZE) for text in texts) + 0.45) / (right - left), 0.6)
         _limit(axes, xs, 1.0 - reserved)
@@ -106,6 +115,11 @@ def bytes_against_accuracy(summary: Summary) -> Picture | None:
         + (f" Vertical bars are 95 % intervals over {intervals_over(summary)}." if len(rows) <= _MOST_LABELS else ""),
         f"{metric_title(summary.metric)} against bytes. {words}.",
     )
+
+
+def _along(start: float, end: float, level: float) -> list[tuple[float, float]]:
+    """Points on a level line, closer than a label is wide."""
+    return [(start * (end / start) ** (step / _LEVEL_STEPS), level) for step in range(_LEVEL_STEPS + 1)]
 
 
 def _alike(rows: Sequence[Row]) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tff_hospitals.foundations.validation import counted
 from tff_hospitals.reports.plot_labels import SideLabel, column_labels, side_labels
 from tff_hospitals.reports.plot_style import (
     CARD,
@@ -89,12 +90,9 @@ def footer_text(summary: Summary) -> str:
     """Data set, seeds, delta and adjacency, as every figure states them."""
     seeds = len(summary.seeds)
     parts = [f"Data: {summary.dataset.name}" + (" (simulated hospitals)" if summary.dataset.simulated else "")]
-    parts.append(f"{len(summary.hospital_ids)} hospitals")
-    parts.append(
-        f"{seeds} seeds ({', '.join(map(str, summary.seeds))})"
-        if 1 < seeds <= 8
-        else f"{seeds} seed{'s' * (seeds != 1)}"
-    )
+    parts.append(counted(len(summary.hospital_ids), "hospital"))
+    named = f" ({', '.join(map(str, summary.seeds))})" if 1 < seeds <= 8 else ""
+    parts.append(counted(seeds, "seed") + named)
     parts += [f"{summary.splits} splits"] if summary.splits > 1 else []
     if any(row.private for row in summary.rows):
         parts.append(f"delta {delta_sentence(summary.rows)}")

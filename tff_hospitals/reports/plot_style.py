@@ -74,7 +74,9 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A finished figure: file name without ending, title, caption (how to read it), alternative text, renderings."""
+    """A finished figure: file name without ending, title, caption (how to read it), alternative text, renderings, and
+    the `matplotlib.figure.Figure` itself.
+    """
 
     name: str
     title: str
@@ -82,6 +84,11 @@ class Picture:
     alt: str
     png: bytes
     svg: str
+    figure: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes the renderings travel, not the figure."""
+        return Picture, (self.name, self.title, self.caption, self.alt, self.png, self.svg)
 
 
 @contextlib.contextmanager
@@ -106,11 +113,7 @@ class Sheet:
     """
 
     def __init__(self, title: str, subtitle: str, footer: str, height: float):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.figure: Any = Figure(figsize=(WIDTH, height))
-        FigureCanvasAgg(self.figure)
+        self.figure = _figure(height)
         heading = [(line, TITLE_SIZE, "bold", INK) for line in self.wrapped(title, TITLE_SIZE, "bold")]
         heading += [(line, TEXT_SIZE, "normal", MUTED) for line in self.wrapped(subtitle, TEXT_SIZE)]
         closing = self.wrapped(footer, SMALL_SIZE)
@@ -177,7 +180,27 @@ class Sheet:
         self.figure.savefig(png, format="png", dpi=150, metadata={"Software": "tff_hospitals"})
         vector = io.StringIO()
         self.figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
-        return Picture(name, title, caption, alt, png.getvalue(), inline_svg(vector.getvalue(), name, alt))
+        svg = inline_svg(vector.getvalue(), name, alt)
+        return Picture(name, title, caption, alt, png.getvalue(), svg, self.figure)
+
+
+def _figure(height: float) -> Any:
+    """An empty figure that a notebook shows without pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        """A figure that renders itself under the settings that it was built with."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            with drawing():
+                self.savefig(file, format="png", dpi=72)
+            return file.getvalue()
+
+    figure = Shown(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def inline_svg(source: str, name: str, alt: str) -> str:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
+from tff_hospitals.foundations.validation import counted
+from tff_hospitals.reports import own_models
 from tff_hospitals.reports.columns import row_from_json
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.wording import (
@@ -250,7 +252,7 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
       speed        0.040 s per round
     """
     row = summary if isinstance(summary, Row) else row_from_json(summary, "summary")
-    lines = [f"{row.name}: {row.rounds or 0} rounds, stopped: {row.stop_reason or 'not recorded'}"]
+    lines = [f"{row.name}: {counted(row.rounds or 0, 'round')}, stopped: {row.stop_reason or 'not recorded'}"]
     metric, score = row.metric, row.score
     if score.mean is not None:
         together = score_text(metric, score.pooled_mean)
@@ -270,6 +272,8 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
     words = [score_words(other, value) for other, value in measured if value is not None]
     if words:
         lines.append(_line("", ", ".join(words)))
+    if own_models.words(row):
+        lines.append(_line("own models", own_models.words(row)))
     if row.private:
         asked = f" (target {target_text(row.target_epsilon)})" if row.target_epsilon is not None else ""
         worst = f", worst hospital {worst_hospital(row)}" if worst_hospital(row) else ""

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from tff_hospitals.foundations.files import RecordError, write_bytes
+from tff_hospitals.foundations.validation import counted
 from tff_hospitals.hospitals.inspection.readiness import HospitalFacts, Readiness
 from tff_hospitals.hospitals.schema import Schema
 from tff_hospitals.reports.pages import render
@@ -47,7 +48,7 @@ def write_pages(
         title=title,
         badges=[
             {"text": "stays inside the hospital", "caution": True},
-            {"text": f"{len(facts.hospitals)} hospitals", "caution": False},
+            {"text": counted(len(facts.hospitals), "hospital"), "caution": False},
         ],
         inside=INSIDE_WORDS,
         open_points=facts.open_points,

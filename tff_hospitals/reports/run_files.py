@@ -11,7 +11,7 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tff_hospitals.foundations import files as records
@@ -52,6 +52,7 @@ class RunFiles:
       seconds: seconds of each round, in order.
       files: names of the files that are there.
       missing: one sentence for each file that is not there or cannot be read.
+      across: the rows of `cross_site.csv`; none where hospitals have no models of their own.
     """
 
     row: Row
@@ -64,6 +65,7 @@ class RunFiles:
     seconds: tuple[float, ...]
     files: tuple[str, ...]
     missing: tuple[str, ...]
+    across: tuple[Mapping[str, str], ...] = ()
 
     def curve(self, scope: str, column: str) -> list[tuple[float, float]]:
         """The (round, value) pairs that were measured."""
@@ -104,6 +106,7 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
         seconds = [float(line["seconds"]) for line in read_csv(fullest(folder, "timing.csv"), ("round", "seconds"))]
     except (records.RecordError, ValueError) as error:
         missing.append(f"Seconds by round are not shown: {_first_sentence(error)}.")
+    across = fullest(folder, "cross_site.csv")
     return RunFiles(
         row=row,
         seed=row.extra.get("seed"),
@@ -115,6 +118,7 @@ def read_run(directory: os.PathLike[str] | str) -> RunFiles:
         seconds=tuple(value for value in seconds if math.isfinite(value)),
         files=tuple(sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name[0] != ".")),
         missing=tuple(missing),
+        across=tuple(read_csv(across, ("model", "tested_on"))) if across.exists() else (),
     )
 
 
@@ -131,6 +135,15 @@ def read_metrics(path: pathlib.Path) -> dict[str, list[dict[str, float | None]]]
         scopes.setdefault(line["hospital"], []).append(values)
     if not scopes:
         raise records.RecordError(f"{path} has no rows. Remedy: the run has not finished a round; start it again.")
+    return scopes
+
+
+def by_scope(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, float | None]]]:
+    """The rows of a run's metrics, as they are in memory, by hospital id, `pooled` and `server`."""
+    scopes: dict[str, list[dict[str, float | None]]] = {}
+    for row in rows:
+        values = {name: row.get(name) for name in ("round", *METRIC_NUMBERS, *METRICS)}
+        scopes.setdefault(row["hospital"], []).append(values)
     return scopes
 
 

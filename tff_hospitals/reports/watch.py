@@ -10,6 +10,7 @@ import pathlib
 import time
 from typing import NamedTuple
 
+from tff_hospitals.deployment import status
 from tff_hospitals.foundations import files
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports.run_files import POOLED, read_csv, read_metrics
@@ -40,6 +41,9 @@ def view(directory: str | pathlib.Path, width: int = 100) -> View:
     folder = pathlib.Path(directory)
     if (folder / "plan.json").is_file():
         found = _run(folder)
+        found = View([*found.lines, *_federation(folder)], found.finished)
+    elif fullest(folder, status.FILE_NAME).is_file():
+        found = View([f"{folder.name}: waits for hospitals", *_federation(folder)], False)
     elif (folder / "runs").is_dir():
         runs = sorted(one for one in (folder / "runs").iterdir() if (one / "plan.json").is_file())
         found = View([_short(one) for one in runs], bool(runs) and (folder / "summary.json").is_file())
@@ -102,6 +106,34 @@ def _run(folder: pathlib.Path) -> View:
     if all(row.get("loss") is None for rows in metrics.values() for row in rows):
         lines.append("no loss is shown: it stands in inside/, which is not here or not yours to read")
     return View(lines, finished)
+
+
+def _federation(folder: pathlib.Path) -> list[str]:
+    """Who is there, who is waited for, who refused, where the run is one of real hospitals."""
+    path = fullest(folder, status.FILE_NAME)
+    if not path.is_file():
+        return []
+    try:
+        found = files.read_json(path)
+        hospitals = dict(found["hospitals"])
+        there = sum(one["present"] for one in hospitals.values())
+        ago = f"written {_duration(max(0.0, time.time() - found['written']))} ago"
+        asked = f", asked {found['asking']} of round {found['round']}" if found["asking"] else ""
+        over = ", over" if found["ended"] else f": {there} of {len(hospitals)} hospitals are there{asked}, {ago}"
+        lines = ["", f"federation {found['federation']} over {found['engine']}{over}"]
+        lines.append(f"messages that did not count: {found['rejected']} rejected, {found['dropped']} dropped")
+        for name, one in hospitals.items():
+            heard = one["heard_seconds_ago"]
+            last = "never heard of" if heard is None else f"last heard {_duration(heard)} before"
+            if one["refused"]:
+                lines.append(f"{name}: refused: {one['refused']}")
+            elif not found["ended"] and not one["present"]:
+                lines.append(f"{name}: not connected, {last}")
+            elif one["waited_for"]:
+                lines.append(f"{name}: waited for, {last}")
+    except (files.RecordError, KeyError, TypeError, ValueError, AttributeError):
+        return ["", f"{status.FILE_NAME} cannot be read"]
+    return lines
 
 
 def _left(folder: pathlib.Path, rounds: int) -> str:

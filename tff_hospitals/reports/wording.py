@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tff_hospitals.foundations.validation import counted
 from tff_hospitals.reports.fields import finite_or_none
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.spread import Interval
@@ -341,8 +342,13 @@ def unranked_sentences(rows: Iterable[Row]) -> list[str]:
     return [f"Not ranked, since training had not come to its end (see the warnings): {', '.join(names)}."]
 
 
-def joint_sentences(joint: Mapping[str, Any], splits: int = 1) -> list[str]:
+def joint_sentences(joint: Mapping[str, Any], splits: int = 1, releases: str = "") -> list[str]:
     """What everything that a comparison released costs together; empty where nothing was private.
+
+    Args:
+      joint: as its summary holds it.
+      splits: of the records.
+      releases: what was released, in words; by default the runs of a comparison.
 
     >>> both = {"runs": 10, "record": {"epsilon": 9.87, "worst_hospital": "va", "delta": 1e-3, "conversion": "rdp"}}
     >>> joint_sentences(both)[0]
@@ -360,9 +366,10 @@ def joint_sentences(joint: Mapping[str, Any], splits: int = 1) -> list[str]:
             found.append(f"{size} per {unit}{of}, delta {delta}, by {how}")
     if not found:
         return []
-    runs = joint.get("runs")
+    runs = int(joint.get("runs") or 0)
     every = "every method, target, seed and split" if splits > 1 else "every method, target and seed"
-    sentences = [f"Joint epsilon of all {runs} private runs ({every}): {'; '.join(found)}."]
+    of = f"{counted(runs, 'release')} ({releases})" if releases else f"{counted(runs, 'private run')} ({every})"
+    sentences = [f"Joint epsilon of {'all ' * (runs > 1)}{of}: {'; '.join(found)}."]
     if joint.get("runs_without_guarantee"):
         sentences.append(
             f"{joint['runs_without_guarantee']} runs without a mechanism are in no epsilon: publish none of their "

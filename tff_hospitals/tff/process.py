@@ -289,12 +289,24 @@ def _argument_problems(
         bound = "takes every number from numpy, which TFF's executor cannot call"
         found.append(Problem("secure_noise", True, bound, "leave it out: clients draw keys from their systems anyway"))
     around = mechanisms.hospital_level(plan.privacy)
-    if around.tells != "weight":
+    if around.tells != "weight" or around.corrects:
         bound = f"{around.name} needs more than the sum of weighted updates, which is what TFF's server gets"
         found.append(Problem("mechanism", around.name, bound, "take norm_bound, or use --runtime=native"))
+    if plan.model.local_layers:
+        bound = "need a memory at the client, which TFF's stateless clients do not have"
+        found.append(Problem("local_layers", plan.model.local_layers, bound, "use --runtime=native"))
+    if plan.personal.kind != "none":
+        bound = "follows the last round of our own loop, which a program of TFF's does not tell"
+        found.append(Problem("personalisation", plan.personal.kind, bound, "leave it out, or use --runtime=native"))
+    if plan.cohort.asynchronous:
+        bound = "needs clients that fetched models at different times, and TFF's begin every round with one model"
+        found.append(Problem("cohort", kind, bound, "set the cohort kind 'all', or use --runtime=native"))
     if plan.poison:
         bound = "names hospitals, and clients of TFF have no names"
         found.append(Problem("poison", plan.poison, bound, "poison the caller's data, or use --runtime=native"))
+    if plan.by_round:
+        bound = "changes settings by the round of our own loop, which a program of TFF's does not tell"
+        found.append(Problem("by_round", plan.by_round, bound, "leave it out, or use --runtime=native"))
     if plan.error_feedback or plan.skip_below is not None:
         bound = "need a memory at the client, which TFF's stateless clients do not have"
         found.append(Problem("error_feedback, skip_below", True, bound, "leave them out, or use --runtime=native"))
@@ -306,6 +318,12 @@ def _tff_model_problems(plan: Plan) -> list[Problem | None]:
     by_record = mechanisms.record_level(plan.privacy) is not None
     cases = [
         (by_record, "mechanism", plan.privacy.mechanism, "clips the gradient of every record"),
+        (
+            client.optimizer == "adamw",
+            "client_optimizer",
+            client.optimizer,
+            "is an optimiser of our own",
+        ),
         (bool(client.proximal_mu), "proximal_mu", client.proximal_mu, "is a term in our own local training"),
         (schedule != "constant", "learning_rate_schedule", schedule, "is part of our own local training"),
     ]

@@ -59,7 +59,7 @@ class RoundBudgets:
 
     def __init__(self, plan: Plan, dataset: HospitalDataset, noise: noise_plan.NoisePlan):
         self._ids, self._attempt = dataset.ids, 0
-        self._steps = {name: noise_plan.steps_per_round(plan, size) for name, size in dataset.records().items()}
+        self._plan, self._records = plan, dataset.records()
         self._limited = []
         for part in noise.parts:
             epsilon, name = limits(plan, noise).get(part.unit, (None, ""))
@@ -112,7 +112,9 @@ class RoundBudgets:
             if next(iter(part.releases.values())).shared:
                 charged = [None]
             for one in charged:
-                steps = 1 if one is None else self._steps[one]
+                steps = 1
+                if one is not None:
+                    steps = noise_plan.steps_per_round(self._plan, self._records[one], round_number)
                 planned = [event_of_round(part, one, round_number, steps, len(present), self._attempt)]
                 words = budget.shortfall(ledger, part.unit, one, planned)
                 if words is not None:

@@ -188,6 +188,8 @@ class ByteCounts:
             parts.append(f"{self.skipped} uploads were skipped")
         if any(self._side):
             parts.append("weights, counts and clip norms travel beside model and update")
+        if mechanisms.hospital_level(self._plan.privacy).corrects:
+            parts.append("so does what corrects local steps")
         if self._frozen:
             parts.append("frozen weights are fetched once by each hospital")
         return f"{difference:+,.0f} bytes: " + "; ".join(parts)

@@ -6,19 +6,21 @@ Metrics are computed in float64 from the model's outputs, so they do not depend 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tff_hospitals.hospitals.hospital import Part
 from tff_hospitals.hospitals.lazy import load_part
-from tff_hospitals.training.metrics import Predictions, evaluate
+from tff_hospitals.training.metrics import Predictions, evaluate_parts
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
 
+OwnWeights = Mapping[str, tuple[tuple, tuple]]
+"""By hospital: trained and frozen weights of its own model."""
 POOLED = "pooled"
 SERVER = "server"
 _BATCH = 4096
@@ -46,6 +48,7 @@ class Evaluator:
         if server_held is not None:
             parts.append((SERVER, server_held))
             self.spans[SERVER] = slice(position, position + server_held.records)
+        self._parts = dict(parts)
         # Lazy test parts pass through one batch after the other; only labels and one row of results stay.
         whole = [part for _, part in parts]
         self._batches: Callable[[], Iterable[Part]]
@@ -56,26 +59,38 @@ class Evaluator:
         self._task = model.task
         self._predict = _predictor(model)
 
-    def __call__(self, weights: tuple, frozen: tuple) -> dict[str, dict[str, float]]:
+    def __call__(self, weights: tuple, frozen: tuple, own: OwnWeights | None = None) -> dict[str, dict[str, float]]:
         """Metrics by scope: every hospital id, `pooled`, and `server` if there is one.
+
+        Args:
+          weights, frozen: of the model.
+          own: by hospital the trained and frozen weights of its own model, where each has one.
 
         Returns:
           {scope: {metric: value, ..., "records": count}} with the metrics of the task (`metrics.METRICS`); what the
           records do not define is NaN.
         """
-        found = self.predictions(weights, frozen)
+        found = self.predictions(weights, frozen, own)
+        values = evaluate_parts(found, self.spans)
         return {
-            scope: {**evaluate(found[span]), "records": float(len(found[span]))} for scope, span in self.spans.items()
+            scope: {**values[scope], "records": float(span.stop - span.start)} for scope, span in self.spans.items()
         }
 
-    def predictions(self, weights: tuple, frozen: tuple) -> Predictions:
+    def predictions(self, weights: tuple, frozen: tuple, own: OwnWeights | None = None) -> Predictions:
         """What the model says about every test record, hospitals in order (`spans` says whose are whose)."""
         found = []
-        for batch in self._batches():
-            outcome = self._predict(weights, frozen, batch.features, batch.labels)
-            found.append([np.asarray(batch.labels), *(value.numpy() for value in outcome)])
+        together: list[tuple[tuple, Iterable[Part]]] = [((weights, frozen), self._batches())]
+        for model, batches in _of_each(self._parts, own) if own else together:
+            for batch in batches:
+                outcome = self._predict(*model, batch.features, batch.labels)
+                found.append([np.asarray(batch.labels), *(value.numpy() for value in outcome)])
         columns = [np.concatenate(column) for column in zip(*found)] if found else [np.zeros([0])] * 4
         return Predictions(self._task, *columns)
+
+
+def _of_each(parts: Mapping[str, Part], own: OwnWeights) -> list[tuple[tuple, Iterable[Part]]]:
+    """Every hospital's own weights, and the batches of its records."""
+    return [(own[name], _batches([part])) for name, part in parts.items()]
 
 
 def _together(parts: Sequence[tuple[str, Part]]) -> Part:

@@ -84,6 +84,9 @@ class Extension:
     def layout_problems(self, plan: Plan) -> list[Problem]:
         """Why the run may not go on at all: noise that was laid out for fewer rounds."""
         rounds = self.calibrated.rounds
+        if plan.by_round:
+            bound = f"changes settings by round, which were laid out for {rounds} rounds ({plan.by_round})"
+            return [Problem("rounds", plan.rounds, bound, "train a new run")]
         spans = mechanisms.hospital_level(plan.privacy).spans_rounds
         if not spans or (plan.privacy.restart_every or plan.rounds) <= rounds:
             return []

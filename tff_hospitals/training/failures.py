@@ -56,7 +56,10 @@ def _found(model: Any, dataset: HospitalDataset, weights: Any, frozen: Any, trai
     if not hasattr(model, "keras"):
         return None
     for hospital in dataset.hospitals:
-        part = load_part(hospital.train if training else hospital.test)
+        try:
+            part = load_part(hospital.train if training else hospital.test)
+        except InvalidInput:  # they cannot be read here, as at the server of a federation: the error is told as it is
+            return None
         for start in range(0, part.records, _CHUNK):
             features = np.asarray(part.features[start : start + _CHUNK], np.float32)
             key = np.array([0, 0], np.int64)

@@ -2,14 +2,19 @@
 
 A metric is a function of predictions and of how often each record counts: once for the figure itself, as often as it
 was drawn for a bootstrap interval. What the records do not define (recall without positives, AUC of one class, anything
-of no records) is NaN, never 0 or 1.
+of no records) is NaN, never 0 or 1. So is the recall of a class of one record, and an AUC against it: one patient would
+make it 0 or 1, and the figure would be about that patient.
 
 >>> found = Predictions(
-...     "binary", labels=[1, 1, 1, 0], losses=[0.1, 0.2, 2.0, 0.3], correct=[1, 1, 0, 1], scores=[0.9, 0.8, 0.1, 0.3]
+...     "binary",
+...     labels=[1, 1, 1, 0, 0],
+...     losses=[0.1, 0.2, 2.0, 0.3, 0.4],
+...     correct=[1, 1, 0, 1, 1],
+...     scores=[0.9, 0.8, 0.1, 0.3, 0.2],
 ... )
 >>> {name: round(value, 3) for name, value in evaluate(found).items()}  # doctest: +NORMALIZE_WHITESPACE
-{'loss': 0.65, 'accuracy': 0.75, 'auc': 0.667, 'balanced_accuracy': 0.833, 'sensitivity': 0.667, 'specificity': 1.0,
- 'f1': 0.8, 'brier': 0.237, 'calibration_error': 0.375}
+{'loss': 0.6, 'accuracy': 0.8, 'auc': 0.667, 'balanced_accuracy': 0.833, 'sensitivity': 0.667, 'specificity': 1.0,
+ 'f1': 0.8, 'brier': 0.198, 'calibration_error': 0.34}
 """
 
 from __future__ import annotations
@@ -21,8 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from tff_hospitals.training.record_counts import Groups, RecordCounts, ratio
+
 CLASSIFICATION = ("binary", "multiclass")
 CALIBRATION_BINS = 10
+_FEWEST_OF_A_CLASS = 2
 UNEQUAL = 2 / 3
 """From this share of one class on, accuracy says more about the classes than about the model."""
 
@@ -82,7 +90,8 @@ class Metric:
       name: in files and flags.
       label: in sentences.
       tasks: where it exists.
-      compute: predictions and counts [resamples, records] to values [resamples]; NaN where undefined.
+      compute: predictions and how often their records count to a value for each resample or group; NaN where
+        undefined.
       higher_is_better: which way is up.
       percent: whether it reads as a percentage.
       low, high: bounds, None: none.
@@ -92,7 +101,7 @@ class Metric:
     name: str
     label: str
     tasks: tuple[str, ...]
-    compute: Callable[[Predictions, np.ndarray], np.ndarray]
+    compute: Callable[[Predictions, RecordCounts], np.ndarray]
     higher_is_better: bool = True
     percent: bool = False
     low: float | None = 0.0
@@ -100,77 +109,63 @@ class Metric:
     short: str = ""
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """A quotient that is NaN where there is nothing to divide by."""
-    return np.divide(above, below, out=np.full(np.shape(above), math.nan), where=below > 0)
-
-
-def _mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return _ratio(counts @ values, counts.sum(axis=1))
-
-
-def _recalls(found: Predictions, counts: np.ndarray) -> np.ndarray:
-    """[resamples, classes]; NaN for a class without records."""
+def _recalls(found: Predictions, counts: RecordCounts) -> np.ndarray:
+    """[rows, classes]; NaN for a class of one record or none."""
     member = found.labels[:, None] == np.arange(found.classes)
-    return _ratio(counts @ (member * found.correct[:, None]), counts @ member)
+    recalls = ratio(counts.total(member * found.correct[:, None]), counts.total(member))
+    return np.where(counts.present(member) < _FEWEST_OF_A_CLASS, math.nan, recalls)
 
 
 def _mean_of_classes(values: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """The mean over the classes that have records; NaN with fewer than two of them."""
+    """The mean over the classes whose recall is known; NaN with fewer than two of them."""
     present = np.isfinite(recalls)
     total = np.where(present, values, 0.0).sum(axis=1)
-    return np.where(present.sum(axis=1) >= 2, _ratio(total, present.sum(axis=1)), math.nan)
+    return np.where(present.sum(axis=1) >= 2, ratio(total, present.sum(axis=1)), math.nan)
 
 
-def _balanced_accuracy(found: Predictions, counts: np.ndarray) -> np.ndarray:
+def _balanced_accuracy(found: Predictions, counts: RecordCounts) -> np.ndarray:
     recalls = _recalls(found, counts)
     return _mean_of_classes(recalls, recalls)
 
 
-def _sensitivity(found: Predictions, counts: np.ndarray) -> np.ndarray:
+def _sensitivity(found: Predictions, counts: RecordCounts) -> np.ndarray:
     return _recalls(found, counts)[:, 1]
 
 
-def _specificity(found: Predictions, counts: np.ndarray) -> np.ndarray:
+def _specificity(found: Predictions, counts: RecordCounts) -> np.ndarray:
     return _recalls(found, counts)[:, 0]
 
 
-def _f1(found: Predictions, counts: np.ndarray) -> np.ndarray:
-    """Of class 1, or the mean over the classes that have records (macro)."""
+def _f1(found: Predictions, counts: RecordCounts) -> np.ndarray:
+    """Of class 1, or the mean over the classes whose recall is known (macro)."""
     classes = np.arange(found.classes)
     said, member = found.guesses[:, None] == classes, found.labels[:, None] == classes
-    values = _ratio(2 * (counts @ (said & member)), counts @ (said.astype(float) + member))
+    values = ratio(2 * counts.total(said & member), counts.total(said.astype(float) + member))
     mean = _mean_of_classes(values, _recalls(found, counts))
     return np.where(np.isfinite(mean), values[:, 1], math.nan) if found.task == "binary" else mean
 
 
-def _auc(found: Predictions, counts: np.ndarray) -> np.ndarray:
+def _auc(found: Predictions, counts: RecordCounts) -> np.ndarray:
     if found.scores.ndim == 1:
         return _area(found.labels == 1, found.scores, counts)
     return np.mean([_area(found.labels == c, found.scores[:, c], counts) for c in range(found.classes)], axis=0)
 
 
-def _area(positive: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Of all pairs of a positive and a negative record, the share that is ranked rightly; ties count half."""
-    if not len(scores) or np.isnan(scores).any():
-        return np.full(len(counts), math.nan)
-    order = np.argsort(scores)
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-math.inf))
-    ones = np.add.reduceat(counts[:, order] * positive[order], starts, axis=1)  # by distinct score, rising
-    others = np.add.reduceat(counts[:, order] * ~positive[order], starts, axis=1)
-    right = (ones * (np.cumsum(others, axis=1) - others / 2)).sum(axis=1)
-    return _ratio(right, ones.sum(axis=1) * others.sum(axis=1))
+def _area(positive: np.ndarray, scores: np.ndarray, counts: RecordCounts) -> np.ndarray:
+    """The area of one class against the others; NaN with one record on either side."""
+    sides = counts.present(np.stack([positive, ~positive], axis=1))
+    return np.where(sides.min(axis=1) < _FEWEST_OF_A_CLASS, math.nan, counts.areas(positive, scores))
 
 
-def _brier(found: Predictions, counts: np.ndarray) -> np.ndarray:
+def _brier(found: Predictions, counts: RecordCounts) -> np.ndarray:
     """Squared distance of the probabilities from what happened (Brier 1950)."""
     if found.scores.ndim == 1:
-        return _mean((found.scores - found.labels) ** 2, counts)
+        return counts.mean((found.scores - found.labels) ** 2)
     happened = found.labels[:, None] == np.arange(found.classes)
-    return _mean(((found.scores - happened) ** 2).sum(axis=1), counts)
+    return counts.mean(((found.scores - happened) ** 2).sum(axis=1))
 
 
-def _calibration_error(found: Predictions, counts: np.ndarray) -> np.ndarray:
+def _calibration_error(found: Predictions, counts: RecordCounts) -> np.ndarray:
     """Expected calibration error over ten bins of equal width (Naeini, Cooper and Hauskrecht 2015).
 
     Of class 1 for two classes, of the most probable class for more. Few records make it too large by chance.
@@ -180,23 +175,23 @@ def _calibration_error(found: Predictions, counts: np.ndarray) -> np.ndarray:
     )
     place = np.clip(np.floor(stated * CALIBRATION_BINS), 0, CALIBRATION_BINS - 1)
     inside = (place[:, None] == np.arange(CALIBRATION_BINS)) * (stated - happened)[:, None]
-    return _ratio(np.abs(counts @ inside).sum(axis=1), counts.sum(axis=1))
+    return ratio(np.abs(counts.total(inside)).sum(axis=1), counts.total(np.ones(len(stated))))
 
 
-def _rmse(found: Predictions, counts: np.ndarray) -> np.ndarray:
-    return np.sqrt(_mean((found.scores - found.labels) ** 2, counts))
+def _rmse(found: Predictions, counts: RecordCounts) -> np.ndarray:
+    return np.sqrt(counts.mean((found.scores - found.labels) ** 2))
 
 
-def _mae(found: Predictions, counts: np.ndarray) -> np.ndarray:
-    return _mean(np.abs(found.scores - found.labels), counts)
+def _mae(found: Predictions, counts: RecordCounts) -> np.ndarray:
+    return counts.mean(np.abs(found.scores - found.labels))
 
 
-def _r2(found: Predictions, counts: np.ndarray) -> np.ndarray:
+def _r2(found: Predictions, counts: RecordCounts) -> np.ndarray:
     """Share of the labels' variance that is explained; undefined where all labels are equal."""
-    centred = found.labels - (found.labels.mean() if len(found) else 0.0)
-    spread = _mean(centred**2, counts) - _mean(centred, counts) ** 2
-    varies = spread > 1e-12 * np.max(np.abs(centred), initial=0.0) ** 2
-    return np.where(varies, 1 - _ratio(_mean((found.scores - found.labels) ** 2, counts), spread), math.nan)
+    centred, largest = counts.centred(found.labels)
+    spread = counts.mean(centred**2) - counts.mean(centred) ** 2
+    explained = 1 - ratio(counts.mean((found.scores - found.labels) ** 2), spread)
+    return np.where(spread > 1e-12 * largest**2, explained, math.nan)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -206,12 +201,12 @@ METRICS: Mapping[str, Metric] = {
             "loss",
             "loss",
             (*CLASSIFICATION, "regression"),
-            lambda found, counts: _mean(found.losses, counts),
+            lambda found, counts: counts.mean(found.losses),
             higher_is_better=False,
             low=None,
             high=None,
         ),
-        Metric("accuracy", "accuracy", CLASSIFICATION, lambda one, counts: _mean(one.correct, counts), percent=True),
+        Metric("accuracy", "accuracy", CLASSIFICATION, lambda one, counts: counts.mean(one.correct), percent=True),
         Metric("auc", "AUC", CLASSIFICATION, _auc),
         Metric(
             "balanced_accuracy",
@@ -240,8 +235,28 @@ def metrics_of(task: str) -> tuple[Metric, ...]:
 
 def evaluate(found: Predictions) -> dict[str, float]:
     """Every metric of the task, each record counted once."""
-    once = np.ones([1, len(found)])
-    return {metric.name: float(metric.compute(found, once)[0]) for metric in metrics_of(found.task)}
+    return evaluate_parts(found, {"": slice(None)})[""]
+
+
+def evaluate_parts(found: Predictions, parts: Mapping[str, slice]) -> dict[str, dict[str, float]]:
+    """Every metric of the task on each part of the records, all parts in one pass.
+
+    Args:
+      found: predictions of all records.
+      parts: which records belong to a part.
+
+    >>> found = Predictions("regression", labels=[1, 2, 5], losses=[0, 0, 4], correct=[0, 0, 0], scores=[1, 2, 3])
+    >>> {name: values["mae"] for name, values in evaluate_parts(found, {"va": slice(0, 2), "all": slice(3)}).items()}
+    {'va': 0.0, 'all': 0.6666666666666666}
+    """
+    numbers = np.arange(len(found))
+    rows = [numbers[part] for part in parts.values()]
+    counts = Groups([len(part) for part in rows])
+    every = found[np.concatenate(rows)] if rows else found
+    by_metric = {metric.name: metric.compute(every, counts) for metric in metrics_of(found.task)}
+    return {
+        name: {metric: float(values[index]) for metric, values in by_metric.items()} for index, name in enumerate(parts)
+    }
 
 
 def default_headline(task: str, class_counts: Mapping[int, int]) -> tuple[str, str]:

@@ -74,10 +74,14 @@ class Odometer:
 
         Raises:
           files.RecordError: it cannot be written.
-          validation.InvalidInput: with it all runs together would be beyond the limit; nothing was added.
+          validation.InvalidInput: with it all runs together would be beyond the limit, or there is no file to count
+            them in; nothing was added.
         """
+        within = None if limit is None else lambda: raise_if(self.problems(limit, charge))
         if self.file is not None:
-            self.file.append(charge, None if limit is None else lambda: raise_if(self.problems(limit, charge)))
+            self.file.append(charge, within)
+        elif within is not None:
+            within()
 
     def releases(self) -> list[Charge]:
         """One charge for each release: of attempts that release the same bits the longest counts."""
@@ -108,13 +112,8 @@ class Odometer:
         """Runs that no epsilon covers."""
         return [charge for charge in self.releases() if not charge.ledger.units()]
 
-    def problems(self, limit: float, planned: Charge) -> list[Problem]:
-        """Why a run may not begin: with it, a unit at some hospital would be beyond the limit on everything together.
-
-        Args:
-          limit: the largest joint epsilon, for every unit.
-          planned: what the run will release at most.
-        """
+    def limit_problems(self, limit: float) -> list[Problem]:
+        """Why a limit cannot be kept at all, whatever is planned."""
         remedy = "give the largest epsilon that all runs on these data may reach together, such as 8"
         wrong = in_range("max_total_epsilon", limit, low=0.0, low_open=True, remedy=remedy)
         if wrong is not None:
@@ -122,12 +121,23 @@ class Odometer:
         if self.file is None:
             bound = "needs an odometer, which data in memory have not: nothing of them outlives the process"
             return [Problem("max_total_epsilon", limit, bound, "load the data from files, or count by hand")]
-        if not planned.ledger.units():
+        return []
+
+    def problems(self, limit: float, *planned: Charge) -> list[Problem]:
+        """Why runs may not begin: with them, a unit at some hospital would be beyond the limit on everything together.
+
+        Args:
+          limit: the largest joint epsilon, for every unit.
+          planned: what the runs will release at most.
+        """
+        if wrong := self.limit_problems(limit):
+            return wrong
+        if not all(one.ledger.units() for one in planned):
             bound = "cannot be kept by a run without a mechanism, whose result no epsilon covers"
             return [Problem("max_total_epsilon", limit, bound, "choose a private method such as dp_sgd")]
         before = {total.unit: total.epsilon for total in self.totals()}
         found = []
-        for total in self.totals([planned]):
+        for total in self.totals(planned):
             if total.epsilon > limit:
                 spent = before.get(total.unit, 0.0)
                 bound = (
@@ -137,6 +147,25 @@ class Odometer:
                 remedy = "plan fewer rounds or more noise, or do not train on these data any more"
                 found.append(Problem("max_total_epsilon", limit, bound, remedy))
         return found
+
+
+def released_by(ledger: Ledger, hospital_id: str | None, units: Sequence[str] | None = None) -> Ledger:
+    """What a ledger of several hospitals holds about one of them, as a release about everybody.
+
+    A hospital takes part in federations under different names, and with different others: on its own records all of
+    its releases add up, and those of the others say nothing.
+
+    Args:
+      ledger: of several hospitals.
+      hospital_id: whose part is meant; None: what touches every hospital alike.
+      units: default all that occur.
+    """
+    found = Ledger(ledger.delta, ledger.adjacency)
+    for unit in ledger.units() if units is None else units:
+        found.expect(unit, [None])
+        for event, count in ledger.events(unit, hospital_id if ledger.knows(unit, hospital_id) else None):
+            found.record(unit, None, 1, event, count)
+    return found
 
 
 def division_of(dataset: HospitalDataset) -> str:
@@ -162,15 +191,6 @@ def _joint_epsilon(charges: Sequence[Charge], unit: str, delta: float) -> tuple[
         return math.fsum(joint_ledger([ledger], delta=share).epsilon(unit) for ledger in together), ""
     worst, adjacency = 0.0, ""
     for meeting in itertools.product(*whose):
-        joint = joint_ledger([_of_one(ledger, unit, of) for ledger, of in zip(together, meeting)], delta=delta)
+        joint = joint_ledger([released_by(ledger, of, [unit]) for ledger, of in zip(together, meeting)], delta=delta)
         worst, adjacency = max(worst, joint.epsilon(unit)), joint.adjacency
     return worst, adjacency
-
-
-def _of_one(ledger: Ledger, unit: str, hospital_id: str | None) -> Ledger:
-    """What a ledger holds about one hospital, as a release about everybody."""
-    found = Ledger(ledger.delta, ledger.adjacency)
-    found.expect(unit, [None])
-    for event, count in ledger.events(unit, hospital_id):
-        found.record(unit, None, 1, event, count)
-    return found

@@ -30,6 +30,8 @@ from tff_hospitals.training.published_table import FIELDS, KINDS, Kind, is_priva
 
 INSIDE = "inside"
 """The folder of a run directory for what no epsilon covers."""
+OWN_MODELS = "own_models"
+"""The folder in it for the models of single hospitals."""
 
 
 @functools.lru_cache(maxsize=8192)  # every run of a comparison asks for the same fields again

@@ -84,6 +84,24 @@ KINDS: Mapping[str, Kind] = {
     "timing": Kind(
         "how long something took, which depends on sizes of cohorts and batches", "no event covers it", _never
     ),
+    "curves": Kind(
+        "exact figures by round, as TensorBoard reads them",
+        "no event covers them; never published",
+        _never,
+        published=False,
+    ),
+    "federation": Kind(
+        "who of a federation is there, is waited for or refused, and how long ago it was heard",
+        "no event covers it; never published",
+        _never,
+        published=False,
+    ),
+    "own": Kind(
+        "models of single hospitals",
+        "nothing: each must stay at its hospital; never published",
+        _never,
+        published=False,
+    ),
     "seed": Kind("the seed of random streams", "kept for resuming; never published", _always, published=False),
     "pages": Kind(
         "pages and pictures for people inside, made of everything", "never published", _always, published=False
@@ -104,21 +122,25 @@ def _each(kind: str, names: str) -> dict[str, str]:
 
 _PLAN = {
     **_named("seed", "seed data.seed"),
-    **_named("settings", "method weighting broadcast upload error_feedback skip_below poison"),
+    **_named("settings", "method weighting broadcast upload error_feedback skip_below poison by_round"),
+    **_named("settings", "speeds target_accuracy"),
     **_named("settings", "rounds evaluate_every checkpoint_every"),
     **_named("settings", "name partition sites options options.**", "data"),
-    **_named("settings", "name loss class_weights class_weights.* target_scaling l2 options options.**", "model"),
-    **_named("settings", "kind hospitals_per_round sampling_probability", "cohort"),
-    **_named("settings", "optimizer learning_rate learning_rate_schedule momentum local_epochs", "client"),
-    **_named("settings", "local_steps batch_size proximal_mu", "client"),
+    **_named("settings", "name loss class_weights class_weights.* target_scaling l2 local_layers", "model"),
+    **_named("settings", "options options.**", "model"),
+    **_named("settings", "kind hospitals_per_round sampling_probability staleness_exponent", "cohort"),
+    **_named("settings", "optimizer learning_rate learning_rate_schedule momentum weight_decay local_epochs", "client"),
+    **_named("settings", "local_steps batch_size proximal_mu head_share", "client"),
     **_named("settings", "mechanism clip_norm noise_multiplier target_epsilon delta clip_style", "privacy"),
     **_named("settings", "clip_quantile clip_learning_rate clipped_count_stddev conversion zeroing", "privacy"),
     **_named("settings", "zeroing_norm restart_every noise_bands noise_buffers record_sampling", "privacy"),
-    **_named("settings", "byzantine fairness modulus_bits secure_sum secure_sum_bound secure_noise", "privacy"),
-    **_named("settings", "outer outer_clip_norm outer_noise_multiplier outer_target_epsilon", "privacy"),
+    **_named("settings", "byzantine fairness agnostic_learning_rate modulus_bits secure_sum", "privacy"),
+    **_named("settings", "secure_sum_bound secure_noise outer outer_clip_norm", "privacy"),
+    **_named("settings", "outer_noise_multiplier outer_target_epsilon", "privacy"),
     **_named("settings", "records_per_patient selected_from", "privacy"),
     **_named("settings", "uplink_mbps downlink_mbps latency_ms", "link"),
     **_named("settings", "optimizer learning_rate momentum beta_1 beta_2 epsilon", "server"),
+    **_named("settings", "kind epochs pull validation_share", "personal"),
     **_named("settings", "metric patience threshold max_epsilon outer_max_epsilon", "stopping"),
 }
 _DATASET = {
@@ -154,6 +176,11 @@ _LEDGER = {
     "events.*.base.*.*": "accounting",
 }
 _CERTIFICATE = "library conversion rdp rdp.* pld pld.* gaussian_exact gaussian_exact.* left_out left_out.* left_out.*.*"
+_FIGURES = {
+    f"{name}{end}": "evaluation"
+    for name in summary_fields({}, dict.fromkeys(METRICS, 0.0))
+    for end in ("", ".*")[: 1 + name.endswith("_per_hospital")]
+}
 _SUMMARY = {
     **_named("settings", "schema_version status method label unit target_epsilon rounds runtime engine"),
     **_named("settings", "records_per_patient reproducible event_stated published_fields.**"),
@@ -171,16 +198,17 @@ _SUMMARY = {
     **_named("participation", "measured_bytes difference skipped_uploads link_seconds_per_round", "communication"),
     "communication.drift_mean": "training",
     **_named("timing", "seconds_per_round overhead_seconds_per_round"),
+    **_named("steps", "simulated_seconds"),
+    **_named("evaluation", "time_to_accuracy target_accuracy"),
     "seed": "seed",
+    **_named("settings", "kind epochs", "personal"),
+    **_each("training", "personal.own_share_per_hospital"),
+    **{f"personal.{name}": kind for name, kind in _FIGURES.items()},
     **_named("evaluation", "curve curve.*.*"),
     **_named("settings", "round", "curve.*"),
     **_named("accounting", "epsilon", "curve.*"),
     **_named("participation", "bytes_up bytes_down", "curve.*"),
-    **{
-        f"{name}{end}": "evaluation"
-        for name in summary_fields({}, dict.fromkeys(METRICS, 0.0))
-        for end in ("", ".*")[: 1 + name.endswith("_per_hospital")]
-    },
+    **_FIGURES,
 }
 _UNIT = (
     "unit epsilon conversion epsilon_by_conversion.* worst_hospital epsilon_per_hospital epsilon_per_hospital.* "
@@ -215,10 +243,15 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "metrics.csv": {
         **_named("settings", "round hospital learning_rate unit delta"),
         **_named("training", "train_loss"),
-        **_named("steps", "steps"),
+        **_named("steps", "steps simulated_seconds"),
         **_named("accounting", "epsilon_rdp epsilon_pld"),
-        **_named("participation", "bytes_down bytes_up"),
+        **_named("participation", "bytes_down bytes_up staleness"),
         **_named("released", "signal_to_noise"),
+        **_named("evaluation", "records"),
+        **dict.fromkeys(METRICS, "evaluation"),
+    },
+    "cross_site.csv": {
+        **_named("settings", "model tested_on"),
         **_named("evaluation", "records"),
         **dict.fromkeys(METRICS, "evaluation"),
     },
@@ -240,6 +273,10 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "summary.csv": {"**": "pages"},
     "plots/": {"**": "pages"},
     "audit.json": {"**": "pages"},
+    "tensorboard/": {"**": "curves"},
+    "federation.json": {"**": "federation"},
+    "federation.prom": {"**": "federation"},
+    "own_models/": {"**": "own"},
     "checkpoints/": {"**": "house"},
     "updates/": {"**": "house"},
     "terminal": {
@@ -247,6 +284,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         **_named("evaluation", "loss accuracy"),
         **_named("accounting", "epsilon"),
         **_named("participation", "bytes"),
+        **_named("steps", "simulated_seconds"),
     },
     "message to the server": {
         **_named("released", "delta packed below below_zeroing cut_off update_norm"),

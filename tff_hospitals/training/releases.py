@@ -82,8 +82,11 @@ def planned_ledger(
 ) -> Ledger:
     """What the rounds from `first_round` (0-based) to the plan's last one will release, with the cohorts as drawn."""
     ledger = empty_ledger(dataset, noise)
-    steps = {name: noise_plan.steps_per_round(plan, size) for name, size in dataset.records().items()}
+    records = dataset.records()
+    steps = {name: noise_plan.steps_per_round(plan, size) for name, size in records.items()}
     for number in range(first_round, plan.rounds):
+        if plan.by_round:
+            steps = {name: noise_plan.steps_per_round(plan, size, number) for name, size in records.items()}
         enter_round(ledger, noise, number, {name: steps[name] for name in cohort_of(number)})
     return ledger
 

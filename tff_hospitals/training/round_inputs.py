@@ -18,11 +18,13 @@ from tff_hospitals.plan import mechanisms, poison
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput
+from tff_hospitals.training.clock import Clock
 from tff_hospitals.training.run_streams import RunStreams, run_streams
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital, HospitalDataset
     from tff_hospitals.hospitals.batches import BatchSchedule
+    from tff_hospitals.hospitals.buffered_cohorts import Answer
 
 
 class RoundDrawer:
@@ -51,9 +53,11 @@ class RoundDrawer:
         self._attacks = poison.factors(plan.poison)
         self._tells = mechanisms.hospital_level(plan.privacy).tells
         self._hospitals = {hospital.hospital_id: hospital for hospital in dataset.hospitals}
-        self._cohort = cohorts.Cohorts(
-            dataset.ids, plan.cohort.kind, plan.cohort.hospitals_per_round, plan.cohort.sampling_probability
-        )
+        self._clock = Clock(plan, dataset, self._streams.common.child("speeds"))
+        kind, size = plan.cohort.kind, plan.cohort.hospitals_per_round
+        if plan.cohort.asynchronous:  # the clock knows who takes part
+            kind, size = "all", None
+        self._cohort = cohorts.Cohorts(dataset.ids, kind, size, plan.cohort.sampling_probability)
 
     def rounds_within(self, records: int, most: int) -> int:
         """How many rounds use at most so many records in all their steps together; 1 to `most`."""
@@ -65,7 +69,13 @@ class RoundDrawer:
 
     def cohort(self, round_number: int) -> tuple[str, ...]:
         """Ids of the hospitals that take part, in the data set's order."""
-        return self._cohort(self._streams.cohorts(), round_number)
+        answers = self._clock.answers(round_number)
+        if answers is not None:
+            return tuple(answers)
+        size, drawn = noise_plan.hospitals_in_round(self._plan, round_number), self._cohort
+        if size != drawn.hospitals_per_round:
+            drawn = dataclasses.replace(drawn, hospitals_per_round=size)
+        return drawn(self._streams.cohorts(), round_number)
 
     def draw(self, round_number: int, cohort: tuple[str, ...] | None = None) -> RoundInput:
         """The round's input; `cohort` replaces the drawn one (hospitals that spent their budget are left out)."""
@@ -73,11 +83,20 @@ class RoundDrawer:
         hospitals = tuple(self._hospital(self._hospitals[one], round_number, place) for place, one in enumerate(ids))
         if self._tells == "factor":
             hospitals = normalised(hospitals, self._plan.client.momentum)
-        return RoundInput(round_number, hospitals, self._streams.broadcast(round_number))
+        answers = self._clock.answers(round_number)
+        if answers is not None:
+            hospitals = tuple(self._late(one, answers[one.hospital.hospital_id]) for one in hospitals)
+        seconds = self._clock.seconds(round_number, ids)
+        return RoundInput(round_number, hospitals, self._streams.broadcast(round_number), seconds)
+
+    def _late(self, one: HospitalRound, answer: Answer) -> HospitalRound:
+        """A hospital whose update counts by the age of the model that it was made from."""
+        factor = self._plan.cohort.staleness_factor(answer.staleness) * (1.0 if one.factor is None else one.factor)
+        return dataclasses.replace(one, factor=factor, staleness=answer.staleness, waits=answer.waits)
 
     def _hospital(self, hospital: Hospital, round_number: int, place: int) -> HospitalRound:
         plan, records, name = self._plan, hospital.train.records, hospital.hospital_id
-        steps = noise_plan.steps_per_round(plan, records)
+        steps = noise_plan.steps_per_round(plan, records, round_number)
         stream, size = self._streams.batches(name, round_number), plan.client.batch_size
         if self._batches == "same_order":
             schedule = _same_order(stream, records, size, steps)
@@ -95,17 +114,23 @@ class RoundDrawer:
         elif plan.client.local_steps is not None:
             schedule = batches.shuffled_steps(stream, records, batch_size=size, local_steps=steps)
         else:
-            epochs = int(plan.client.local_epochs or 1)
+            epochs = noise_plan.epochs_in_round(plan, round_number)
             schedule = batches.shuffled_epochs(stream, records, batch_size=size, local_epochs=epochs)
         return HospitalRound(
             hospital,
             schedule,
             self._streams.hospital_noise(name, round_number),
-            self._noise.multipliers[name] if self._noise.unit == "record" else 0.0,
+            self._noise_multiplier(name, round_number),
             self._weight(records, place),
             self._streams.upload(name, round_number),
             self._attacks.get(name, 1.0) if self._attacks else None,
         )
+
+    def _noise_multiplier(self, name: str, round_number: int) -> float:
+        """Of the noise that a hospital adds inside its steps."""
+        if self._noise.unit != "record":
+            return 0.0
+        return self._noise.multipliers[name] * noise_plan.multiplier_factor(self._plan, "record", round_number)
 
     def _weight(self, records: int, place: int) -> float:
         """A hospital's weight in the mean; a rule that sees every update is told the place of each instead."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from tff_hospitals import __version__
 from tff_hospitals.foundations import files
+from tff_hospitals.training import cross_site, event_files
 from tff_hospitals.training.byte_counts import BYTES_COLUMNS, DRIFT_COLUMNS
 from tff_hospitals.training.checkpoints import Checkpoint, CheckpointFolder
 from tff_hospitals.training.extension import Extension
-from tff_hospitals.training.published_fields import INSIDE, leaves, part_of
+from tff_hospitals.training.published_fields import INSIDE, OWN_MODELS, leaves, part_of
 from tff_hospitals.training.run_history import METRIC_COLUMNS, RunHistory
 from tff_hospitals.training.run_record import RunIdentity, fullest, read_record
 
@@ -32,6 +34,11 @@ _PACKAGES = ("tensorflow", "tensorflow-federated", "tensorflow-privacy", "dp-acc
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what it computes with; a missing package reads `absent`."""
+    return dict(_versions())
+
+
+@functools.lru_cache(maxsize=1)  # every run of a comparison writes them, and looking them up takes 10 ms
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "tff_hospitals": __version__}
     for name in _PACKAGES:
         try:
@@ -68,6 +75,8 @@ class RunDirectory:
         self._may_stand_open = leaves(identity.plan)
         self._record: Mapping[str, Any] | None = None
         self._flushed = time.monotonic()
+        open_here = self._may_stand_open(f"{event_files.FOLDER}/", "**")
+        self._events = event_files.EventFiles(self.path and self._place(event_files.FOLDER, inside=not open_here))
         if self.path is not None:
             self._record = self._record_there(self.path)
         self.attempt = secrets.token_hex(16) if self._record is None else str(self._record["attempt"])
@@ -151,8 +160,8 @@ class RunDirectory:
         summary = files.read_json(fullest(self.path, "summary.json"))
         return summary if summary.get("status") == "finished" else None
 
-    def write_tables(self, history: RunHistory, seconds: Sequence[tuple[int, float]]) -> None:
-        """metrics.csv, timing.csv, bytes.csv, drift.csv and ledger.json as they stand.
+    def write_tables(self, history: RunHistory, seconds: Sequence[tuple[int, float]], *, last: bool) -> None:
+        """metrics.csv, timing.csv, bytes.csv, drift.csv and ledger.json as they stand, and the event files.
 
         They are made from what a checkpoint keeps, which alone must survive a power cut.
         """
@@ -165,12 +174,24 @@ class RunDirectory:
             self._write_csv("bytes.csv", BYTES_COLUMNS, history.bytes_sent.rows)
             self._write_csv("drift.csv", DRIFT_COLUMNS, history.bytes_sent.drift_rows)
             self._write_json("ledger.json", history.released().to_json())
+        self._events.write(history.metric_rows, seconds, last=last)
 
-    def finish(self, run: Run, summary: Mapping[str, Any]) -> None:
-        """Writes the model and, last of all, summary.json: its presence means that the run is whole."""
+    def finish(self, run: Run, summary: Mapping[str, Any], across: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Writes the models and, last of all, summary.json: its presence means that the run is whole.
+
+        Args:
+          run: that ended.
+          summary: of it.
+          across: rows of `cross_site`.
+        """
         if self.path is None:
             return
-        warnings = run.model.save_trained(run.weights, run.frozen, self.path, run.plan.model.name)
+        name = run.plan.model.name
+        warnings = run.model.save_trained(run.weights, run.frozen, self.path, name)
+        for hospital, weights in run.own.items():  # whatever the plan promises: another's model is nobody's business
+            run.model.save_trained(*weights, self._place(OWN_MODELS, inside=True) / hospital, name)
+        if across:
+            self._write_csv("cross_site.csv", cross_site.COLUMNS, across)
         summary = {**summary, "warnings": [*summary["warnings"], *warnings]} if warnings else summary
         self._write_json("summary.json", summary)
 

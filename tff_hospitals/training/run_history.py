@@ -37,6 +37,8 @@ METRIC_COLUMNS = (
     "bytes_down",
     "bytes_up",
     "signal_to_noise",
+    "staleness",
+    "simulated_seconds",
     *(name for name in METRICS if name not in ("loss", "accuracy", "auc")),
 )
 _ROWS_EVERY_ROUND = 64  # with more hospitals than this, rows per hospital are written at evaluations only
@@ -77,6 +79,7 @@ class RunHistory:
         self.left: dict[str, int] = {}  # hospitals that spent their budget, and the round that they left before
         self.clip_norms: list[float | None] = []  # by round, where updates are clipped
         self.signal = SignalToNoise(plan, dataset, noise, dense_bytes[0] // 4)
+        self.simulated_seconds: float | None = None  # at the plan's speeds, since the run's start
 
     def released(self) -> Ledger:
         """The ledger of what becomes public: where this run was chosen among several, their choice included."""
@@ -98,6 +101,8 @@ class RunHistory:
         steps = {name: int(output.metrics[name]["steps"]) for name in names}
         enter_round(self.ledger, self._noise, one.number, steps, attempt)
         self.signal.measure(one, output)
+        if one.seconds is not None:
+            self.simulated_seconds = (self.simulated_seconds or 0.0) + one.seconds
         if "clip_norm" in output.server:
             missing = one.number - len(self.clip_norms)
             self.clip_norms += [*[None] * missing, float(f"{output.server['clip_norm']:.7g}")]
@@ -147,6 +152,7 @@ class RunHistory:
         if len(self._ids) > _ROWS_EVERY_ROUND and not evaluation:
             scopes = (POOLED,)
         scopes = (*scopes, *(scope for scope in evaluation if scope not in scopes))
+        ages = {each.hospital.hospital_id: each.staleness for each in one.cohort if each.staleness is not None}
         for scope in scopes:
             row: dict[str, Any] = {
                 "round": one.number + 1,
@@ -157,6 +163,10 @@ class RunHistory:
             row.update(evaluation.get(scope, {}))
             row.update(_training_metrics(output, scope))
             row["signal_to_noise"] = self.signal.of_round(one.number + 1, scope)
+            row["staleness"] = ages.get(scope)
+            if scope == POOLED:
+                row["staleness"] = sum(ages.values()) / len(ages) if ages else None
+                row["simulated_seconds"] = self.simulated_seconds
             if scope in self._ids or scope == POOLED:
                 row["bytes_down"] = sum(self.bytes_down.values()) if scope == POOLED else self.bytes_down.get(scope, 0)
                 row["bytes_up"] = sum(self.bytes_up.values()) if scope == POOLED else self.bytes_up.get(scope, 0)
@@ -184,6 +194,7 @@ class RunHistory:
             "left": self.left,
             "signal": self.signal.to_json(),
             "clip_norms": self.clip_norms,
+            "simulated_seconds": self.simulated_seconds,
         }
 
     def restore(self, value: Mapping[str, Any]) -> None:
@@ -202,6 +213,7 @@ class RunHistory:
         self.left = dict(value["left"])
         self.signal.restore(value.get("signal", {}))
         self.clip_norms = list(value.get("clip_norms", ()))
+        self.simulated_seconds = value.get("simulated_seconds")
 
 
 def _training_metrics(output: RoundOutput, scope: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.models import FunctionalModel
 
-HARMLESS = ("evaluate_every", "checkpoint_every")
+HARMLESS = ("evaluate_every", "checkpoint_every", "personal", "target_accuracy")
 """Fields of a plan that change nothing of what is released: plans that differ in them alone are the same release."""
 
 
@@ -64,6 +64,9 @@ class RunStreams:
     own: Streams
     secret_batches: bool = True
     secret_cohorts: bool = True
+    _rounds: dict[tuple[int, str], tuple[int, Streams, Streams]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @classmethod
     def from_root(cls, root: Streams) -> RunStreams:
@@ -98,9 +101,14 @@ class RunStreams:
         """Key of the server's noise (and of a rotation that all agree on), int64 [2]."""
         return self.own.child("server", "noise").key()
 
-    @staticmethod
-    def _of(root: Streams, hospital_id: str, round_number: int) -> Streams:
-        return root.child("hospital", hospital_id, "round", round_number)
+    def _of(self, root: Streams, hospital_id: str, round_number: int) -> Streams:
+        """A hospital's stream in a round; what its draws of one round have in common is hashed once."""
+        key = (id(root), hospital_id)
+        last, rounds, found = self._rounds.get(key) or (-1, root.child("hospital", hospital_id, "round"), root)
+        if last != round_number:
+            found = rounds.child(round_number)
+            self._rounds[key] = (round_number, rounds, found)
+        return found
 
 
 def release_name(

@@ -95,6 +95,7 @@ def summary_row(
         "statements": list(history.statements),
         "published_fields": published_fields.described(plan),
         "communication": history.bytes_sent.summary(len(dataset.hospitals)),
+        **simulated_time(plan, history),
         "curve": curve(history, conversion),
     }
 
@@ -211,6 +212,26 @@ def epsilon_per_patient(noise: noise_plan.NoisePlan, history: RunHistory) -> flo
     ]
     worst = max(found, default=math.inf)
     return worst if math.isfinite(worst) else None
+
+
+def simulated_time(plan: Plan, history: RunHistory) -> dict[str, float | None]:
+    """Simulated seconds of the run, and those to the first evaluation at the target accuracy; {} without speeds.
+
+    The target is the plan's, or 90 % of the run's last accuracy; None in its place where it was never reached.
+    """
+    if history.simulated_seconds is None:
+        return {}
+    found: dict[str, float | None] = {"simulated_seconds": history.simulated_seconds}
+    seen = [
+        (float(row["accuracy"]), row["simulated_seconds"])
+        for row in history.metric_rows
+        if row["hospital"] == POOLED and row.get("accuracy") is not None
+    ]
+    if seen:
+        target = plan.target_accuracy if plan.target_accuracy is not None else 0.9 * seen[-1][0]
+        reached = (seconds for accuracy, seconds in seen if accuracy >= target)
+        found.update(target_accuracy=target, time_to_accuracy=next(reached, None))
+    return found
 
 
 def curve(history: RunHistory, conversion: str = "rdp") -> list[dict[str, Any]]:

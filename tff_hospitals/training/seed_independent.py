@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +10,20 @@ import numpy as np
 
 from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.checks.own_models import nobodys
 from tff_hospitals.plan.checks.privacy import only_elsewhere
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
 from tff_hospitals.runtimes import RUNTIMES, build_runtime
 from tff_hospitals.training.attacks import backdoor_success, under_attack
-from tff_hospitals.training.evaluation import Evaluator
+from tff_hospitals.training.evaluation import Evaluator, OwnWeights
 from tff_hospitals.training.extension import Extension
+from tff_hospitals.training.personalisation import OwnModels, Personalisation
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.models import FunctionalModel
+    from tff_hospitals.processes.composition import ServerState
     from tff_hospitals.runtimes.base import Runtime
 
 
@@ -53,6 +57,8 @@ class SeedIndependentParts:
         self.dataset, self.model, self.runtime_name, self.evaluated = dataset, model, runtime, evaluate_on
         self.registered = RUNTIMES[runtime]
         self.composition = composition.compose(plan, dataset, model)
+        others = sorted(set(evaluate_on.ids) - set(dataset.ids)) + ["the server"] * (server_held is not None)
+        raise_if(nobodys(plan, others))
         self.extension = extension
         self.noise = noise_plan.make(plan if extension is None else extension.calibrated, dataset)
         self.wire_bytes, self.side_bytes = self.composition.wire_bytes(), self.composition.side_bytes()
@@ -60,7 +66,6 @@ class SeedIndependentParts:
         self._plan, self._options = plan, dict(runtime_options or {})
         self._runtime: Runtime | None = None
         self._frozen: tuple = ()
-        self._evaluator: Evaluator | None = None
 
     def runtime(self, frozen: tuple) -> Runtime:
         """What runs the rounds of runs with these frozen weights; another run's unless they differ."""
@@ -72,13 +77,26 @@ class SeedIndependentParts:
             self._frozen = frozen
         return self._runtime
 
-    def evaluate(self, weights: tuple, frozen: tuple) -> dict[str, dict[str, float]]:
-        """Metrics of the weights by hospital id, `pooled`, and `server` where it holds records."""
+    def evaluate(self, weights: tuple, frozen: tuple, own: OwnWeights) -> dict[str, dict[str, float]]:
+        """Metrics of the weights by hospital id, `pooled`, and `server` where it holds records; `own`: see `Run`."""
         if not self.registered.holds_records:
             return self.runtime(frozen).evaluate(weights)
-        if self._evaluator is None:
-            self._evaluator = Evaluator(self.model, self.evaluated, self._server_held)
-        return self._evaluator(weights, frozen)
+        return self.evaluator(weights, frozen, own)
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """Of the hospitals to evaluate on."""
+        return Evaluator(self.model, self.evaluated, self._server_held)
+
+    @functools.cached_property
+    def _personalisation(self) -> Personalisation:
+        return Personalisation(self._plan, self.model, self.dataset)
+
+    def own_models(self, state: ServerState, frozen: tuple, seed: int) -> OwnModels:
+        """Every hospital's own model at the end of a run; none where the plan makes none."""
+        if self._plan.personal.kind == "none":
+            return OwnModels(self.composition.own_weights(state, frozen), {})
+        return self._personalisation(state.weights, frozen, seed)
 
     def backdoor_success(self, weights: tuple, frozen: tuple) -> float | None:
         """How often the mark of an attacking hospital works; None where no hospital hides one."""

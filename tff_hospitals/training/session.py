@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals.foundations.validation import raise_if
-from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan import mechanisms, schedules
+from tff_hospitals.plan.checks.asynchronous import stored_updates_problems
 from tff_hospitals.plan.checks.privacy import secure_noise_problems
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.rounds import RoundInput, RoundOutput
-from tff_hospitals.training import failures, stopping
+from tff_hospitals.training import cross_site, failures, personalisation, stopping
 from tff_hospitals.training.budgets import RoundBudgets, RoundDecision
+from tff_hospitals.training.drawn_ahead import DrawnAhead
 from tff_hospitals.training.evaluation import POOLED
 from tff_hospitals.training.extension import Extension
 from tff_hospitals.training.releases import add_ledger, empty_ledger
@@ -28,6 +30,7 @@ from tff_hospitals.training.run_record import RunIdentity
 from tff_hospitals.training.run_streams import release_name, run_streams
 from tff_hospitals.training.run_summary import summary_row
 from tff_hospitals.training.seed_independent import SeedIndependentParts
+from tff_hospitals.training.separation import Separation
 from tff_hospitals.training.updates import UpdateStore
 from tff_hospitals.training.write_ahead import WriteAhead
 
@@ -62,6 +65,7 @@ class Session:
     ):
         drawn = shared.registered.draws_system_noise
         raise_if(secure_noise_problems(plan, shared.runtime_name, drawn, store_updates))
+        raise_if(stored_updates_problems(plan, store_updates))
         tested = sum(hospital.test.records for hospital in shared.evaluated.hospitals)
         raise_if([stopping.nothing_to_look_at(plan.stopping, tested)])
         self.plan, self.shared = plan, shared
@@ -72,12 +76,13 @@ class Session:
         weights, self.frozen = self.model.initial_weights(self.streams.weights())
         self.state = self.composition.initial_state(weights, self.streams.own, self.noise.server_multiplier)
         dense = 4 * self.composition.client_work.scalars
-        frozen_bytes = sum(weight.nbytes for weight in self.frozen)
+        frozen_bytes = sum(weight.nbytes for weight in self.frozen) - 4 * self.composition.own_scalars
         self.history = RunHistory(
             plan, self.dataset, self.noise, shared.wire_bytes, (dense, dense), frozen_bytes, shared.side_bytes
         )
         self.drawer = RoundDrawer(plan, self.dataset, self.noise, self.streams)
         self.budgets = RoundBudgets(plan, self.dataset, self.noise)
+        self.ahead = DrawnAhead(self._draw)
         self.plateau = stopping.PlateauRule(plan.stopping)
         self.next_round = 0
         self.seconds: list[tuple[int, float]] = []
@@ -94,6 +99,7 @@ class Session:
             first_round=0 if self.extension is None else self.extension.first_round,
         )
         self._resume()
+        self.separation = Separation(self.noise, self.drawer, self.next_round)
         if self.finished is None:
             self._begin(max_total_epsilon, on_note)
         self.updates: UpdateStore | None = None
@@ -134,7 +140,8 @@ class Session:
             rest = self.charges.plan_ahead(self.drawer, self.next_round, max_total_epsilon)
             if self.extension is not None and self.extension.new:
                 self._state_extension(self.extension, rest, on_note)
-        for text in (*getattr(self.model, "notes", ()), *self._how_clipped()):  # TFF's models keep theirs to themselves
+        notes = getattr(self.model, "notes", ())  # TFF's models keep theirs to themselves
+        for text in (*notes, *self._how_clipped(), *personalisation.statements(self.plan)):
             if text not in self.history.statements:
                 self.history.statements.append(text)
             if on_note is not None:
@@ -145,12 +152,12 @@ class Session:
     def _how_clipped(self) -> list[str]:
         """How the gradients of single records are found, where it is not the usual way."""
         from tff_hospitals.models import FunctionalModel
-        from tff_hospitals.models.per_record import method_for
+        from tff_hospitals.models.per_record import fallback
 
         if mechanisms.record_level(self.plan.privacy) is None or not isinstance(self.model, FunctionalModel):
             return []
-        method, words = method_for(self.model)
-        return [] if method == "ghost" else [f"clipping of every record's gradient: {words}"]
+        words = fallback(self.model)
+        return [] if words is None else [f"clipping of every record's gradient: {words}"]
 
     def _state_extension(self, extension: Extension, rest: Ledger, on_note: Callable[[str], None] | None) -> None:
         """What epsilon results when more rounds follow than the noise was made for; beyond a target it is refused."""
@@ -212,10 +219,13 @@ class Session:
 
     def draw_rounds(self, runs: int) -> list[RoundInput]:
         """The rounds up to the next evaluation, checkpoint or possible stop, for a call with room for so many runs."""
-        inputs = [self._draw(number) for number in range(self.next_round, self._chunk_end(runs))]
+        start, end = self.next_round, self._chunk_end(runs)
+        last = end if self.budgets else self.plan.rounds  # who has budget left is known round by round
+        inputs = self.ahead.rounds(start, end, last)
+        self.separation.check(inputs)
         self.charges.before(inputs)
         if self.updates is not None:
-            self.updates.store_if_due(self.composition.at_hospitals(self.state, inputs[0].broadcast_key), inputs[0])
+            self.updates.store_if_due(self.state, inputs[0])
         return inputs
 
     def enter(
@@ -268,7 +278,9 @@ class Session:
     def _rate(self, round_number: int) -> float:
         from tff_hospitals.processes.client_optimizers import learning_rate_at
 
-        return float(f"{float(learning_rate_at(self.plan.client, round_number)):.7g}")  # float32 has no more digits
+        plan = self.plan
+        by = schedules.factor(plan.by_round, "client_learning_rate", plan.rounds, round_number)
+        return float(f"{by * float(learning_rate_at(plan.client, round_number)):.7g}")  # float32 has no more digits
 
     def explained(self, *, training: bool) -> contextlib.AbstractContextManager[None]:
         """While this is open, a layer that fails is named with its hospital."""
@@ -279,7 +291,8 @@ class Session:
 
     def _evaluate(self) -> dict[str, dict[str, float]]:
         with self.explained(training=False):
-            return self.shared.evaluate(self.state.weights, self.frozen)
+            own = self.composition.own_weights(self.state, self.frozen)
+            return self.shared.evaluate(self.state.weights, self.frozen, own)
 
     def _check_finite(self, output: RoundOutput) -> None:
         """A NaN update is reported with round and hospital id, from the hospital's own report: no sum holds it.
@@ -311,6 +324,7 @@ class Session:
             epsilon=self.history.epsilon(POOLED),
             unit=self.noise.unit,
             bytes=sum(self.history.bytes_down.values()) + sum(self.history.bytes_up.values()),
+            simulated_seconds=self.history.simulated_seconds,
         )
 
     def _save(self, *, last: bool = False) -> None:
@@ -326,7 +340,7 @@ class Session:
             "charged": self.charges.charged,
         }
         self.files.save(self.next_round, arrays, progress, last=last)
-        self.files.write_tables(self.history, self.seconds)
+        self.files.write_tables(self.history, self.seconds, last=last)
 
     def adopt(self, weights: tuple, words: str, seconds: float, warnings: Sequence[str] = ()) -> Run:
         """Takes weights that were found outside of the rounds, as those of a single round, and finishes.
@@ -348,6 +362,7 @@ class Session:
 
     def finish(self, reason: str | None = None) -> Run:
         """Evaluates if the last round was not, writes everything; the result is `finished` from now on."""
+        self.ahead.stop()
         reason = reason or self.stop_reason() or stopping.ROUND_LIMIT
         if (
             self.history.metric_rows and self.history.metric_rows[-1].get("loss") is None
@@ -369,13 +384,20 @@ class Session:
             summary["backdoor_success"] = success
         summary.update(self.shared.summary_fields())
         run = self._result(summary, already_finished=False)
+        across: list[dict[str, Any]] = []
+        if run.own:
+            one = None if self.plan.model.local_layers else (run.weights, run.frozen)
+            across = cross_site.rows(self.shared.evaluator, run.own, one)
         self.charges.settle(self.history.ledger, self.next_round)
         self._save(last=True)
-        self.files.finish(run, summary)
+        self.files.finish(run, run.summary, across)
         self.finished = run
         return run
 
     def _result(self, summary: Mapping[str, Any], *, already_finished: bool) -> Run:
+        own = self.shared.own_models(self.state, self.frozen, self.plan.seed)
+        if self.plan.personal.kind != "none" and not already_finished:
+            summary = {**summary, "personal": own.fields(self.plan, self.shared.evaluator)}
         return Run(
             plan=self.plan,
             summary=summary,
@@ -386,4 +408,6 @@ class Session:
             directory=self.files.path,
             already_finished=already_finished,
             model=self.model,
+            metrics=tuple(self.history.metric_rows),
+            own=own.weights,
         )

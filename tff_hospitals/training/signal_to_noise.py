@@ -16,8 +16,12 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tff_hospitals.plan import mechanisms
+import numpy as np
+
+from tff_hospitals.plan import mechanisms, schedules
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.plan.checks.own_models import head_steps
+from tff_hospitals.plan.mechanisms.base import RecordLevel, RecordSetting
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.evaluation import POOLED
 
@@ -97,10 +101,14 @@ class SignalToNoise:
 
         plan = self._plan
         batch = self._records[hospital] * noise_plan.sampling_probability(plan, self._records[hospital])
-        scale = self._noise.multipliers[hospital] * plan.privacy.clip_norm / batch
+        norm = plan.privacy.clip_norm * schedules.factor(plan.by_round, "clip_norm", plan.rounds, round_number)
+        multiplier = self._noise.multipliers[hospital] * noise_plan.multiplier_factor(plan, "record", round_number)
+        scale = multiplier * norm / batch
         mechanism = mechanisms.record_level(plan.privacy)
-        draws = mechanism.step_variance(steps, self._noise.settings[hospital]) if mechanism is not None else 0.0
-        return float(learning_rate_at(plan.client, round_number)) * scale * math.sqrt(draws * self._parameters)
+        setting, alone = self._noise.settings[hospital], head_steps(plan.client.head_share or 0.0, steps)
+        draws = 0.0 if mechanism is None else _variance(mechanism, setting, steps, alone)
+        by = schedules.factor(plan.by_round, "client_learning_rate", plan.rounds, round_number)
+        return by * float(learning_rate_at(plan.client, round_number)) * scale * math.sqrt(draws * self._parameters)
 
     def _enter(self, scope: str, value: float | None) -> None:
         if value is not None:
@@ -127,6 +135,16 @@ class SignalToNoise:
         """Takes over what `to_json` gave."""
         self._measured = {scope: list(values) for scope, values in value.get("measured", {}).items()}
         self._latest, self._round = dict(value.get("latest", {})), int(value.get("round", 0))
+
+
+def _variance(mechanism: RecordLevel, setting: RecordSetting, steps: int, alone: int) -> float:
+    """Of the noise in what travels: the first steps of a round may train the local layers alone."""
+    if not alone:
+        return mechanism.step_variance(steps, setting)
+    dependence = mechanism.dependence(steps, setting)
+    if dependence is None:
+        return float(steps - alone)
+    return float(np.square(dependence[alone:].sum(axis=0)).sum())
 
 
 def _some(names: list[str]) -> str:

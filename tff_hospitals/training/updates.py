@@ -20,7 +20,7 @@ from tff_hospitals.foundations.validation import Problem, raise_if, whole_number
 from tff_hospitals.processes import rounds
 
 if TYPE_CHECKING:
-    from tff_hospitals.processes.composition import Composition
+    from tff_hospitals.processes.composition import Composition, ServerState
     from tff_hospitals.processes.rounds import HospitalRound, RoundInput
 
 
@@ -39,19 +39,24 @@ class Replay:
         self._work = tf.function(self._update, autograph=False, reduce_retracing=True)
 
     def _update(self, weights: tuple, round_number: Any, element: Any) -> tuple:
-        return self._composition.client_work(weights, round_number, element).delta
+        delta = self._composition.client_work(weights, round_number, element).delta
+        return delta[: len(weights)]
 
-    def __call__(self, weights: tuple, round_number: int, one: HospitalRound) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, weights: tuple, round_number: int, one: HospitalRound, remembered: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, ...]:
         """The hospital's update (initial - final weights), before it is weighted, clipped or encoded for the upload.
 
         Args:
           weights: the broadcast trainable weights.
           round_number: 0-based.
           one: the hospital with its batches and noise key.
+          remembered: what corrects its steps, as `Composition.remembered` gives it.
         """
         import tensorflow as tf
 
         own = rounds.own_element(one, self._composition.model.task, self._frozen)
+        own.update(remembered or {})
         element = tf.nest.map_structure(tf.convert_to_tensor, own)
         weights = tuple(tf.convert_to_tensor(weight) for weight in weights)
         return tuple(part.numpy() for part in self._work(weights, tf.constant(round_number, tf.int32), element))
@@ -143,15 +148,19 @@ class UpdateStore:
             found.append(Problem("store_updates", every, "needs a run directory to write to", "give run_dir"))
         raise_if(found)
         self._folder, self.every = UpdateFolder(pathlib.Path(run_dir or "")), every
-        self._replay = Replay(composition, frozen)
+        self._composition, self._replay = composition, Replay(composition, frozen)
 
     def next_stored(self, round_number: int) -> int:
         """The first stored round after `round_number` (0-based): a chunk of rounds must not run past its start."""
         return (round_number // self.every + 1) * self.every
 
-    def store_if_due(self, weights: tuple, one: RoundInput) -> None:
-        """Stores a round that is about to run, from the weights that it broadcasts."""
+    def store_if_due(self, state: ServerState, one: RoundInput) -> None:
+        """Stores a round that is about to run, from the state before it."""
         if one.number % self.every:
             return
-        deltas = {h.hospital.hospital_id: self._replay(weights, one.number, h) for h in one.cohort}
+        weights, deltas = self._composition.at_hospitals(state, one.broadcast_key), {}
+        for hospital in one.cohort:
+            name = hospital.hospital.hospital_id
+            remembered = self._composition.remembered(state, name)
+            deltas[name] = self._replay(weights, one.number, hospital, remembered)
         self._folder.write(StoredRound(one.number + 1, tuple(np.asarray(weight) for weight in weights), deltas))

@@ -101,8 +101,10 @@ def one_run(
             received = parts.at_hospitals(state, drawn.broadcast_key)
             for h in altered.cohort:
                 one, part = h.hospital.hospital_id, h.hospital.train
-                update = replay(received, number, h)
-                half = tuple(weight - part / 2 for weight, part in zip(received, update))
+                sent = replay(received, number, h, parts.remembered(state, one))
+                update = tuple(tensor / np.float32(h.factor or 1.0) for tensor in sent)
+                start = parts.start_of(state, one, received)
+                half = tuple(weight - part / 2 for weight, part in zip(start, update))
                 rows = gradients.matrix(half, part.features, part.labels)
                 solvers[one].add(rows, chosen[one], np.concatenate([p.ravel() for p in update]), _Local(plan, h, noise))
             state, _ = runtime.run_rounds(state, [altered])

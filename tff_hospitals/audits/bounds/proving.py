@@ -81,6 +81,8 @@ def _no_curve(run: LoadedRun, unit: str, promised: Composition) -> str | None:
     """Why the releases of a unit have no trade-off curve; None when they have one."""
     if not promised:
         return "nothing was released"
+    if run.plan.by_round:
+        return "settings change by round, and pairs of runs are played with one value of each"
     if not loss_shapes.is_private(promised):
         return "something was released without noise: there is nothing to contradict"
     if any(isinstance(part, loss_shapes.SelectionPart) for part, _ in promised):

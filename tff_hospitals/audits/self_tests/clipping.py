@@ -18,6 +18,7 @@ from tff_hospitals.audits.self_tests import noise_of_rounds, rig
 from tff_hospitals.audits.self_tests.findings import Finding, NotTested
 from tff_hospitals.audits.self_tests.measures import AtMost
 from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan.noise import clip_factor
 from tff_hospitals.processes.rounds import RoundInput
 
 if TYPE_CHECKING:
@@ -58,16 +59,17 @@ def records(
                 continue
             for batch in (beside, *((place, *beside) for place in probes)):
                 inputs.append(rig.one_hospital(number, rig.with_batches(one, [batch]), draws))
-            scales.append((one.schedule.expected_batch, one.noise_multiplier))
+            scales.append((one.schedule.expected_batch, one.noise_multiplier, clip_factor(run.plan, "record", number)))
         if not scales:
             found.append(NotTested("clipping: records", name, "it takes part in no round that is looked at"))
             continue
         updates, _ = frame.updates([frame.state(one.number) for one in inputs], inputs)
         groups = updates.reshape(len(scales), 1 + len(probes), -1)
-        batches = np.array([batch for batch, _ in scales])[:, np.newaxis]
-        norms = np.linalg.norm(groups[:, 1:] - groups[:, :1], axis=2) * batches
+        batches, multipliers, factors = (np.array(column)[:, np.newaxis] for column in zip(*scales))
+        # Over the factor of its round, so that all rounds have one limit.
+        norms = np.linalg.norm(groups[:, 1:] - groups[:, :1], axis=2) * batches / factors
         clip_norm = run.plan.privacy.clip_norm
-        loudest = max(multiplier for _, multiplier in scales) * clip_norm + frame.largest_weight * batches.max()
+        loudest = multipliers.max() * clip_norm + frame.largest_weight * (batches / factors).max()
         found.append(_finding(name, "records", norms, clip_norm, loudest, frame.parameters))
     return found
 
@@ -86,10 +88,11 @@ def updates(
       places: which records are blown up.
     """
     hospitals = len(run.dataset.hospitals)
-    cases: list[tuple[str, int, int, int]] = []  # hospital, where it is, where the round without it is, cohort
+    # hospital, where it is, where the round without it is, cohort, the clip norm's factor of the round
+    cases: list[tuple[str, int, int, int, float]] = []
     inputs: list[RoundInput] = []
     for number in rounds:
-        drawn = draws.round(number)
+        drawn, factor = draws.round(number), clip_factor(run.plan, "hospital", number)
         for at, one in enumerate(drawn.cohort):
             name = one.hospital.hospital_id
             for place in places[name][:FAR]:
@@ -98,7 +101,7 @@ def updates(
                     alone = rig.silent(one, 1)
                     without = [*rest[:at], alone, *rest[at + 1 :]]
                     within = [*rest[:at], rig.with_batches(one, [(place,)]), *rest[at + 1 :]]
-                    cases.append((name, len(inputs) + 1, len(inputs), len(drawn.cohort)))
+                    cases.append((name, len(inputs) + 1, len(inputs), len(drawn.cohort), factor))
                     inputs += [dataclasses.replace(drawn, cohort=tuple(these)) for these in (without, within)]
     states = [frame.state(one.number, draws.aggregator) for one in inputs]
     moved, _ = frame.updates(states, inputs)
@@ -108,15 +111,16 @@ def updates(
         limit = event.l2_sensitivity / float(before["scale"])
     divisor = functools.partial(noise_of_rounds.divisor, run.plan, hospitals)
     norms: dict[str, list[float]] = {name: [] for name in run.dataset.ids}
-    for name, present, absent, cohort in cases:
-        norms[name].append(float(np.linalg.norm(moved[present] - moved[absent])) * divisor(cohort))
+    for name, present, absent, cohort, factor in cases:
+        norms[name].append(float(np.linalg.norm(moved[present] - moved[absent])) * divisor(cohort) / factor)
     largest = float(np.abs(moved).max(initial=0.0))
     found: list[Finding | NotTested] = []
     for name, values in norms.items():
         if not values:
             found.append(NotTested("clipping: updates", name, "it takes part in no round that is looked at"))
             continue
-        spread = (largest + frame.largest_weight) * divisor(max(cohort for _, _, _, cohort in cases))
+        widest = max(divisor(cohort) / factor for _, _, _, cohort, factor in cases)
+        spread = (largest + frame.largest_weight) * widest
         found.append(_finding(name, "updates", np.array(values), limit, spread, frame.parameters))
     return found
 

@@ -24,7 +24,7 @@ def check(run: LoadedRun, draws: Draws) -> list[Finding]:
     if plan.kind == "poisson":
         return _chance(run, draws, float(plan.sampling_probability or 0.0))
     found = []
-    expected = {"all": len(ids), "fixed_size": size}.get(plan.kind)
+    expected = {"all": len(ids), "fixed_size": size, "buffered": size}.get(plan.kind)
     if expected is not None:
         wrong = sum(len(set(cohort)) != expected for cohort in cohorts)
         where = f"{run.rounds} rounds of {expected} hospitals"

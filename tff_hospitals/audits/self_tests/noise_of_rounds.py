@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tff_hospitals.audits.self_tests.noises import Noise
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.mechanisms.base import HospitalSetting
 from tff_hospitals.plan.mechanisms.counts import counts_of
+from tff_hospitals.plan.noise import clip_factor
 from tff_hospitals.processes.rounds import RoundInput
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from tff_hospitals.audits.self_tests.keys import Draws
     from tff_hospitals.plan.plan import Plan
     from tff_hospitals.processes.rounds import HospitalRound
+
+
+Events = Callable[[int], "MechanismEvent | None"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,20 +110,25 @@ def play_alone(frame: rig.Rig, seeds: Sequence[Draws], rounds: Sequence[int], ho
 
 
 def over_declared(
-    plan: Plan, hospitals: int, played: Sequence[Played], event: MechanismEvent, hospital: str | None = None
+    plan: Plan, hospitals: int, played: Sequence[Played], events: Events, hospital: str | None = None
 ) -> list[Noise]:
     """The noise of rounds over its declared deviation.
 
     Args:
       plan: of the run.
       hospitals: how many there are.
-      played: rounds of one or several seeds.
-      event: whose noise the ledger declares.
+      played: rounds of one or several seeds; those that the ledger declares nothing for are left out.
+      events: whose noise the ledger declares, by round (0-based).
       hospital: whose share it is; None: of the whole round.
     """
-    sums = [
-        one.update * divisor(plan, hospitals, one.cohort) / max(deviation(plan, event, one), 1e-30) for one in played
-    ]
+    sums, shown = [], []
+    for one in played:
+        event = events(one.round)
+        if event is not None:
+            deviates = max(deviation(plan, event, one), 1e-30)
+            sums.append(one.update * divisor(plan, hospitals, one.cohort) / deviates)
+            shown.append(one)
+    played = shown
     dependence = dependence_of(plan, hospitals, 1 + max((one.round for one in played), default=0))
     if dependence is not None:
         sums = _apart(played, sums, dependence)
@@ -143,7 +152,8 @@ def deviation(plan: Plan, event: MechanismEvent, one: Played) -> float:
     """
     if event.local_stddev is not None:  # whole numbers
         return math.sqrt(one.cohort) * event.local_stddev / float(one.before["scale"])
-    size = float(event.noise_multiplier or 0.0) * float(one.before["clip_norm"])
+    clip_norm = float(one.before["clip_norm"]) * clip_factor(plan, "hospital", one.round)
+    size = float(event.noise_multiplier or 0.0) * clip_norm
     locally = mechanisms.hospital_level(plan.privacy).noise_by == "hospital"
     return size * math.sqrt(one.cohort) if locally else size
 

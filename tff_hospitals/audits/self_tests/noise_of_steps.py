@@ -7,6 +7,7 @@ depend on each other (a tree), the declared dependence is taken out. What is lef
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from tff_hospitals.audits.self_tests import declared, looks, rig
 from tff_hospitals.audits.self_tests.noises import Noise
+from tff_hospitals.plan.noise import clip_factor
 
 if TYPE_CHECKING:
     from tff_hospitals.audits.loading import LoadedRun
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 def observe(
     run: LoadedRun, frame: rig.Rig, seeds: Sequence[Draws], hospitals: Sequence[str], look: looks.Looks
 ) -> list[Noise]:
-    """The noise of every hospital in every round that is looked at.
+    """The noise of every hospital in every round that is looked at, and that the ledger declares noise for.
 
     Args:
       run: whose ledger declares the noise.
@@ -33,11 +35,13 @@ def observe(
       hospitals: ids.
       look: rounds and cuts; hospitals with fewer steps are cut at as many of their own.
     """
+    deviation = functools.cache(functools.partial(_deviation, run))
     cells: list[tuple[Draws, HospitalRound, int, tuple[int, ...]]] = []
     for draws in seeds:
         for number in look.rounds:
             for one in draws.round(number).cohort:
-                if one.hospital.hospital_id in hospitals:
+                name = one.hospital.hospital_id
+                if name in hospitals and deviation(name, number) is not None:
                     cuts = cuts_of(one.schedule.steps, look.steps, run.plan.privacy.secure_noise)
                     cells.append((draws, one, number, cuts))
     inputs = [
@@ -51,7 +55,7 @@ def observe(
     for draws, one, number, cuts in cells:
         name = one.hospital.hospital_id
         sums = updates[start : start + len(cuts)] * one.schedule.expected_batch
-        values = whitened(sums, cuts, rows[name, one.schedule.steps]) / _deviation(run, name)
+        values = whitened(sums, cuts, rows[name, one.schedule.steps]) / deviation(name, number)
         found.append(Noise(name, number + 1, draws.label, values))
         start += len(cuts)
     return found
@@ -81,7 +85,10 @@ def whitened(sums: np.ndarray, cuts: tuple[int, ...], dependence: np.ndarray | N
     return np.linalg.solve(np.linalg.cholesky(covariance), sums)
 
 
-def _deviation(run: LoadedRun, hospital: str) -> float:
-    event = declared.loudest(run.ledger, run.dataset, "record", hospital)
-    multiplier = 0.0 if event is None else float(event.noise_multiplier or 0.0)
-    return max(multiplier * run.plan.privacy.clip_norm, 1e-30)
+def _deviation(run: LoadedRun, hospital: str, number: int) -> float | None:
+    """What the ledger declares for a step of a round (0-based); None where it declares nothing."""
+    event = declared.of_round(run, "record", hospital, number + 1)
+    if event is None:
+        return None
+    multiplier = float(event.noise_multiplier or 0.0)
+    return max(multiplier * run.plan.privacy.clip_norm * clip_factor(run.plan, "record", number), 1e-30)

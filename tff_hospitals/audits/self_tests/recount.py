@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.accounting import KINDS, Ledger, MechanismEvent
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.clip_styles import CLIP_STYLES
+from tff_hospitals.plan.noise import multiplier_factor
 from tff_hospitals.training.budgets import RoundBudgets
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _hospital(
         return None
     if "local_stddev" in state:
         return _shares(level.name, state, len(cohort)), 1
-    multiplier = float(state["noise_multiplier"])
+    multiplier = float(state["noise_multiplier"]) * multiplier_factor(plan, "hospital", number)
     if "open_nodes" in state:
         per_tree = min(plan.rounds, plan.privacy.restart_every or plan.rounds)
         tree, position = divmod(number, per_tree)

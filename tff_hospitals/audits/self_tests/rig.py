@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan import mechanisms, schedules
+from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.parts import PrivacyPlan
 from tff_hospitals.processes import composition as composition_lib
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput
@@ -74,7 +75,7 @@ def plain_plan(
     }
     if local_steps is not None:
         client |= {"local_steps": local_steps, "local_epochs": None}
-    return plan.replace(
+    return plan.in_step().replace(
         client=client,
         server={"optimizer": "sgd", "learning_rate": 1.0, "momentum": 0.0},
         privacy=privacy,
@@ -84,7 +85,19 @@ def plain_plan(
         error_feedback=False,
         skip_below=None,
         poison="",
+        by_round=_by_round(plan, unit, local_steps is None, bool(upload)),
     )
+
+
+def _by_round(plan: Plan, unit: str, all_steps: bool, encoded: bool) -> str:
+    """The settings by round that the mechanism reads: rates are 1 here, and steps where a plan gives them."""
+    kept = ["hospitals_per_round", *(["local_steps", "local_epochs"] if all_steps else [])]
+    kept += ["upload_bits"] if encoded else []
+    prefix = noise_plan.prefix_of(plan, unit)
+    own = {prefix + name: name for name in ("clip_norm", "noise_multiplier")}
+    names = {**dict(zip(kept, kept)), **own}
+    shapes = schedules.parse(plan.by_round)
+    return ",".join(f"{names[name]}={shape}" for name, shape in shapes.items() if name in names)
 
 
 def silent(one: HospitalRound, steps: int | None = None) -> HospitalRound:

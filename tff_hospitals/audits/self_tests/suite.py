@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from tff_hospitals.audits.self_tests.measures import draws_for_loudness
 from tff_hospitals.audits.self_tests.noises import Noise, Observed
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.clip_styles import CLIP_STYLES
+from tff_hospitals.plan.noise import noise_changes
 from tff_hospitals.plan.zeroing import ZEROING
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ class _Suite:
         found: Found = []
         units = self.run.ledger.units()
         foreign = keys.foreign(self.run.plan.privacy)
+        if any(noise_changes(self.run.plan, unit) and not declared.tells_rounds(self.run, unit) for unit in units):
+            foreign = foreign or "noise changes by round, and the ledger of a sweep's winner tells no rounds"
         if foreign:
             found.append(NotTested("noise, clipping and batches", None, foreign))
             return [*found, *cohorts.check(self.run, self.runs.own), *ledger.check(self.run, self.runs.own)]
@@ -139,12 +143,15 @@ class _Suite:
             found: Found = [NotTested("noise on records: some rounds", None, _left_out(look.left_out, run.rounds))]
         else:
             found = []
-        if adaptive:
-            found += self._adaptive_steps(look)
-        else:
+        present = taking_part(run)  # with other seeds others may
+        reason = "it takes part in no round: nothing is charged for it, and nothing declared"
+        found += [NotTested("noise on records", name, reason) for name in self.hospitals if name not in present]
+        if adaptive and present:
+            found += self._adaptive_steps(look, present)
+        elif present:
             other = self.runs.other_plan()
             seeds = [*self.runs.with_seeds(look.seeds), other]
-            every = noise_of_steps.observe(run, frame, seeds, self.hospitals, look)
+            every = noise_of_steps.observe(run, frame, seeds, present, look)
             noises = [one for one in every if one.run != other.label]
             others = [one for one in every if one.run == other.label]
             found += self._of_noise("noise on records", noises, others, frame)
@@ -158,15 +165,15 @@ class _Suite:
             found.append(whole_rounds.of_steps(run, frame, own, look.rounds[:MOST_ROUNDS]))
         return found
 
-    def _adaptive_steps(self, look: looks.Looks) -> Found:
+    def _adaptive_steps(self, look: looks.Looks, hospitals: Sequence[str]) -> Found:
         """Noise on gradients and counts of adaptive clipping."""
         frame = self._frame("record", max(self.runs.own.noise.multipliers.values()), keyed=True)
-        cells = len(self.hospitals) * len(look.rounds)
+        cells = len(hospitals) * len(look.rounds)
         counted = max(1, noise_of_adaptive_steps.STEPS - 1)
         wanted = -(-draws_for_loudness(share_of_error()) // (len(look.rounds) * counted))
         most = max(1, looks.MOST_RUNS // (cells * 3 * noise_of_adaptive_steps.STEPS))
         seeds = self.runs.with_seeds(min(wanted, most) - 1)
-        common = (self.hospitals, look.rounds, self.places)
+        common = (hospitals, look.rounds, self.places)
         gradients, steps = noise_of_adaptive_steps.observe(self.run, frame.at(self.run.weights), seeds, *common)
         others, _ = noise_of_adaptive_steps.observe(
             self.run, frame.at(self.run.weights), [self.runs.other_plan()], *common
@@ -197,7 +204,7 @@ class _Suite:
         frame = self._frame("hospital", own.noise.server_multiplier, runs_per_call=count + 1)
         played = noise_of_rounds.play(frame, [*seeds, other], rounds)
         mine = [one for one in played if one.draws is own]
-        over = self._over(event)
+        over = self._over()
         noises = over([one for one in played if one.draws is not other], None)
         normal = event.local_stddev is None
         others = over([one for one in played if one.draws is other], None)
@@ -247,7 +254,11 @@ class _Suite:
         most = (_RUNS_OF_ROUNDS if together else _RUNS_OF_SLOW_ROUNDS) // rounds
         return max(1, min(_MOST_SEEDS, most, max(-(-wanted // (rounds * min(sizes))), -(-wanted // sum(sizes)))))
 
-    def _over(self, event: MechanismEvent) -> Callable[[Sequence[noise_of_rounds.Played], str | None], list[Noise]]:
+    def _over(self) -> Callable[[Sequence[noise_of_rounds.Played], str | None], list[Noise]]:
+        @functools.cache
+        def event(number: int) -> MechanismEvent | None:
+            return declared.of_round(self.run, "hospital", None, number + 1)
+
         def over(played: Sequence[noise_of_rounds.Played], hospital: str | None) -> list[Noise]:
             return noise_of_rounds.over_declared(self.plan, len(self.hospitals), played, event, hospital)
 

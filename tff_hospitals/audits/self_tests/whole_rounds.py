@@ -37,6 +37,8 @@ def of_steps(run: LoadedRun, frame: rig.Rig, draws: Draws, rounds: Sequence[int]
       draws: keys of the run.
       rounds: 0-based.
     """
+    if run.plan.by_round:  # the program counts rounds by itself, and reads their settings by that
+        rounds = [number for at, number in enumerate(rounds) if number == rounds[0] + at]
     chosen = [(number, one) for number in rounds for one in draws.round(number).cohort]
     alone, _ = frame.updates(
         [frame.state(number) for number, _ in chosen],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tff_hospitals.foundations import files
+from tff_hospitals.foundations.validation import counted
 from tff_hospitals.reports.pages import figures, render
 from tff_hospitals.reports.plot_style import Picture
 from tff_hospitals.reports.plots import write_plots
@@ -114,7 +115,7 @@ def write(lesson: Lesson, told: Told, seeds: Sequence[int], folder: pathlib.Path
     page = render(
         "lesson.html",
         title=lesson.title,
-        badges=[{"text": f"{len(seeds)} seeds", "caution": len(seeds) < 2}],
+        badges=[{"text": counted(len(seeds), "seed"), "caution": len(seeds) < 2}],
         question=lesson.question,
         paragraphs=told.paragraphs,
         tables=[{"caption": caption, "columns": heads, "rows": rows} for caption, heads, rows in told.tables],

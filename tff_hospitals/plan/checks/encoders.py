@@ -43,7 +43,7 @@ def _link(plan: Plan) -> list[Problem | None]:
     if (link.uplink_mbps is None) != (link.downlink_mbps is None):
         bound = "a round needs both directions"
         remedy = "give --uplink_mbps and --downlink_mbps, or neither"
-        found.append(Problem("uplink_mbps, downlink_mbps", (link.uplink_mbps, link.downlink_mbps), bound, remedy))
+        found.append(Problem("uplink_mbps, downlink_mbps", "one of the two", bound, remedy))
     if link.latency_ms and not link.stated:
         bound = "is only used with a stated link"
         found.append(Problem("latency_ms", link.latency_ms, bound, "give --uplink_mbps and --downlink_mbps too"))

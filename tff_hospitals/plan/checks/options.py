@@ -47,6 +47,8 @@ def problem_of(option: Option, plan: Plan) -> Problem | None:
         return refusal(option.flag, value, needs(option))
     if value is None and option.may_be_none and not (used and option.required):
         return None
+    if value is None and option.required:
+        return Problem(option.flag, None, f"must be given with {needs(option)}: it is the {option.help}", option.advice)
     return option.problem(value)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tff_hospitals.plan.plan import Plan
 
 _ANALYSES = {
-    "pld": "has no analysis of discrete noise in shares, nor of the choice of a winner",
+    "pld": "has no analysis of the choice of a winner among runs of a plan",
     "gaussian_exact": "is the exact analysis of Gaussian noise without sampling, selection or rounding",
 }
 
@@ -91,7 +91,7 @@ def _undecided_noise(settings: PrivacyPlan, *, outer: bool) -> Problem | None:
     prefix, words = ("outer_", "the outer noise") if outer else ("", "the noise")
     return Problem(
         f"{prefix}noise_multiplier, {prefix}target_epsilon",
-        (settings.noise_multiplier, settings.target_epsilon),
+        "neither" if settings.noise_multiplier is None else "both",
         f"exactly one of the two decides {words}",
         f"give --{prefix}target_epsilon, or --{prefix}noise_multiplier and read epsilon from the ledger",
     )
@@ -105,13 +105,10 @@ def _selection(plan: Plan) -> list[Problem | None]:
     found: list[Problem | None] = []
     if privacy.conversion in _ANALYSES and mechanisms.of(privacy).private:
         found.append(_no_analysis(privacy.conversion))
-    for name in ("max_epsilon", "outer_max_epsilon"):
-        limit = getattr(plan.stopping, name)
-        if limit is not None:
-            bound = "a budget cannot be kept for the winner of a sweep: the loser's rounds count too"
-            remedy = f"drop --{name} or --selected_from; --target_epsilon covers the selection"
-            found.append(Problem(name, limit, bound, remedy))
-    return found
+    bound = "a budget cannot be kept for the winner of a sweep: the loser's rounds count too"
+    instead = "or --selected_from; --target_epsilon covers the selection"
+    limits = plan.stopping.limits
+    return found + [Problem(name, limit, bound, f"drop --{name} {instead}") for name, limit in limits.items()]
 
 
 def _patients(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:

@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from tff_hospitals.foundations.validation import Problem, in_range, one_of
-from tff_hospitals.plan import poison
+from tff_hospitals.plan import mechanisms, poison
+from tff_hospitals.plan.checks import asynchronous, by_round
 from tff_hospitals.plan.parts import STOPPING_METRICS
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None
         *_client(plan),
         *_cohort(plan, dataset),
         *_stopping(plan, dataset),
+        *(by_round.problems(plan, dataset) if mechanisms.understood(plan.privacy) else ()),
         *_options_of_their_own(plan),
+        *asynchronous.problems(plan, dataset),
         *poison.problems(plan.poison, None if dataset is None else dataset.ids),
     ]
 

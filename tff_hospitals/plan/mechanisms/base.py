@@ -131,6 +131,8 @@ class Mechanism(abc.ABC):
       runs_on: the only runtime that can run it; empty for any.
       seeded: whether all of its noise follows from a key, so that a run can be drawn again and resumed bit-equal.
       computed_by: the name that its half that computes is registered under; empty for its own.
+      by_round: settings that may change from round to round (see `plan.schedules`), its releases following; a class
+        that is derived from this one says for itself which.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Mechanism(abc.ABC):
     runs_on: str = ""
     seeded: bool = True
     computed_by: str = ""
+    by_round: tuple[str, ...] = ()
     words: str
     noise_by: str
     seen: Seen
@@ -159,6 +162,11 @@ class Mechanism(abc.ABC):
     def options_read(self, privacy: PrivacyPlan) -> tuple[str, ...]:
         """`options`, and those that depend on the others' values."""
         return self.options
+
+    @property
+    def own_by_round(self) -> tuple[str, ...]:
+        """`by_round` as its own class says it: what is derived may account or compute in another way."""
+        return tuple(vars(type(self)).get("by_round", ()))
 
     def conversions(self, cohort: CohortPlan) -> tuple[str, ...]:
         """The conversions that have an analysis of its releases, `rdp` always among them."""
@@ -267,6 +275,8 @@ class HospitalLevel(Mechanism):
       tells: what stands beside an update: its `weight`; its `place` in the round, for rules that see every update; the
         `loss` of the broadcast model at the hospital; or a `factor` that it was multiplied by, which follows from the
         steps of all hospitals in the round. Only the first needs nothing of a simulation.
+      corrects: whether local steps are corrected by what server or hospitals remember of earlier rounds, and more than
+        the update is sent (`processes.corrections`).
       noise_of: the mechanism whose noise it adds although nobody states an event for it: then it is not private, and
         its noise is calibrated as if it were that one. Empty for all others.
     """
@@ -276,6 +286,7 @@ class HospitalLevel(Mechanism):
     counts: int = 0
     linear: bool = True
     tells: str = "weight"
+    corrects: bool = False
     always_secure: bool = False
     zeroing: bool = False
     spans_rounds: bool = False

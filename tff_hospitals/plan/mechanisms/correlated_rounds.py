@@ -36,6 +36,11 @@ class MatrixOverRounds(Release):
     strategy: Strategy = dataclasses.field(default_factory=lambda: independent_noise(1))
     period: int = 1
 
+    @property
+    def apart(self) -> int:
+        """The separation that the sensitivity rests on."""
+        return self.period
+
     def after(self, rounds: int) -> MechanismEvent:
         """Everything that the first `rounds` rounds released, as one event.
 

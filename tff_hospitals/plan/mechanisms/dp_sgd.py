@@ -27,6 +27,7 @@ class DpSgd(RecordLevel):
     seen = NOISED_INSIDE
     options: tuple[str, ...] = (*PRIVATE_OPTIONS, "clip_style", "outer", "records_per_patient")
     batches = "poisson"
+    by_round = ("clip_norm", "noise_multiplier", "local_steps")
     clip_styles = tuple(CLIP_STYLES)
 
     def options_read(self, privacy: PrivacyPlan) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ class FixedClip(HospitalLevel):
     seen = NOISED_BY_SERVER
     options: tuple[str, ...] = (*PRIVATE_OPTIONS, "zeroing")
     zeroing = True
+    by_round = ("clip_norm", "noise_multiplier", "hospitals_per_round")
 
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:
         """One Gaussian a round, sampled where hospitals are in secret; noised counts with it.

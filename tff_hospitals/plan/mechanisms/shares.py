@@ -32,16 +32,16 @@ class NoiseInShares(HospitalLevel):
 
     def problems(self, plan: Plan, privacy: PrivacyPlan) -> list[Problem | None]:
         """A calibrated target beside budgets by which single hospitals leave, each with its share of the noise."""
-        limits = (plan.stopping.max_epsilon, plan.stopping.outer_max_epsilon)
+        limits = plan.stopping.limits
         leave_alone = privacy is not plan.privacy or plan.cohort.kind == "cyclic"
-        if privacy.target_epsilon is None or limits == (None, None) or not leave_alone:
+        if privacy.target_epsilon is None or not limits or not leave_alone:
             return []
-        name = "max_epsilon" if limits[0] is not None else "outer_max_epsilon"
+        name, limit = next(iter(limits.items()))
         prefix = "" if privacy is plan.privacy else "outer_"
         return [
             Problem(
                 name,
-                limits[0] if limits[0] is not None else limits[1],
+                limit,
                 "lets single hospitals leave, and each takes its share of the noise with it: those that stay would "
                 f"exceed {prefix}target_epsilon={privacy.target_epsilon:g}",
                 f"drop --{name}, or give --{prefix}noise_multiplier and let the budget count the shares that are there",
@@ -49,8 +49,8 @@ class NoiseInShares(HospitalLevel):
         ]
 
     def conversions(self, cohort: CohortPlan) -> tuple[str, ...]:
-        """Sums of discrete noise have a Renyi bound and nothing sharper."""
-        return ("rdp",)
+        """Renyi bounds, and loss distributions by their nearness to Gaussian noise."""
+        return ("rdp", "pld")
 
     def event(self, grid: Grid) -> MechanismEvent:
         """The event of one round on a grid of whole numbers."""
@@ -60,6 +60,7 @@ class NoiseInShares(HospitalLevel):
             shares=grid.shares,
             l2_sensitivity=grid.l2_sensitivity,
             l1_sensitivity=grid.l1_sensitivity,
+            dimension=grid.dimension,
         )
 
     def release_at(self, setting: HospitalSetting, *, counts: bool = True) -> ReleaseAt:

@@ -22,6 +22,8 @@ class AdaptiveClip(FixedClip):
     z_delta = (z**-2 - (2 * clipped_count_stddev)**-2) ** -0.5, and the pair costs as much as one Gaussian of z.
     """
 
+    told = ("clip_norm",)
+
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:
         """As fixed clipping, with the noise split in two."""
         state = super().initial_state(key, noise_multiplier)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tff_hospitals.plan.parts import CohortPlan, PrivacyPlan
+from tff_hospitals.plan.parts import ClientPlan, CohortPlan, PrivacyPlan
 from tff_hospitals.processes.noise import Tensors, global_norm
 
 Structure = collections.OrderedDict
@@ -42,7 +42,7 @@ class Setting:
       rounds: of the whole run.
       largest_weight: of any hospital in the mean.
       noise_multiplier: of what is built with it (TFF's own aggregators); ours are given it with their state.
-      client_learning_rate: of the first round.
+      client: local training of the plan.
     """
 
     specs: tuple[tf.TensorSpec, ...]
@@ -52,7 +52,7 @@ class Setting:
     rounds: int = 1
     largest_weight: float = 1.0
     noise_multiplier: float = 0.0
-    client_learning_rate: float = 1.0
+    client: ClientPlan = dataclasses.field(default_factory=ClientPlan)
 
     @property
     def expected(self) -> float:
@@ -83,9 +83,13 @@ class Aggregator(abc.ABC):
       draws_together: noise of many keys, or of many rounds of one state, comes from one call with a leading axis.
       modulus_bits: contributions are whole numbers, added up modulo 2**modulus_bits under a secure sum; None: real
         numbers in the clear.
+      told: names in `parameters` that only the server can know: they follow from the rounds before, or from a key of
+        its own. All others follow from the plan, and a hospital takes them from there: noise that a server could turn
+        off protects from nobody.
     """
 
     modulus_bits: int | None = None
+    told: tuple[str, ...] = ()
     draws_together = True
     bounded = True  # whether every contribution lies within `resolutions` by itself
 

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tff_hospitals.plan import mechanisms
-from tff_hospitals.plan.parts import CohortPlan, PrivacyPlan
+from tff_hospitals.plan.parts import ClientPlan, CohortPlan, PrivacyPlan
 from tff_hospitals.plan.zeroing import ZEROING
 from tff_hospitals.processes import aggregators
 from tff_hospitals.processes.aggregators.base import Aggregator, Setting
+from tff_hospitals.processes.aggregators.by_round import ByRound
 from tff_hospitals.processes.aggregators.registry import AGGREGATORS, register
 from tff_hospitals.processes.aggregators.secure_sum import SecureSum
 from tff_hospitals.processes.aggregators.zeroing import Zeroing
+from tff_hospitals.processes.settings_by_round import Factors
 
 __all__ = ["build_aggregator", "register"]
 
@@ -33,7 +35,8 @@ def build_aggregator(
     rounds: int = 1,
     largest_weight: float = 1.0,
     noise_multiplier: float = 0.0,
-    client_learning_rate: float = 1.0,
+    client: ClientPlan | None = None,
+    by_round: Factors | None = None,
 ) -> Aggregator:
     """The aggregator that a plan's hospital-level mechanism asks for; hospital weights arrive with the updates.
 
@@ -45,7 +48,8 @@ def build_aggregator(
       rounds: of the whole run (sizes the tree).
       largest_weight: of any hospital in the mean.
       noise_multiplier: of what is built with it (see `Setting`).
-      client_learning_rate: of the first round.
+      client: local training of the plan; None: with the defaults.
+      by_round: factors of its `clip_norm` and `noise_multiplier` in every round, where they change.
 
     Raises:
       InvalidInput: an unknown mechanism.
@@ -53,9 +57,11 @@ def build_aggregator(
     """
     mechanism, own = mechanisms.hospital_level(privacy), mechanisms.hospital_settings(privacy)
     setting = Setting(
-        tuple(specs), own, cohort, hospitals, rounds, largest_weight, noise_multiplier, client_learning_rate
+        tuple(specs), own, cohort, hospitals, rounds, largest_weight, noise_multiplier, client or ClientPlan()
     )
     made = AGGREGATORS[mechanism.computed_by or mechanism.name](setting)
+    if by_round:
+        made = ByRound(made, by_round)
     if mechanism.zeroing and ZEROING[own.zeroing].active:
         made = Zeroing(made)
     return SecureSum(made) if privacy.secure_sum and not mechanism.always_secure else made

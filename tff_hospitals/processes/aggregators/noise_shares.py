@@ -32,6 +32,7 @@ class NoiseInShares(FixedClip):
     """Whole-number noise, drawn outside XLA (which draws other floats of the same key)."""
 
     draws_together = False
+    told = ("key",)  # of the rotation, by which no norm grows
 
     def __init__(self, setting: Setting):
         super().__init__(setting)

@@ -26,7 +26,7 @@ class QFedAvg(Mean):
     def prepare(self, parameters: Structure, delta: Tensors, weight: tf.Tensor, noise: Structure) -> Structure:
         """The update by its power of the loss, and what it counts; weight 0 is a hospital that is not there."""
         power = tf.constant(self.setting.privacy.fairness, tf.float32)
-        lipschitz = tf.constant(1.0 / self.setting.client_learning_rate, tf.float32)
+        lipschitz = tf.constant(1.0 / self.setting.client.learning_rate, tf.float32)
         loss = tf.maximum(weight, 0.0) + _LEAST_LOSS
         share = tf.pow(loss, power)
         size = share + power * tf.pow(loss, power - 1.0) * lipschitz * tf.square(global_norm(delta))

@@ -43,7 +43,7 @@ class SecureSum(Aggregator):
 
     def __init__(self, inner: Aggregator):
         super().__init__(inner.setting)
-        self.inner = inner
+        self.inner, self.told = inner, inner.told
         self.steps = steps_per_side(inner.setting.hospitals)
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:

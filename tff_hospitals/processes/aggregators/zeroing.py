@@ -32,6 +32,7 @@ class Zeroing(Aggregator):
         super().__init__(inner.setting)
         self.inner = inner
         self.follows = ZEROING[inner.setting.privacy.zeroing].follows
+        self.told = (*inner.told, "zeroing_bound", "zeroing_norm") if self.follows else inner.told
         self.source = source_of(inner.setting.privacy)
 
     def initial_state(self, key: np.ndarray, noise_multiplier: float) -> Structure:

@@ -142,7 +142,7 @@ class ClusterRuntime(base.Runtime):
         add_here = 4 * self._parts.client_work.scalars <= _ADD_HERE_BYTES
         total: TreeSum[Any] = TreeSum(add_leaves if add_here else self._adder.remote)
         reports: list[Report] = []
-        for chunk, leaves, done in self._handed_out(broadcast, chunks, opened.residuals):
+        for chunk, leaves, done in self._handed_out(broadcast, chunks, opened.kept):
             # What is large stays where it is until it has been added up.
             known, *here = self._get([done, leaves] if add_here else [done], when, chunk.ids)
             reports.extend(known.reports)
@@ -158,7 +158,7 @@ class ClusterRuntime(base.Runtime):
         return tf.nest.map_structure(np.asarray, after), output
 
     def _handed_out(
-        self, broadcast: Any, chunks: Sequence[chunked.Chunk], residuals: Mapping[str, np.ndarray]
+        self, broadcast: Any, chunks: Sequence[chunked.Chunk], kept: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[chunked.Chunk, Any, Any]]:
         """Every chunk with the references of its sum and its reports, while later chunks are worked on already.
 
@@ -167,7 +167,7 @@ class ClusterRuntime(base.Runtime):
 
         def call(number: int, chunk: chunked.Chunk) -> Any:
             worker = self._workers[number % len(self._workers)]
-            order = cluster_worker.order_for(chunk, residuals)
+            order = cluster_worker.order_for(chunk, kept)
             return (chunk, *worker.work.options(num_returns=2).remote(broadcast, order))
 
         calls = (lambda pair=pair: call(*pair) for pair in enumerate(chunks))

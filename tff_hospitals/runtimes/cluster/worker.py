@@ -36,12 +36,12 @@ class Order:
     Attributes:
       ids: of its hospitals.
       chunk: whose hospitals are None.
-      residuals: what these hospitals' last uploads left out, by id.
+      kept: what these hospitals keep of their last rounds, by id.
     """
 
     ids: tuple[str, ...]
     chunk: Chunk
-    residuals: Mapping[str, np.ndarray]
+    kept: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Done:
     notes: Sequence[str]
 
 
-def order_for(chunk: Chunk, residuals: Mapping[str, np.ndarray]) -> Order:
-    """What travels to a worker for a chunk; `residuals` may hold those of other hospitals too."""
+def order_for(chunk: Chunk, kept: Mapping[str, np.ndarray]) -> Order:
+    """What travels to a worker for a chunk; `kept` may hold those of other hospitals too."""
     bare = tuple(dataclasses.replace(one, hospital=_NOBODY) for one in chunk.cohort)
-    own = {name: residuals[name] for name in chunk.ids if name in residuals}
+    own = {name: kept[name] for name in chunk.ids if name in kept}
     return Order(chunk.ids, dataclasses.replace(chunk, cohort=bare), own)
 
 
@@ -129,7 +129,7 @@ class Worker:
                 for name, one in zip(order.ids, order.chunk.cohort)
             )
             chunk = dataclasses.replace(order.chunk, cohort=cohort)
-            given = (received, [chunk], self._data, self._frozen, order.residuals)
+            given = (received, [chunk], self._data, self._frozen, order.kept)
             ((total, reports),) = self._execute(lambda program: list(self._chunk_by_chunk(program).sums(*given)))
         except Exception as error:
             raise HospitalFailed(f"{named(order.ids)}: {type(error).__name__}: {error}") from error

@@ -77,7 +77,7 @@ class ChunkedProgram(abc.ABC):
         chunk: Chunk,
         data: device_data.Data,
         frozen: tuple,
-        residuals: Mapping[str, np.ndarray],
+        kept: Mapping[str, np.ndarray],
     ) -> Iterator[Callable[[], Found]]:
         """Calls that run the chunk's hospitals, in order, each with a part of the sum; they may run side by side."""
 
@@ -91,7 +91,7 @@ class ChunkedProgram(abc.ABC):
             chunks = self.chunks(one, data.record_bytes)
             total: TreeSum[Structure] = TreeSum(self._add)
             reports: list[Report] = []
-            for contribution, found in self.sums(opened.broadcast, chunks, data, frozen, opened.residuals):
+            for contribution, found in self.sums(opened.broadcast, chunks, data, frozen, opened.kept):
                 total.append(contribution)
                 reports.extend(found)
             return self.server.finish(opened, one, total.result(), reports)
@@ -104,7 +104,7 @@ class ChunkedProgram(abc.ABC):
         chunks: Iterable[Chunk],
         data: device_data.Data,
         frozen: tuple,
-        residuals: Mapping[str, np.ndarray],
+        kept: Mapping[str, np.ndarray],
     ) -> Iterator[Found]:
         """Every chunk's sum of contributions, and the reports of its hospitals.
 
@@ -113,13 +113,13 @@ class ChunkedProgram(abc.ABC):
           chunks: taken one by one while others run.
           data: in which their hospitals' records are.
           frozen: weights that do not travel.
-          residuals: what hospitals' last uploads left out, by id.
+          kept: what hospitals keep of their last rounds, by id.
         """
         numbers: list[int] = []  # of the chunk of every unit that was begun
 
         def calls() -> Iterator[Callable[[], Found]]:
             for number, chunk in enumerate(chunks):
-                for call in self.units(broadcast, chunk, data, frozen, residuals):
+                for call in self.units(broadcast, chunk, data, frozen, kept):
                     numbers.append(number)
                     yield call
 

@@ -43,15 +43,15 @@ class EncodedProgram(SideBySideProgram):
         one: HospitalRound,
         data: device_data.Data,
         frozen: tuple,
-        residuals: Mapping[str, np.ndarray],
+        kept: Mapping[str, np.ndarray],
     ) -> chunked.Found:
         """One hospital's contribution as the server decodes it, and its report."""
         if not self._exchange.encodes_upload:
-            return super().hospital(broadcast, one, data, frozen, residuals)
+            return super().hospital(broadcast, one, data, frozen, kept)
         name, element = one.hospital.hospital_id, device_data.element(one, data, frozen)
         prepared, metrics = self._prepare(broadcast, element)
         update = [part.numpy() for part in prepared["delta"]]
-        upload = self._exchange.send_upload(update, one.upload_key, residuals.get(name))
+        upload = self._exchange.at(broadcast.round_number).send_upload(update, one.upload_key, kept.get(name))
         decoded = tuple(tf.constant(part) for part in upload.update)
         contribution = self._receive(broadcast.parameters, prepared, decoded, element["weight"])
         norm = norm_of(upload.update)

@@ -164,27 +164,33 @@ class FusedProgram:
         inputs: Structure,
         hospital_noise: tf.Tensor,
         noise_shares: Structure,
-    ) -> tuple[Structure, tf.Tensor]:
-        """One hospital after the other: the sum of their contributions, and their metrics [cohort, len(METRICS)]."""
+    ) -> tuple[Structure, tf.Tensor, tuple[tf.Tensor, ...]]:
+        """One hospital after the other: the sum of their contributions, their metrics [cohort, len(METRICS)], and what
+        they keep ([cohort, numbers], or no tensor).
+        """
         parts, work = self._parts, self._parts.client_work
-        rate = work.rate(state.round_number, state.client)
+        settings = work.settings_at(state.round_number, state.client)
+        rate = work.rate(state.round_number, settings)
 
-        def one_hospital(c: tf.Tensor, total: Structure, metrics: tf.Tensor) -> tuple:
-            element = collections.OrderedDict(features=features, labels=labels, frozen=frozen)
-            for name in work.drawn:
+        def one_hospital(c: tf.Tensor, total: Structure, metrics: tf.Tensor, kept: tuple) -> tuple:
+            element = collections.OrderedDict(features=features, labels=labels, frozen=frozen, **parts.told(parameters))
+            for name in (*work.drawn, *work.kept_names):
                 element[name] = inputs[name][c]
             noise_for = (lambda _, block: hospital_noise[c, block]) if work.record_level else None
-            final, loss_sum, records = work.run(state.weights, rate, element, noise_for, state.client)
-            output = work.output(state.weights, final, loss_sum, records, element)
+            weights = work.start(state.weights, element)
+            final, loss_sum, records = work.run(weights, rate, element, noise_for, settings)
+            output = work.output(weights, final, loss_sum, records, element, rate)
             share = tf.nest.map_structure(lambda draws: draws[c], noise_shares)
             contribution = parts.aggregator.prepare(parameters, output.delta, output.weight, share)
             total = tf.nest.map_structure(tf.add, total, contribution)
-            return c + 1, total, metrics.write(c, output.metrics)
+            kept = tuple(rows.write(c, output.kept) for rows in kept)
+            return c + 1, total, metrics.write(c, output.metrics), kept
 
         cohort = inputs["indices"].shape[0]
-        start = (tf.constant(0), parts.zero_contribution(), rows_of(cohort, [len(METRICS)]))
-        _, total, metrics = tf.while_loop(lambda c, *_: c < inputs["cohort"], one_hospital, start)
-        return total, metrics.stack()
+        kept = tuple(rows_of(cohort, [work.kept_size]) for _ in work.left_names)
+        start = (tf.constant(0), parts.zero_contribution(), rows_of(cohort, [len(METRICS)]), kept)
+        _, total, metrics, kept = tf.while_loop(lambda c, *_: c < inputs["cohort"], one_hospital, start)
+        return total, metrics.stack(), tuple(rows.stack() for rows in kept)
 
     def _run_rounds(
         self,
@@ -207,7 +213,7 @@ class FusedProgram:
                 (name, inputs[name][r]) for name in (*self._parts.client_work.drawn, "cohort")
             )
             shares = tf.nest.map_structure(lambda draws: draws[r], noise_shares)
-            total, found = self.scan_hospitals(
+            total, found, _ = self.scan_hospitals(
                 state, parameters, features, labels, frozen, of_round, hospital_noise[r], shares
             )
             metrics = metrics.write(r, found)

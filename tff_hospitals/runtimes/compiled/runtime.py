@@ -27,12 +27,14 @@ from __future__ import annotations
 
 import collections
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar, Union, cast
 
 import numpy as np
 import tensorflow as tf
 
+from tff_hospitals.foundations import quiet
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.rounds import RoundInput
 from tff_hospitals.runtimes import base
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from tff_hospitals.models import FunctionalModel
 
 Program = Union[FusedProgram, ChunkedProgram]
-_FUSED_PARAMETERS = 20_000  # above it, a hospital's steps are long enough to be worth a core of their own
+MOST_FUSED_PARAMETERS = 20_000  # above it, a hospital's steps are long enough to be worth a core of their own
 _KINDS: dict[str, Callable[..., Program]] = {
     "fused": FusedProgram,
     "scanned": ScannedProgram,
@@ -123,9 +125,13 @@ class CompiledRuntime(base.Runtime):
         self, composition: Composition, dataset: HospitalDataset, frozen: tuple, *, strategy: str | None = None
     ):
         super().__init__(frozen)
+        if (late := quiet.threads_warning()) is not None:
+            warnings.warn(late, stacklevel=2)
         strategy = strategy or choose_strategy(composition)
         # Whole rounds need all records at once, padded to the largest hospital.
-        if composition.transfer is not None or device_data.is_streamed(dataset) or device_data.is_uneven(dataset):
+        # What hospitals keep from round to round stays on the host, between the halves of a round.
+        on_host = composition.transfer is not None or bool(composition.hospital_ids)
+        if on_host or device_data.is_streamed(dataset) or device_data.is_uneven(dataset):
             strategy = in_chunks(composition, strategy)
         self._composition = composition
         self._execute = Executor(composition, strategy)
@@ -193,7 +199,7 @@ def choose_strategy(composition: Composition) -> str:
     model = composition.model
     if model.draws_random_numbers or has_convolution(model):
         return "side_by_side"
-    return "fused" if composition.client_work.scalars <= _FUSED_PARAMETERS else "scanned"
+    return "fused" if composition.client_work.scalars <= MOST_FUSED_PARAMETERS else "scanned"
 
 
 def in_chunks(composition: Composition, strategy: str | None = None) -> str:

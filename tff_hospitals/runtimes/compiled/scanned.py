@@ -39,16 +39,22 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         chunk: chunked.Chunk,
         data: device_data.Data,
         frozen: tuple,
-        residuals: Mapping[str, np.ndarray],
+        kept: Mapping[str, np.ndarray],
     ) -> Iterator[Callable[[], chunked.Found]]:
         """The whole chunk."""
         local = data.of([one.hospital for one in chunk.cohort], padded=True)
         self._sizes = dict(chunk.sizes)
         inputs = self._stack([RoundInput(chunk.number, chunk.cohort)], local)
+        for name in self._parts.client_work.kept_names:
+            inputs[name] = np.zeros([1, chunk.sizes["cohort"], self._parts.client_work.kept_size], np.float32)
+            for place, hospital in enumerate(chunk.ids):
+                inputs[name][0, place] = kept[hospital]
 
         def whole() -> chunked.Found:
-            contribution, metrics = self._chunk(broadcast, local.features, local.labels, frozen, inputs)
-            return contribution, [Report(name, row) for name, row in zip(chunk.ids, metrics.numpy())]
+            contribution, metrics, left = self._chunk(broadcast, local.features, local.labels, frozen, inputs)
+            own = left[0].numpy() if left else [None] * len(chunk.ids)
+            found = zip(chunk.ids, metrics.numpy(), own)
+            return contribution, [Report(name, row, kept=after) for name, row, after in found]
 
         yield whole
 
@@ -75,7 +81,7 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
 
     def _draw_and_scan(
         self, broadcast: Broadcast, features: tf.Tensor, labels: tf.Tensor, frozen: tuple, inputs: Structure
-    ) -> tuple[Structure, tf.Tensor]:
+    ) -> tuple[Structure, tf.Tensor, tuple[tf.Tensor, ...]]:
         """Draws the chunk's noise, then scans its hospitals."""
         shares = tf.nest.map_structure(lambda draws: draws[0], self._noise_shares(broadcast.parameters, inputs))
         noise = self._hospital_noise(inputs)[0]
@@ -90,9 +96,10 @@ class ScannedProgram(chunked.ChunkedProgram, fused.FusedProgram):
         inputs: Structure,
         hospital_noise: tf.Tensor,
         noise_shares: Structure,
-    ) -> tuple[Structure, tf.Tensor]:
+    ) -> tuple[Structure, tf.Tensor, tuple[tf.Tensor, ...]]:
         of_round = collections.OrderedDict(
-            (name, inputs[name][0]) for name in (*self._parts.client_work.drawn, "cohort")
+            (name, inputs[name][0])
+            for name in (*self._parts.client_work.drawn, *self._parts.client_work.kept_names, "cohort")
         )
         state, parameters = broadcast.state, broadcast.parameters
         return self.scan_hospitals(state, parameters, features, labels, frozen, of_round, hospital_noise, noise_shares)

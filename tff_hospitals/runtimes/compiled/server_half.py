@@ -49,7 +49,7 @@ class Report:
       encoded: whether its upload was encoded (or was encoded and not sent).
       payload_bytes: of its upload; None where nothing was sent.
       norm: L2 norm of what the server decoded.
-      residual: float32 [parameters], what waits at the hospital; None without error feedback.
+      kept: float32 [numbers], what the hospital keeps for its next round; None where it keeps nothing.
     """
 
     hospital_id: str
@@ -57,7 +57,7 @@ class Report:
     encoded: bool = False
     payload_bytes: int | None = None
     norm: float = 0.0
-    residual: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Opened:
     broadcast: Broadcast
     at_server: ServerState
     distributor: collections.OrderedDict
-    residuals: Mapping[str, np.ndarray]
+    kept: Mapping[str, np.ndarray]
     payload: bytes | None
 
 
@@ -97,7 +97,8 @@ class ServerHalf:
         weights, distributor, payload = at_server.weights, state.distributor, None
         if self._exchange is not None and self._exchange.encodes_broadcast:
             held = distributor.get("held", ())
-            sent = self._exchange.send_broadcast(state.weights, held, int(state.round_number) == 0, one.broadcast_key)
+            number = int(state.round_number)
+            sent = self._exchange.at(number).send_broadcast(state.weights, held, number == 0, one.broadcast_key)
             weights, payload = tuple(tf.constant(weight) for weight in sent.weights), sent.payload
             distributor = collections.OrderedDict(held=sent.held)
         parameters = self._parts.aggregator.parameters(at_server.aggregator)
@@ -118,10 +119,11 @@ class ServerHalf:
         state, measurements = self._finish(opened.at_server, self.zero if total is None else total)
         found = {report.hospital_id: report for report in reports}
         in_order = [found[hospital.hospital.hospital_id] for hospital in one.cohort]
-        kept = {**opened.residuals, **{r.hospital_id: r.residual for r in in_order if r.residual is not None}}
+        kept = {**opened.kept, **{r.hospital_id: r.kept for r in in_order if r.kept is not None}}
+        kept.update(self._parts.fetched(opened.at_server.weights, state.weights, one))
         state = state._replace(
             distributor=opened.distributor,
-            hospitals=collections.OrderedDict((name, kept[name]) for name in opened.residuals),
+            hospitals=collections.OrderedDict((name, kept[name]) for name in opened.kept),
         )
         metrics = {report.hospital_id: metrics_by_name(report.metrics) for report in in_order}
         server = {name: float(value) for name, value in measurements.items()}

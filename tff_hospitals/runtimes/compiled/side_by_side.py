@@ -34,11 +34,11 @@ class SideBySideProgram(chunked.ChunkedProgram):
         chunk: chunked.Chunk,
         data: device_data.Data,
         frozen: tuple,
-        residuals: Mapping[str, np.ndarray],
+        kept: Mapping[str, np.ndarray],
     ) -> Iterator[Callable[[], chunked.Found]]:
         """One hospital after the other."""
         for one in chunk.cohort:
-            yield functools.partial(self.hospital, broadcast, one, data, frozen, residuals)
+            yield functools.partial(self.hospital, broadcast, one, data, frozen, kept)
 
     def hospital(
         self,
@@ -46,15 +46,18 @@ class SideBySideProgram(chunked.ChunkedProgram):
         one: HospitalRound,
         data: device_data.Data,
         frozen: tuple,
-        residuals: Mapping[str, np.ndarray],
+        kept: Mapping[str, np.ndarray],
     ) -> chunked.Found:
         """One hospital's contribution and report; runs in any thread."""
-        contribution, metrics = self._whole(broadcast, device_data.element(one, data, frozen))
-        return contribution, [Report(one.hospital.hospital_id, metrics.numpy())]
+        name, element = one.hospital.hospital_id, device_data.element(one, data, frozen)
+        if name in kept:
+            element["kept"] = tf.constant(kept[name])
+        contribution, metrics, left = self._whole(broadcast, element)
+        return contribution, [Report(name, metrics.numpy(), kept=None if left is None else left.numpy())]
 
     @property
     def _in_flight(self) -> int:
         return 2 * self._threads
 
-    def _one_hospital(self, broadcast: Broadcast, element: Element) -> tuple[Structure, tf.Tensor]:
+    def _one_hospital(self, broadcast: Broadcast, element: Element) -> tuple[Structure, tf.Tensor, tf.Tensor | None]:
         return self._parts.hospital_round(broadcast.state, broadcast.parameters, element)

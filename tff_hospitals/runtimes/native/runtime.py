@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,10 +42,11 @@ class NativeRuntime(base.Runtime):
         self._composition = composition
         self._hospitals = len(dataset.hospitals)
         self._process = composition.tff_process(self._hospitals)
+        self._of_encoders = {} if composition.transfer is None else {composition.transfer.at(0): self._process}
 
     @property
     def process(self) -> Any:
-        """The `tff.learning.templates.LearningProcess` in use."""
+        """The `tff.learning.templates.LearningProcess` in use; that of the first round where bits change by round."""
         return self._process
 
     def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> base.Result:
@@ -54,8 +55,13 @@ class NativeRuntime(base.Runtime):
 
     def _round(self, state: ServerState, one: RoundInput) -> tuple[ServerState, RoundOutput]:
         transfer, data = self._composition.transfer, []
+        process = self._process
+        if transfer is not None:
+            transfer = transfer.at(state.round_number)
+            process = self._with_encoders(transfer, int(state.round_number))
         for position, hospital in enumerate(one.cohort):
             element = own_element(hospital, self._composition.model.task, self.frozen)
+            element.update(self._composition.remembered(state, hospital.hospital.hospital_id))
             place = np.eye(self._hospitals, dtype=np.float32)[position]
             element["place"] = place
             if transfer is not None and transfer.encodes_upload:
@@ -66,8 +72,11 @@ class NativeRuntime(base.Runtime):
 
         with tff.framework.get_context_stack().install(self._context.context):
             before = to_tff(state, transfer, one, self._aggregator_state(state))
-            result = self._process.next(before, data)
-        metrics = np.asarray(result.metrics["client_work"])
+            result = process.next(before, data)
+        metrics, left = result.metrics["client_work"], None
+        if isinstance(metrics, Mapping):
+            metrics, left = metrics["metrics"], np.asarray(metrics["kept"])
+        metrics = np.asarray(metrics)
         by_hospital = {
             hospital.hospital.hospital_id: metrics_by_name(metrics[position])
             for position, hospital in enumerate(one.cohort)
@@ -85,10 +94,21 @@ class NativeRuntime(base.Runtime):
             measured, report = collections.OrderedDict(measured["server"]), measured["report"]
         server = {name: float(value) for name, value in measured.items()}
         after, bytes_sent = from_tff(result.state, state), None
+        if left is not None:
+            kept = {hospital.hospital.hospital_id: left[at] for at, hospital in enumerate(one.cohort)}
+            after = after._replace(hospitals=collections.OrderedDict(state.hospitals, **kept))
+        fetched = self._composition.fetched(state.weights, after.weights, one)
+        after = after._replace(hospitals=collections.OrderedDict(after.hospitals, **fetched))
         if transfer is not None:
             held = tuple(result.state.distributor["held"]) if transfer.encodes_broadcast else None
             after, bytes_sent = encoded_transfer.settle(transfer, state, after, one, held, report)
         return after, RoundOutput(one.number, by_hospital, server, bytes_sent, self.wire_bytes)
+
+    def _with_encoders(self, transfer: EncodedTransfer, round_number: int) -> Any:
+        """The process with a round's encoders: the number of bits is in the graph, so each has a process of its own."""
+        if transfer not in self._of_encoders:
+            self._of_encoders[transfer] = self._composition.tff_process(self._hospitals, round_number)
+        return self._of_encoders[transfer]
 
     def _aggregator_state(self, state: ServerState) -> Any:
         """The aggregator's state as TFF's process takes it; the first one of a run is made by TFF, from the run's key.
