@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pathlib
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 
@@ -16,7 +19,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # What a data set keeps between runs must not reach the home of whoever runs the tests; child processes inherit this.
 os.environ["TFF_HOSPITALS_STATE"] = tempfile.mkdtemp(prefix="tff_hospitals_state_")
 
-from tff_hospitals.foundations import quiet
+from tff_hospitals.foundations import extensions, quiet
 
 # Before any import of TensorFlow, for this process and for those that tests start.
 quiet.be_quiet()
@@ -27,8 +30,23 @@ hypothesis.settings.register_profile("ours", deadline=None, derandomize=True, pr
 hypothesis.settings.load_profile("ours")
 
 
+def pytest_ignore_collect(collection_path: pathlib.Path, config: pytest.Config) -> bool | None:
+    """Files of which every test needs TensorFlow are not even imported where no such test is asked for."""
+    asked = config.getoption("markexpr")
+    if " or " in asked or "not tensorflow" not in asked.split(" and ") or collection_path.suffix != ".py":
+        return None
+    marked = r"^pytestmark = \[?pytest\.mark\.tensorflow\b"
+    return True if re.search(marked, collection_path.read_text(encoding="utf-8"), re.MULTILINE) else None
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["TFF_HOSPITALS_STATE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_extension_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test loads is gone after it: loaded extensions count in the name of a release, and so in its noise."""
+    monkeypatch.setattr(extensions, "_loaded", list(extensions.loaded()))
 
 
 @pytest.fixture
@@ -60,3 +78,16 @@ def common_noise(monkeypatch):
     from tff_hospitals.training.run_streams import RunStreams
 
     monkeypatch.setattr(session, "run_streams", lambda plan, *_: RunStreams.from_root(Streams.from_seed(plan.seed)))
+
+
+@pytest.fixture
+def benchmark(checkout, monkeypatch):
+    """Imports one of the benchmarks' modules, which find each other by their bare names."""
+    folder = checkout / "benchmarks"
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(checkout))
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if name.startswith("benchmarks") or (folder / f"{name}.py").exists():
+            del sys.modules[name]

@@ -35,6 +35,7 @@ def uniform(values):
         assert share <= level + 4 * np.sqrt(level / len(p)) + 1e-4, f"{share} of the p-values are at most {level}"
 
 
+@pytest.mark.slow
 def test_p_values_of_sound_noise_and_batches_are_not_too_small():
     generator = np.random.default_rng(0)
     total = np.square(generator.normal(size=(REPETITIONS, 50))).sum(axis=1)

@@ -126,6 +126,7 @@ def test_a_run_is_rebuilt_from_its_directory(heart, run_dirs):
     assert run.dataset.fingerprint() == heart.fingerprint()
 
 
+@pytest.mark.slow
 def test_the_audit_of_a_run_fills_every_part_and_column(run_dirs):
     options = AuditOptions(shadow_models=4, rebuilt_records=6, audit_runs=10)
     result = audit_run(run_dirs / "plain", options)

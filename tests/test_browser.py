@@ -78,9 +78,27 @@ def test_the_report_can_be_read(browser, report, width, dark):
     looked_at(browser, report, width, "report", dark=dark)
 
 
+def test_the_table_of_methods_fits_a_screen_with_its_gains(browser, tmp_path):
+    summary = sample_summary()
+    for row in summary["rows"]:
+        if row["method"] not in ("local", "pooled"):
+            row["kind"] = "federated"
+            for end, gain in (("", 0.01), ("_low", -0.01), ("_high", 0.03)):
+                row[f"gain{end}_per_hospital"] = dict.fromkeys(row["accuracy_per_hospital"], gain)
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    write_report(tmp_path)
+    with driven.served(tmp_path) as address:
+        browser.open(f"{address}/report.html", 1280)
+        box = "var box = document.getElementById('methods').parentElement; return "
+        assert "gain" in browser.script("return document.querySelector('#methods thead').textContent")
+        assert browser.script(f"{box} box.scrollWidth") <= browser.script(f"{box} box.clientWidth")
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("page", ["index", "quick_start", "lessons/missing_class", "reference/tff_hospitals.plan"])
+@pytest.mark.parametrize(
+    "page", ["index", "notebook", "quick_start", "lessons/missing_class", "reference/tff_hospitals.plan"]
+)
 def test_the_documentation_can_be_read(browser, site, page, width, dark):
     scheme = "slate" if dark else "default"  # as a reader chooses it by the button
     prepare = f"document.body.dataset.mdColorScheme = '{scheme}';"

@@ -15,6 +15,8 @@ from tff_hospitals.training.loop import train
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only
+# Ray would end workers while tests beside it fill the memory, and give one a minute to import TensorFlow.
+os.environ.update(RAY_memory_monitor_refresh_ms="0", RAY_worker_register_timeout_seconds="300")
 ray = pytest.importorskip("ray", reason="ray is missing: install requirements-cluster.lock")
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]

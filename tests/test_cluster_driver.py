@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from few_fast import few_fast
 
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset
@@ -37,11 +38,15 @@ CASES = {
     "dp_sgd": {"privacy": {**PRIVACY, "mechanism": "dp_sgd"}},
     "adaptive_clip": {"privacy": {**PRIVACY, "mechanism": "adaptive_clip"}, "weighting": "equal"},
     "encoded": {"broadcast": "delta,quantize:8", "upload": "topk:0.5", "error_feedback": True},
+    "scaffold": {"privacy": {"mechanism": "scaffold"}, "model": {"name": "mlp", "options": {"hidden_units": [5]}}},
+    "buffered": {"cohort": {"kind": "buffered", "hospitals_per_round": 3}, "speeds": "lognormal:1:1"},
     "poisson": {"cohort": {"kind": "poisson", "sampling_probability": 0.3}},
     "mlp": {"model": {"name": "mlp", "options": {"hidden_units": [5]}}},
+    "local layers": {"model": {"name": "mlp", "options": {"hidden_units": [5]}, "local_layers": "output"}},
     "random layers": {"model": {"name": "mlp", "options": {"hidden_units": [5], "dropout": 0.5}}},
     "shares of noise": {"privacy": {**PRIVACY, "mechanism": "local_dp"}, "weighting": "equal"},
 }
+LATER = {"adaptive_clip", "shares of noise", "dp_sgd", "local layers", "mlp", "poisson", "encoded", "scaffold"}
 
 
 def sites(**changes):
@@ -125,7 +130,7 @@ def flat(arrays):
     return np.concatenate([np.ravel(array) for array in arrays])
 
 
-@pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one == "dp_sgd")) for one in CASES])
+@pytest.mark.parametrize("case", few_fast(CASES, set(CASES) - LATER, ("encoded", "adaptive_clip", "shares of noise")))
 def test_a_cluster_gives_what_one_machine_gives(in_process, case):
     plan = PLAN.replace(**CASES[case])
     spread, here = train(plan, sites(), runtime="cluster"), train(plan, sites())
@@ -137,9 +142,9 @@ def test_a_cluster_gives_what_one_machine_gives(in_process, case):
         assert metrics == pytest.approx(here.evaluation[scope], rel=1e-5, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one == "dp_sgd")) for one in CASES])
+@pytest.mark.parametrize("case", few_fast(CASES, set(CASES) - LATER, ("scaffold", "poisson")))
 def test_a_cluster_gives_the_bits_of_one_machine_that_runs_in_chunks(in_process, monkeypatch, case):
-    monkeypatch.setattr(compiled, "_FUSED_PARAMETERS", 0)  # whole rounds are added up in another order
+    monkeypatch.setattr(compiled, "MOST_FUSED_PARAMETERS", 0)  # whole rounds are added up in another order
     plan = PLAN.replace(rounds=4, **CASES[case])
     spread, here = train(plan, sites(), runtime="cluster"), train(plan, sites())
     assert flat(spread.weights).tolist() == flat(here.weights).tolist()

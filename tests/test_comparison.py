@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import pytest
+import toy
 
 from tff_hospitals import reports
 from tff_hospitals.accounting import Ledger, joint_ledger
 from tff_hospitals.experiments import comparison as comparisons
+from tff_hospitals.experiments import method_plans
 from tff_hospitals.experiments.comparison import Comparison
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput
+from tff_hospitals.hospitals.secret import DataSecret
 
 pytestmark = pytest.mark.tensorflow
 
@@ -209,3 +213,22 @@ def test_rows_have_intervals_and_every_difference_has_one(done):
         for second in measured:
             assert found["low"][first][second] == pytest.approx(-found["high"][second][first])
     assert found["low"][0][len(summary["rows"]) - 1] is None  # a row that was not run
+
+
+def test_a_cohort_for_all_leaves_a_method_its_own_and_is_refused_where_it_would_make_another_of_it():
+    given = {"cohort": "fixed_size", "hospitals_per_round": 3}
+    found = {
+        method.name: plan for method, plan in Comparison(("mean", "fedbuff"), (), (1,), given=given).method_plans()
+    }
+    assert {name: plan.cohort.kind for name, plan in found.items()} == {"mean": "fixed_size", "fedbuff": "buffered"}
+    assert [one.name for one in Comparison(("fedbuff",), (), (1,), given=given).problems()] == ["--cohort"]
+    with pytest.raises(InvalidInput, match="what fedbuff is about"):
+        method_plans.federated_plan("fedbuff", given, {}, {})
+
+
+def test_a_limit_on_all_runs_of_data_in_memory_is_refused_before_anything_is_trained(tmp_path):
+    asked = Comparison(("dp_sgd",), (2.0,), (1,), max_total_epsilon=3.0)
+    dataset = dataclasses.replace(toy.hospitals(), secret=DataSecret(bytes(32), False, None))
+    with pytest.raises(InvalidInput, match="needs an odometer, which data in memory have not"):
+        comparisons.run(asked, tmp_path / "run", dataset=dataset)
+    assert not (tmp_path / "run").exists()

@@ -18,6 +18,8 @@ from tff_hospitals.hospitals.splits import by_record
 from tff_hospitals.training.odometer import Odometer
 from tff_hospitals.training.results import TrainingError
 
+pytestmark = pytest.mark.tensorflow
+
 
 def own_data(folder, patients=30):
     """Two hospitals; every patient has two records."""
@@ -59,7 +61,6 @@ def test_a_patient_has_one_number_in_every_split_and_never_two_sides(tmp_path):
     assert max(len(cells) for cells in seen.values()) == 2  # the two records of one patient, whatever the split
 
 
-@pytest.mark.tensorflow
 def test_every_method_runs_on_every_split_and_all_releases_are_counted(tmp_path):
     place = own_data(tmp_path / "data")
     given = {"rounds": 2, "local_steps": 5, "delta": 0.01}
@@ -87,7 +88,6 @@ def test_every_method_runs_on_every_split_and_all_releases_are_counted(tmp_path)
     assert sum(sum(of.values()) for of in summary["test_records_by_class"].values()) == sum(tested)
 
 
-@pytest.mark.tensorflow
 def test_what_a_row_released_before_it_failed_stays_in_the_joint_epsilon(tmp_path, monkeypatch):
     ledger = Ledger(delta=0.01)
     ledger.record("record", "a", 1, MechanismEvent("gaussian", noise_multiplier=2.0))
@@ -106,7 +106,6 @@ def test_what_a_row_released_before_it_failed_stays_in_the_joint_epsilon(tmp_pat
     assert summary["joint_epsilon"]["runs"] == 1
 
 
-@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -60,9 +60,14 @@ def trained(name, runtime="compiled", **changes):
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), [("bicubic", "fused"), pytest.param("wide", "scanned", marks=pytest.mark.slow)]
+    ("name", "strategy", "privacy"),
+    [
+        pytest.param("bicubic", "fused", {}, id="plain-fused"),
+        pytest.param("wide", "scanned", {}, id="plain-scanned", marks=pytest.mark.slow),
+        pytest.param("bicubic", "fused", DP, id="dp_sgd-fused", marks=pytest.mark.slow),
+        pytest.param("wide", "scanned", DP, id="dp_sgd-scanned", marks=pytest.mark.rare),
+    ],
 )
-@pytest.mark.parametrize("privacy", [{}, pytest.param(DP, marks=pytest.mark.slow)], ids=["plain", "dp_sgd"])
 def test_what_xla_lacks_is_done_without_it_and_said_once(monkeypatch, name, strategy, privacy):
     found = trained(name, privacy=privacy)
     (said,) = [warning for warning in found.summary["warnings"] if "XLA" in warning]

@@ -7,8 +7,10 @@ import collections
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
 from tff_hospitals.accounting.strategies import sensitivity_of
+from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.plan import Plan, mechanisms, noise, review
@@ -16,6 +18,12 @@ from tff_hospitals.plan.mechanisms.base import HospitalSetting
 from tff_hospitals.plan.parts import CohortPlan, PrivacyPlan
 from tff_hospitals.processes.aggregators.building import build_aggregator
 from tff_hospitals.training.loop import train
+from tff_hospitals.training.results import TrainingError
+from tff_hospitals.training.round_inputs import RoundDrawer
+from tff_hospitals.training.separation import Separation
+from tff_hospitals.training.write_ahead import WriteAhead
+
+pytestmark = pytest.mark.tensorflow
 
 NAMES = ["blt", "banded_mf"]
 SPECS = (tf.TensorSpec([3, 2]), tf.TensorSpec([5]))
@@ -160,19 +168,43 @@ def test_the_field_s_names_lead_to_ours():
 def test_a_killed_run_goes_on_with_the_same_noise(name, twelve, tmp_path):
     plan = plan_of(name, checkpoint_every=5)
     whole = train(plan, twelve, run_dir=tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(progress):
-        if progress.round == 7:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(plan, twelve, run_dir=tmp_path / "cut", on_round=kill)
-    resumed = train(plan, twelve, run_dir=tmp_path / "cut")
+    resumed = toy.killed_and_resumed(plan, twelve, tmp_path / "cut", after=7)
     for one, other in zip(whole.weights, resumed.weights):
         np.testing.assert_array_equal(one, other)
     assert whole.ledger == resumed.ledger
     with pytest.raises(InvalidInput, match="laid out as a whole for the 12 rounds"):
         train(plan.replace(rounds=14), twelve, run_dir=tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["blt", "tree"])
+def test_a_cohort_that_is_not_the_planned_one_is_refused_before_it_trains(name, twelve, monkeypatch):
+    """Groups of two come back after six rounds; one of round 1 slips into round 4, which the ledger would not see."""
+    planned, charged = RoundDrawer.cohort, []
+
+    def cohort(self, number):
+        ids = planned(self, number)
+        return (planned(self, 0)[0], *ids[1:]) if number == 3 else ids
+
+    monkeypatch.setattr(RoundDrawer, "cohort", cohort)
+    monkeypatch.setattr(WriteAhead, "before", lambda self, inputs: charged.extend(one.number for one in inputs))
+    with pytest.raises(TrainingError, match=r"round 4: .* took part 3 rounds before.* at least 6"):
+        train(plan_of(name, evaluate_every=1), twelve)
+    assert charged == [0, 1, 2]
+
+
+def test_a_run_that_goes_on_knows_who_took_part_before_and_rounds_follow_each_other(twelve):
+    """After a resume at round 4 the groups of rounds 1 to 4 are still away; without a strategy nobody is."""
+
+    def looks(plan, start, number, like):
+        made = noise.make(plan, twelve)
+        drawer = RoundDrawer(plan, twelve, made, Streams.from_seed(3))
+        one = drawer.draw(number, drawer.cohort(like))
+        Separation(made, drawer, start).check([one])
+
+    looks(plan_of("blt"), 4, 4, 4)
+    looks(plan_of("blt"), 6, 6, 0)
+    with pytest.raises(TrainingError, match="took part 4 rounds before"):
+        looks(plan_of("blt"), 4, 4, 0)
+    with pytest.raises(TrainingError, match="round 6 instead of 5"):
+        looks(plan_of("blt"), 4, 5, 5)
+    looks(plan_of("fixed_clip"), 4, 5, 0)

@@ -8,7 +8,9 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
+import forked
 import pytest
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
@@ -21,6 +23,8 @@ NEEDS_MORE = (
     *("-m docs.", "requirements-docs.lock"),  # tests/test_browser.py builds the site
     "tff-hospitals lesson",  # minutes each; tests/test_lessons.py runs them in small
 )
+
+FROM_A_CLONE = "quick_start.md"  # tests/test_stranger.py runs it
 
 
 class Section:
@@ -55,18 +59,47 @@ def sections() -> list[Section]:
 SECTIONS = sections()
 
 
-def run(arguments: list[str], folder: pathlib.Path) -> str:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder), str(CHECKOUT)]),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "COLUMNS": "140",
-    }
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+def to_be_run(page: pathlib.Path) -> list[str]:
+    """Commands of a page, in its order, without those that its own files make possible."""
+    if page.name == "measurements.md":  # benchmarks take hours
+        return []
+    return [command for one in SECTIONS if one.page == page and not one.files for command in one.commands]
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[forked.Commands]:
+    with forked.Commands() as started:
+        yield started
+
+
+@pytest.fixture
+def run(commands: forked.Commands) -> Callable[..., str]:
+    """Runs Python in a folder, which must end well, and gives what it printed.
+
+    In a process that has imported TensorFlow already, or from the beginning as a user's: `afresh`.
+    """
+
+    def run_it(arguments: list[str], folder: pathlib.Path, afresh: bool = False) -> str:
+        environment = {
+            "PYTHONPATH": os.pathsep.join([str(folder), str(CHECKOUT)]),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "COLUMNS": "140",
+        }
+        if afresh:
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=folder,
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        else:
+            done = commands.run(arguments, folder, environment)
+        assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    return run_it
 
 
 def prepared(folder: pathlib.Path) -> pathlib.Path:
@@ -78,8 +111,8 @@ def prepared(folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.tensorflow
 @pytest.mark.slow
-@pytest.mark.parametrize("section", [one for one in SECTIONS if one.files], ids=repr)
-def test_files_of_a_section_do_what_it_says(section: Section, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("section", [one for one in SECTIONS if one.files and one.page.name != FROM_A_CLONE], ids=repr)
+def test_files_of_a_section_do_what_it_says(section: Section, tmp_path: pathlib.Path, run: Callable[..., str]) -> None:
     for name, code in section.files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code, encoding="utf-8")
@@ -95,24 +128,24 @@ def test_files_of_a_section_do_what_it_says(section: Section, tmp_path: pathlib.
 @pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize("section", [one for one in SECTIONS if one.scripts and not one.files], ids=repr)
-def test_code_blocks_run(section: Section, tmp_path: pathlib.Path) -> None:
+def test_code_blocks_run(section: Section, tmp_path: pathlib.Path, run: Callable[..., str]) -> None:
     for number, code in enumerate(section.scripts):
         script = prepared(tmp_path) / f"block{number}.py" if number == 0 else tmp_path / f"block{number}.py"
         script.write_text(code, encoding="utf-8")
-        run([script.name], tmp_path)
+        run([script.name], tmp_path, afresh=section.page.name == "README.md")
 
 
 @pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if COMMAND.search(page.read_text(encoding="utf-8"))], ids=str)
-def test_commands_run_in_the_order_of_the_page(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_commands_run_in_the_order_of_the_page(
+    page: pathlib.Path, tmp_path: pathlib.Path, run: Callable[..., str]
+) -> None:
     folder = prepared(tmp_path)
-    for section in SECTIONS:
-        if section.page != page or section.files or page.name == "measurements.md":  # benchmarks take hours
-            continue
-        for command in section.commands:
-            words = shlex.split(command, comments=True)[1:]
-            run(words if command.startswith("./run") else ["-m", "tff_hospitals", *words], folder)
+    for command in to_be_run(page):
+        words = shlex.split(command, comments=True)[1:]
+        program = words if command.startswith("./run") else ["-m", "tff_hospitals", *words]
+        run(program, folder, afresh=page.name == "README.md")
 
 
 def test_the_pages_show_something(checkout: pathlib.Path) -> None:

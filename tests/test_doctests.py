@@ -11,6 +11,8 @@ from test_layers import MODULES, is_free_of_tensorflow
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 WITH_EXAMPLES = [module for module, path in MODULES.items() if ">>> " in path.read_text()]
+TRAINS = ("tff_hospitals",)  # free of TensorFlow, which its example loads
+LIGHT = [name for name in WITH_EXAMPLES if is_free_of_tensorflow(name) and name not in TRAINS]
 
 
 def run_examples(name: str) -> None:
@@ -19,14 +21,14 @@ def run_examples(name: str) -> None:
     assert results.failed == 0, f"{name}: see the output above"
 
 
-@pytest.mark.parametrize("module", [name for name in WITH_EXAMPLES if is_free_of_tensorflow(name)])
+@pytest.mark.parametrize("module", LIGHT)
 def test_examples(module: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_examples(module)
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("module", [name for name in WITH_EXAMPLES if not is_free_of_tensorflow(name)])
+@pytest.mark.parametrize("module", [name for name in WITH_EXAMPLES if name not in LIGHT])
 def test_examples_with_tensorflow(module: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_examples(module)

@@ -161,6 +161,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert child.stderr.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_this_installation_is_well() -> None:
     child = subprocess.run(

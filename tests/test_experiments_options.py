@@ -17,6 +17,8 @@ from tff_hospitals.plan import options, review
 from tff_hospitals.plan.checks import options as option_checks
 from tff_hospitals.plan.plan import Plan
 
+pytestmark = pytest.mark.tensorflow
+
 
 def script(checkout, name, *arguments):
     command = [sys.executable, str(checkout / "scripts" / name), *arguments]
@@ -157,7 +159,7 @@ def test_settings_need_a_name_and_a_value(text):
     [
         (["--aggregator=fedavgg", "--run_dir=x"], "must be one of"),
         (["--client_learning_rate=-1", "--run_dir=x"], "must be > 0.0"),
-        (["--server_beta_1=0.5", "--run_dir=x"], "is only used with server_optimizer=adam or yogi"),
+        (["--server_beta_1=0.5", "--run_dir=x"], "is only used with server_optimizer=adam, yogi or lamb"),
         (["--clip_norm=1", "--run_dir=x"], "is only used with a private method"),
         (["--aggregator=dp_sgd", "--run_dir=x"], "exactly one of the two decides the noise"),
         (["--aggregator=dp_sgd", "--target_epsilon=-2", "--run_dir=x"], "target_epsilon=-2.0: must be > 0.0"),

@@ -21,6 +21,11 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "half.json").write_text('{"a": ')
     with pytest.raises(files.RecordError, match=r"half\.json cannot be read"):
         files.read_json(tmp_path / "half.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(files.RecordError, match="cannot be read"):
+        files.read_json(tmp_path / "deep.json")
+    with pytest.raises(files.RecordError, match="cannot be read: embedded null byte"):
+        files.read_json("\0")
 
 
 def test_floats_keep_full_precision_in_csv():

@@ -107,7 +107,8 @@ def test_what_is_missing_is_said_in_one_line(options: list[str], checkout: pathl
 
 def test_benchmarks_are_commands_too(checkout: pathlib.Path) -> None:
     """Their help and their refusals are those of every command."""
-    programs = [path for path in (checkout / "benchmarks").glob("*.py") if "command.main()" in path.read_text()]
+    every = [path for path in (checkout / "benchmarks").glob("*.py") if "command.main()" in path.read_text()]
+    programs = [path for path in every if path.name != "__main__.py"]  # which writes a folder
     assert len(programs) >= 10
     for path in programs:
         for flag, code in (("--help", 0), ("--jsn=x", 2)):
@@ -138,6 +139,7 @@ def own_modules(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> path
     (tmp_path / "own_fault.py").write_text("raise ValueError('first line\\nsecond line')\n")
     (tmp_path / "own_need.py").write_text("import a_package_that_nobody_has\n")
     (tmp_path / "own_typo.py").write_text("def f(:\n")
+    (tmp_path / "own_folder").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(extensions, "_loaded", [])
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -166,13 +168,13 @@ def test_an_extension_registers_before_the_plan_is_made(
 def test_an_extension_that_cannot_be_imported_is_one_line_each(
     own_modules: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("own_fault", "own_need", "own_typo", "own_nothing", "", "..", "own_fault.inner")
+    names = ("own_fault", "own_need", "own_typo", "own_nothing", "own_folder", "", "..", "own_fault.inner")
     assert code_of("options", *(f"--extension={name}" for name in names)) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     lines = shown.err.splitlines()
     assert len(lines) == len(names)
     said = ["ValueError: first line.", "imports 'a_package_that_nobody_has'", "SyntaxError", "there is no module"]
-    for line, words in zip(lines, [*said, "", "", ""]):
+    for line, words in zip(lines, [*said, "is a folder without code", "", "", ""]):
         assert words in line
         assert "Remedy: " in line

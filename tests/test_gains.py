@@ -21,11 +21,12 @@ from tff_hospitals.hospitals import Part
 from tff_hospitals.plan import Plan
 from tff_hospitals.reports.gains import gain_sentence, verdicts
 from tff_hospitals.reports.rows import Row
-from tff_hospitals.training import personalisation
 from tff_hospitals.training.loop import train
 from tff_hospitals.training.metrics import Predictions
+from tff_hospitals.training.personalisation import Personalisation
 
 pytestmark = pytest.mark.tensorflow
+TUNED = {"kind": "fine_tune", "epochs": 20}
 SITES = ("site_0", "site_1", "site_2")
 
 
@@ -98,18 +99,20 @@ def test_fine_tuning_moves_each_hospitals_own_model_and_costs_no_privacy(done):
     assert any("must stay there" in text for text in tuned["warnings"])
     assert not any("must stay there" in text for row in summary["rows"][:4] for text in row["warnings"])
     assert summary["joint_epsilon"]["runs"] == 2
-    assert not [path for path in folder.rglob("*") if "tuned" in path.name]  # the models stay in memory
+    kept = {path.parent.name for path in folder.rglob("own_models")}
+    assert kept == {"inside"}
 
 
 def test_own_models_follow_from_the_hospitals_own_records_alone():
     dataset = toy.hospitals(sizes=(40, 12, 30))
-    plan = Plan(rounds=1).replace(client={"learning_rate": 0.5, "batch_size": 8})
+    plan = Plan(rounds=1).replace(client={"learning_rate": 0.5, "batch_size": 8}, personal=TUNED)
     run = train(plan, dataset)
-    own = personalisation.FineTuning(plan, run.model, dataset, 20).weights(run.weights, run.frozen, 3)
+    own = {one: weights for one, (weights, _) in run.own.items()}
     first, *others = dataset.hospitals
     poor = [dataclasses.replace(one, train=Part(-one.train.features, one.train.labels)) for one in others]
     changed = dataclasses.replace(dataset, hospitals=(first, *poor))
-    again = personalisation.FineTuning(plan, run.model, changed, 20).weights(run.weights, run.frozen, 3)
+    found = Personalisation(plan, run.model, changed)(run.weights, run.frozen, plan.seed).weights
+    again = {one: weights for one, (weights, _) in found.items()}
     for one, other in zip(own["site_0"], again["site_0"]):
         assert np.array_equal(one, other)
     assert not all(np.allclose(one, other) for one, other in zip(own["site_1"], again["site_1"]))

@@ -329,7 +329,7 @@ CASES = {
 }
 ALONE = {"one_file"}  # loads the file instead of the folder
 # These need packages or objects of their own, and are followed in tests of their own.
-ELSEWHERE = {"typed_files.py", "in_memory.py"}
+ELSEWHERE = {"typed_files.py", "in_memory.py", "tcga_brca.py"}
 
 
 def base(folder):

@@ -195,3 +195,22 @@ def test_python_files_parse_with_the_oldest_python(sources: dict[pathlib.Path, s
     assert sys.version_info >= (3, 9)
     for path, text in sources.items():
         ast.parse(text, filename=str(path), feature_version=(3, 9))
+
+
+@pytest.mark.slow
+def test_a_file_without_the_marker_imports_no_tensorflow(checkout: pathlib.Path) -> None:
+    """The part without TensorFlow would take its import along, in every process."""
+    marked = re.compile(r"^pytestmark = \[?pytest\.mark\.tensorflow\b", re.MULTILINE)
+    every = sorted((checkout / "tests").glob("test_*.py"))
+    names = [path.stem for path in every if not marked.search(path.read_text(encoding="utf-8"))]
+    assert 40 < len(names) < len(every)
+    code = (
+        "import importlib, sys\n"
+        "sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'tensorflow_federated', 'jax')))\n"  # not importable
+        "import conftest\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=checkout / "tests", capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-2000:]

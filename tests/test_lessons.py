@@ -9,9 +9,12 @@ import re
 from typing import Any
 
 import pytest
+from few_fast import few_fast
 
 from tff_hospitals.experiments.lessons import LESSONS, Question, Told, write
 from tff_hospitals.experiments.lessons.telling import difference
+
+pytestmark = pytest.mark.tensorflow
 
 TOLD = Told(
     {"figure": 0.5},
@@ -35,7 +38,6 @@ def test_a_lesson_leaves_numbers_a_page_and_markdown(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.tensorflow
 def test_a_local_model_is_wrong_with_confidence_and_the_federated_one_is_not():
     told = LESSONS["missing_class"].run([1, 2])
     assert told.numbers["local_missing_accuracy"] < 0.05
@@ -58,9 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
 """What makes a lesson short; its figures then mean nothing."""
 
 
-@pytest.mark.slow
-@pytest.mark.tensorflow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", few_fast(SMALL, slow=[one for one in SMALL if one != "convergence"]))
 def test_every_lesson_runs_and_fills_its_page(name, monkeypatch, tmp_path):
     lesson = LESSONS[name]
     module = importlib.import_module(lesson.module)

@@ -14,6 +14,8 @@ from tff_hospitals.experiments import front_door
 from tff_hospitals.experiments.merged_runs import merged
 from tff_hospitals.foundations.validation import InvalidInput
 
+pytestmark = pytest.mark.tensorflow
+
 
 def made(folder: pathlib.Path, seed: int, unit: str = "record", **record: Any) -> pathlib.Path:
     report_samples.write_sample_run(folder, unit=unit, rounds=2, random_seed=seed)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import pathlib
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,17 +11,7 @@ import numpy as np
 import pytest
 
 from tff_hospitals.experiments import command
-
-
-@pytest.fixture
-def benchmark(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports one of the benchmark's modules, which find each other by their bare names."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(checkout / "benchmarks"))
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.startswith(("peers", "paired")):
-            del sys.modules[name]
+from tff_hospitals.foundations import own_environment
 
 
 @pytest.fixture
@@ -45,15 +33,15 @@ def installer(environments: ModuleType, monkeypatch: pytest.MonkeyPatch, fails_a
     """Replaces the programs that make an environment: they only leave a Python behind."""
     steps: list[list] = []
 
-    def run(peer: str, step: list[str], log: pathlib.Path) -> None:
+    def run(wanted: own_environment.Wanted, step: list[str], log: pathlib.Path) -> None:
         steps.append(step)
         if fails_at == len(steps):
-            raise environments.Unusable(f"{peer}: no", "mend it")
+            raise environments.Unusable(f"{wanted.name}: no", "mend it")
         (log.parent / "bin").mkdir(exist_ok=True)
         (log.parent / "bin" / "python").touch()
 
-    monkeypatch.setattr(environments, "_run", run)
-    monkeypatch.setattr(environments, "find_python", lambda: sys.executable)
+    monkeypatch.setattr(own_environment, "_run", run)
+    monkeypatch.setattr(own_environment, "find_python", lambda: sys.executable)
     return steps
 
 
@@ -89,7 +77,7 @@ def test_every_version_is_fixed_and_nothing_has_an_address(environments: ModuleT
         names = [pin.split("==")[0].split("[")[0].lower() for pin in pins.split()]
         assert all(pin.count("==") == 1 and not set(pin) & set("/:@<>~;") for pin in pins.split()), peer
         assert len(names) == len(set(names)), peer
-        assert {"fedjax": "fedjax", "flower": "flwr", "pfl": "pfl"}[peer] in names
+        assert {"flower": "flwr"}.get(peer, peer) in names
 
 
 def test_an_environment_is_made_once(
@@ -150,8 +138,8 @@ def test_no_python_and_an_unwritable_folder_are_named(
     environments: ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installer(environments, monkeypatch)
-    monkeypatch.setattr(environments, "find_python", lambda: None)
-    monkeypatch.setattr(environments.shutil, "which", lambda name: None)
+    monkeypatch.setattr(own_environment, "find_python", lambda: None)
+    monkeypatch.setattr(own_environment.shutil, "which", lambda name: None)
     with pytest.raises(environments.Unusable, match=r"there is no Python 3\.11 on this machine\n  Remedy: install it"):
         environments.prepare("pfl", tmp_path)
     (tmp_path / "file").touch()
@@ -164,7 +152,7 @@ def test_a_failed_installer_is_quoted_with_a_remedy(environments: ModuleType, tm
     with pytest.raises(
         environments.Unusable, match=r"(?s)pfl: .* code 7 .*\| no route to the index\n  Remedy: if they"
     ):
-        environments._run("pfl", failing, tmp_path / "install.log")
+        own_environment._run(environments._wanted("pfl"), failing, tmp_path / "install.log")
 
 
 def test_one_peers_failure_does_not_stop_the_others(

@@ -8,7 +8,8 @@ import math
 import dp_accounting
 import pytest
 import toy
-from test_privacy_plans import BASE, COUNTING, PRIVATE, every_method, hospitals_for, plan_of
+from few_fast import few_fast
+from test_privacy_plans import BASE, COUNTING, KINDS, PRIVATE, every_method, hospitals_for, plan_of
 
 from tff_hospitals.accounting.gaussian import exact_delta
 from tff_hospitals.plan import noise as noise_plan
@@ -32,7 +33,7 @@ def model(few):
     return build_model(BASE, few)
 
 
-@pytest.mark.parametrize("name", [name for name in PRIVATE if name not in COUNTING])
+@pytest.mark.parametrize("name", few_fast([one for one in PRIVATE if one not in COUNTING], KINDS, ("blt", "local_dp")))
 def test_a_budget_ends_every_mechanism_in_time(name, few, model):
     plan = plan_of(name).replace(rounds=12, stopping={"max_epsilon": 4.0})  # the noise is that of epsilon 8
     run = train(plan, few, model=model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from few_fast import few_fast
 from scipy import stats
 
 from tff_hospitals.accounting import split_adaptive_noise
@@ -109,7 +110,7 @@ def test_fixed_clip_noise_has_the_right_scale_and_no_other(factor):
     assert scale_is_accepted(draws, factor * 0.7 * 2.0) is (factor == 1.0)
 
 
-@pytest.mark.parametrize("factor", [2 / 3, 1.0, 3 / 2])
+@pytest.mark.parametrize("factor", few_fast([2 / 3, 1.0, 3 / 2], [3 / 2]))
 def test_adaptive_clip_noise_follows_the_norm_that_clipped(factor):
     draws, norms = noise_of("adaptive_clip", noise_multiplier=0.3, rounds=400)
     assert norms.std() > 0.1  # the norm really moves
@@ -200,10 +201,35 @@ def test_server_optimisers_agree_with_tff(name):
         assert flat(weights) == pytest.approx(flat(their_weights), rel=2e-6)
 
 
-def test_client_adam_agrees_with_keras():
-    optimizer = client_optimizers.Adam()
+def test_lamb_is_algorithm_2_of_its_paper():
+    server = ServerPlan(optimizer="lamb", learning_rate=0.3)
+    ours = finalizers.build_finalizer(server)
+    weights, state = (
+        (tf.constant([1.0, -2.0]), tf.constant(0.0)),
+        tf.nest.map_structure(tf.constant, ours.initial_state(SPECS)),
+    )
+    expected, first, second = [np.array([1.0, -2.0]), np.array(0.0)], [0.0, 0.0], [0.0, 0.0]
+    generator = np.random.default_rng(2)
+    for number in range(1, 6):
+        values = generator.normal(size=3)
+        weights, state = ours.apply(state, weights, update(*values))
+        for i, gradient in enumerate((values[:2], values[2])):
+            first[i] = server.beta_1 * first[i] + (1 - server.beta_1) * gradient
+            second[i] = server.beta_2 * second[i] + (1 - server.beta_2) * gradient**2
+            root = np.sqrt(second[i] / (1 - server.beta_2**number))
+            tiny = server.epsilon / np.sqrt(1 - server.beta_2**number)  # added before the correction, as in TFF
+            step = first[i] / (1 - server.beta_1**number) / (root + tiny)
+            own = np.linalg.norm(expected[i])
+            trust = own / np.linalg.norm(step) if own > 0 else 1.0
+            expected[i] = expected[i] - 0.3 * trust * step
+        assert flat(weights) == pytest.approx([*expected[0], expected[1]], rel=1e-5)
+
+
+@pytest.mark.parametrize("decay", [None, 0.1])
+def test_client_adam_agrees_with_keras(decay):
+    optimizer = client_optimizers.Adam(weight_decay=decay)
     variable = tf.Variable([1.0, -1.0])
-    keras = tf.keras.optimizers.Adam(0.01)
+    keras = tf.keras.optimizers.Adam(0.01) if decay is None else tf.keras.optimizers.AdamW(0.01, decay)
     weights = (tf.constant([1.0, -1.0]),)
     slots = optimizer.initial_slots(weights)
     generator = np.random.default_rng(0)

@@ -13,6 +13,7 @@ import zipfile
 import pytest
 import tensorflow as tf
 import toy
+from few_fast import few_fast
 
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.validation import InvalidInput
@@ -29,7 +30,7 @@ SEED = 987654321987
 BASE = Plan(rounds=2, weighting="equal", seed=SEED).replace(
     client={"local_steps": 3, "batch_size": 5}, model={"name": "logistic_regression"}
 )
-FEW = ("dp_sgd", "dp_ftrl_local", "fixed_clip", "tree", "local_dp", "dp_sgd_fixed_clip")
+FEW = ("dp_sgd", "fixed_clip", "local_dp")
 """Of each kind one; the others are walked with what takes longer."""
 
 
@@ -101,14 +102,11 @@ def _walks(content, field):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "weighted_mean",
-        *(
-            pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
-            for name, method in METHODS.items()
-            if method.private
-        ),
-    ],
+    few_fast(
+        ["weighted_mean", *(name for name, method in METHODS.items() if method.private)],
+        ("weighted_mean", *FEW),
+        ("dp_sgd_fixed_clip", "dp_ftrl_local", "adaptive_clip", "tree", "tff_gaussian_fixed"),
+    ),
 )
 def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_path, capfd):
     plan = BASE if name == "weighted_mean" else plan_of_method(name)
@@ -131,6 +129,9 @@ def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_
         inside, file = file.startswith("inside/"), file.removeprefix("inside/")
         if file.startswith(("checkpoints/", "updates/")):  # binary: whole folders stay in the house
             assert published_fields.kind_of(f"{file.split('/')[0]}/", path.name) is published_fields.KINDS["house"]
+            continue
+        if file.startswith("tensorboard/"):  # exact figures as curves
+            assert inside or published_fields.leaves(plan)("tensorboard/", path.name)
             continue
         assert file in published_fields.FIELDS, file
         found = []
@@ -161,7 +162,8 @@ def test_every_field_of_a_run_is_in_the_table_and_stands_where_it_may(name, tmp_
         assert set(machines["figures"]) == {"delta", "adjacency", "units", "randomness", "audit"}
         assert {"trade_off", "epsilon_by_conversion", "advantage"} <= set(machines["figures"]["units"][0])
         may, exact = published_fields.leaves(plan), set()
-        for path in (folder / "inside").iterdir():
+        assert list((folder / "inside" / "tensorboard").iterdir())
+        for path in (one for one in (folder / "inside").iterdir() if one.is_file()):
             for field, value in values_of(path):
                 exact |= set() if may(path.name, field) else long_numbers(value)
         assert exact
@@ -268,7 +270,12 @@ def values_published(plan, data, folder):
         ({"mechanism": "dp_sgd"}, {}, (20, 13, 7)),
         ({"mechanism": "dp_sgd", "outer": "fixed_clip", "outer_noise_multiplier": 2.0}, {}, (20, 13, 7)),
         ({"mechanism": "fixed_clip"}, {}, (31, 9, 16)),
-        ({"mechanism": "fixed_clip"}, {"cohort": {"kind": "poisson", "sampling_probability": 0.5}}, (31, 9, 16)),
+        pytest.param(
+            {"mechanism": "fixed_clip"},
+            {"cohort": {"kind": "poisson", "sampling_probability": 0.5}},
+            (31, 9, 16),
+            marks=pytest.mark.slow,
+        ),
         ({"mechanism": "local_dp"}, {}, (31, 9, 16)),
     ],
     ids=["record", "both", "hospital", "sampled hospitals", "local"],

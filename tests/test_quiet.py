@@ -6,9 +6,11 @@ import logging
 import os
 import subprocess
 import sys
+import types
 import warnings
 
 import pytest
+from few_fast import few_fast
 
 from tff_hospitals.foundations import quiet
 
@@ -77,9 +79,35 @@ tf.get_logger().warning("a warning of the stack")
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize(("verbosity", "is_silent"), [("0", True), ("1", False)])
+@pytest.mark.parametrize(("verbosity", "is_silent"), few_fast([("0", True), ("1", False)], [("0", True)]))
 def test_the_whole_stack_loads_without_a_word_unless_asked(verbosity: str, is_silent: bool) -> None:
     done = subprocess.run([sys.executable, "-c", NOISY, verbosity], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert ("a warning of the stack" not in done.stderr) == is_silent
     assert (done.stderr == "") == is_silent
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("3", "3")])
+def test_the_package_keeps_an_operation_to_one_thread(before, after):
+    """From a user's own Python as from scripts; what the environment says goes first."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_NUM_INTRAOP_THREADS"}
+    environment.update({"TF_NUM_INTRAOP_THREADS": before} if before else {})
+    code = "import os, sys, tff_hospitals; print(os.environ['TF_NUM_INTRAOP_THREADS'], 'numpy' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [after, "False"]
+
+
+@pytest.mark.parametrize("worked", [True, False])
+def test_who_used_tensorflow_before_is_told_once(monkeypatch, worked):
+    class Context:
+        _context_handle = object() if worked else None
+
+    module = types.SimpleNamespace(context_safe=Context)
+    monkeypatch.setitem(sys.modules, "tensorflow.python.eager.context", module)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setattr(quiet, "_too_late", False)
+    quiet.one_thread_per_operation()
+    first, second = quiet.threads_warning(), quiet.threads_warning()
+    assert (first is not None) == worked
+    assert second is None
+    assert not worked or "import tff_hospitals first" in first

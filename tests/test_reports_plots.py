@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 
 import pytest
 import report_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.second_process import SecondProcess
 from tff_hospitals.reports import plot_labels, plot_privacy, plot_style, plots
 from tff_hospitals.reports.plot_attacks import attacks_against_epsilon
 from tff_hospitals.reports.plot_bands import error_against_bands
@@ -193,6 +196,32 @@ def test_gaps_in_the_data_leave_figures_out_with_a_reason(captured):
     assert "no method has both a guarantee and an accuracy" in missing[0]
 
 
+def test_a_second_process_draws_the_same_pictures(tmp_path):
+    content = report_samples.sample_summary(methods=report_samples.METHODS[4:7], rounds=3)
+    files.write_json(tmp_path / "summary.json", content)
+    name = "bytes_against_accuracy"
+    with SecondProcess(cores=2) as second, plot_style.drawing():
+        assert second.ask(plots.draw_elsewhere, tmp_path / "nowhere")
+        assert second.ask(plots.draw_elsewhere, tmp_path)
+        with pytest.raises(files.RecordError, match="nowhere"):
+            second.answer()
+        found = second.answer()
+        assert list(found) == list(plots.ELSEWHERE)
+        assert found[name] == plots.DRAWN[name](summary_from_json(content))
+
+
+@pytest.mark.parametrize("answers", ["drawn", "failed", "alone"])
+def test_what_a_second_process_does_not_draw_is_drawn_here(monkeypatch, answers):
+    """It saves time and nothing else: same pictures, same order, same words."""
+    here = []
+    draws = {name: lambda summary, name=name: here.append(name) or f"{name} of {summary}" for name in plots.DRAWN}
+    monkeypatch.setattr(plots, "DRAWN", draws)
+    elsewhere = {name: f"{name} of it" for name in plots.ELSEWHERE}
+    answer = {"drawn": lambda: elsewhere, "failed": SecondProcess(cores=1).answer, "alone": None}[answers]
+    assert plots.draw_all("it", answer) == ([f"{name} of it" for name in draws], [])
+    assert sorted(here) == sorted(name for name in draws if answers != "drawn" or name not in elsewhere)
+
+
 def test_nulls_among_the_rows_are_passed_over(captured):
     source = report_samples.sample_summary()
     source["rows"][0].update(accuracy_mean=None, accuracy_per_seed=[], accuracy_per_hospital={})
@@ -256,3 +285,27 @@ def test_palette_keeps_its_distance_from_both_pages():
     for colour in (*plot_style.SERIES, *plot_style.NEUTRAL, *plot_style.STEPS, plot_style.INK, plot_style.MUTED):
         assert contrast(colour, plot_style.CARD) >= 2.4, colour
         assert contrast(plot_style.DARK[colour], plot_style.DARK[plot_style.CARD]) >= 2.4, colour
+
+
+def test_between_processes_the_renderings_travel_and_not_the_figure():
+    with plot_style.drawing():
+        picture = plot_style.Sheet("Title", "how to read it", "footer", 1.0).finish("name", "title", "caption", "alt")
+    again = pickle.loads(pickle.dumps(picture))
+    assert again == picture
+    assert again.figure is None
+    assert picture.figure is not None
+
+
+def test_labels_of_the_bytes_keep_off_the_levels_and_steps_of_others():
+    source = report_samples.sample_summary()
+    for place, row in enumerate(row for row in source["rows"] if row["bytes_up"]):
+        row["bytes_up"] *= (1.0, 0.3, 4.0, 0.1)[place % 4]
+        row["bytes_down"] *= (1.0, 0.5, 3.0, 0.2)[place % 4]
+    with plot_style.drawing():
+        axes = bytes_against_accuracy(summary_from_json(source)).figure.axes[0]
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_bbox_patch() is not None]
+        levels = [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+        heights = [axes.transData.transform((1.0, level))[1] for level in levels]
+    assert len(boxes) > 8
+    assert len(levels) == 2
+    assert not [(box, y) for box in boxes for y in heights if box.y0 < y < box.y1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import toy
 
@@ -16,6 +18,8 @@ from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.plan import Plan
 from tff_hospitals.training.results import TrainingError
+
+pytestmark = pytest.mark.tensorflow
 
 GRID = parse_grid(["local_steps:2|5", "client_learning_rate:0.05|0.2"])
 
@@ -70,7 +74,14 @@ def test_a_machine_of_a_cluster_makes_the_same_method_of_the_words(tmp_path):
     assert method_at(job.method, job.label) == method
 
 
-@pytest.mark.tensorflow
+def test_every_setting_of_a_run_travels_to_the_machine_that_runs_it(tmp_path):
+    set_otherwise = {"method", "plan", "dataset", "runtime", "folder", "models"}
+    settings = {field.name for field in dataclasses.fields(MethodRunner)} - set_otherwise
+    values = {name: f"a value of {name}" for name in settings}
+    job = job_of(MethodRunner(METHODS["mean"], Plan(), toy.hospitals(), "compiled", tmp_path, **values), 1)
+    assert {name: getattr(job, name) for name in settings} == values
+
+
 def test_one_table_of_all_points_and_seeds_and_a_failure_in_it(tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "load", lambda data: toy.hospitals())
     whole, failing = MethodRunner.run_seeds, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from few_fast import few_fast
 
 from tff_hospitals.communication import parse_chain
 from tff_hospitals.foundations.validation import InvalidInput
@@ -80,8 +81,9 @@ def test_a_length_that_depends_on_values_is_bounded(text):
     assert int(codec.transcode(flat, tf.constant([5, 6], tf.int64))[1]) >= len(payload)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", ["quantize:2", "rotate,quantize:4", "randk:0.1", "ternary"])
+@pytest.mark.parametrize(
+    "text", few_fast(["quantize:2", "rotate,quantize:4", "randk:0.1", "ternary"], slow=["quantize:2"])
+)
 def test_draws_in_the_graph_have_the_form_and_the_mean_of_the_codecs(text):
     import tensorflow as tf
 

@@ -101,7 +101,8 @@ def test_a_process_equals_the_compiled_runtime_where_both_have_the_same_batches(
         assert int(seen["num_batches"]) == 3 * plan.client.local_epochs
 
 
-def test_processes_of_two_plans_or_two_models_do_not_share_the_server_s_noise():
+@pytest.mark.slow
+def test_processes_of_two_plans_or_two_models_do_not_share_the_server_s_noise(context):
     """The same seed everywhere: what is common to two models would take the noise off both."""
 
     def key_of(plan, clients, model="logistic_regression"):

@@ -8,6 +8,7 @@ import json
 
 import pytest
 import toy
+from few_fast import few_fast
 
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.foundations.validation import InvalidInput
@@ -79,7 +80,7 @@ def test_without_noise_the_last_round_is_that_of_a_run_on_the_same_batches(tmp_p
     assert float(rows[0]["train/num_examples"]) == 40
 
 
-@pytest.mark.parametrize(("mechanism", "code"), [("fixed_clip", 0), ("dp_sgd", 3)])
+@pytest.mark.parametrize(("mechanism", "code"), few_fast([("fixed_clip", 0), ("dp_sgd", 3)], slow=[("fixed_clip", 0)]))
 def test_the_promise_of_a_program_is_put_to_the_test(mechanism, code, tmp_path, capsys):
     """Hospital level in full; batches that TFF drew are not tested by ours, and then the audit says too little."""
     from tff_hospitals.experiments import program_command

@@ -161,7 +161,7 @@ def test_it_runs_in_the_stock_context_and_under_tff_programs(tmp_path):
     assert "program [1, 2] 2" in printed, complaints
 
 
-@pytest.mark.slow
+@pytest.mark.rare  # two minutes of training
 def test_the_stock_context_reaches_the_accuracy_of_the_compiled_runtime(tmp_path, monkeypatch):
     """Other orders of the records, the same training: within half a point over five seeds.
 

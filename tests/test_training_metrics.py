@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tff_hospitals.training import metrics
-from tff_hospitals.training.metrics import METRICS, Predictions, default_headline, evaluate
+from tff_hospitals.training.metrics import METRICS, Predictions, default_headline, evaluate, evaluate_parts
+from tff_hospitals.training.record_counts import Draws
 
 sklearn = pytest.importorskip("sklearn.metrics")
 
@@ -71,6 +72,45 @@ def test_calibration_error_by_hand():
     assert evaluate(sure)["calibration_error"] == 0.0
 
 
+@pytest.mark.parametrize("labels", [[1, 0, 0, 0], [0, 1, 1, 1]])
+def test_one_record_of_a_class_defines_no_recall_and_no_auc(labels):
+    """One patient alone would make them 0 or 1."""
+    for right in (0.0, 1.0):
+        found = evaluate(Predictions("binary", labels, [0.1] * 4, [right] * 4, [0.9, 0.2, 0.3, 0.4]))
+        alone = "sensitivity" if labels[0] else "specificity"
+        assert all(math.isnan(found[name]) for name in ("auc", "balanced_accuracy", "f1", alone))
+        assert found["accuracy"] == right
+    many = evaluate(Predictions("multiclass", [0, 0, 1, 1, 2], [0.1] * 5, [1, 1, 1, 1, 0], np.full([5, 3], 1 / 3)))
+    assert many["balanced_accuracy"] == 1.0  # of the classes that have a recall
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_parts_in_one_pass_are_parts_one_by_one(task):
+    one = sample(task)
+    parts = {
+        "a": slice(0, 60),
+        "few": slice(60, 64),
+        "nobody": slice(64, 64),
+        "b": slice(64, 200),
+        "all": slice(0, 200),
+    }
+    found = metrics.evaluate_parts(one, parts)
+    assert list(found) == list(parts)
+    for name, rows in parts.items():
+        assert found[name] == pytest.approx(evaluate(one[rows]), nan_ok=True, rel=1e-12), name
+
+
+def test_what_one_hospital_leaves_undefined_stays_there():
+    labels = [1, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0]
+    losses = [0.1] * 11 + [math.inf]
+    one = Predictions("binary", labels, losses, [1.0] * 12, np.linspace(0.9, 0.1, 12))
+    found = metrics.evaluate_parts(one, {"whole": slice(0, 4), "one positive": slice(4, 8), "lost": slice(8, 12)})
+    assert (found["whole"]["auc"], found["one positive"]["specificity"]) == (1.0, 1.0)
+    assert found["whole"]["loss"] == pytest.approx(0.1)
+    assert math.isinf(found["lost"]["loss"])
+    assert all(math.isnan(found[name]["auc"]) for name in ("one positive", "lost"))
+
+
 def test_auc_is_the_share_of_ordered_pairs():
     one = sample("binary", 60)
     positive, negative = one.scores[one.labels == 1], one.scores[one.labels == 0]
@@ -116,10 +156,27 @@ def test_counts_are_repeated_records(task, seed):
     one = sample(task, 25, seed)
     counts = np.random.default_rng(seed).multinomial(25, np.full(25, 1 / 25), size=4)
     for metric in metrics.metrics_of(task):
-        values = metric.compute(one, counts.astype(float))
+        values = metric.compute(one, Draws(counts))
         for value, drawn in zip(values, counts):
             written_down = one[np.repeat(np.arange(25), drawn)]
+            if task != "regression" and 1 in np.unique(written_down.labels, return_counts=True)[1]:
+                continue  # a data set with a class of one record; a resample may come to one
             assert value == pytest.approx(evaluate(written_down)[metric.name], nan_ok=True), metric.name
+
+
+@given(task=st.sampled_from(["binary", "multiclass", "regression"]), seed=st.integers(0, 20), bad=st.booleans())
+def test_parts_in_one_pass_are_as_each_by_itself(task, seed, bad):
+    """Of none, one and many records, overlapping, with a class of one, and beside a part that the model failed on."""
+    one = sample(task, 60, seed)
+    if bad:
+        one.losses[5] = math.inf
+        one = one[:]
+    parts = {"none": slice(0, 0), "one": slice(0, 1), "few": slice(1, 9), "rest": slice(9, 60), "all": slice(0, 60)}
+    for name, values in evaluate_parts(one, parts).items():
+        own = one[parts[name]]
+        for metric in metrics.metrics_of(task):
+            alone = metric.compute(own, Draws(np.ones([1, len(own)])))[0]
+            assert values[metric.name] == pytest.approx(alone, nan_ok=True), (name, metric.name)
 
 
 def test_every_metric_declares_bounds_that_hold():

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import toy
+from few_fast import few_fast
 
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.plan.plan import Plan
@@ -87,6 +88,12 @@ def same_values(first, second):
     return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-7) or (math.isnan(one) and math.isnan(other))
 
 
+def lies_in(path):
+    """What lies in a run directory; curves are written some seconds apart, so that their number depends on the time."""
+    found = {one.relative_to(path).as_posix() for one in path.rglob("*")}
+    return {name.split("/events.out.")[0] for name in found}
+
+
 def assert_same_run(run, alone):
     for one, other in zip((*run.weights, *run.frozen), (*alone.weights, *alone.frozen)):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
@@ -99,11 +106,10 @@ def assert_same_run(run, alone):
         assert [name for name in row if not same_values(row[name], expected[name])] == []
     for name in ("seed", "epsilon", "rounds", "stop_reason", "bytes_up", "bytes_down", "guarantee", "warnings"):
         assert run.summary[name] == alone.summary[name], name
-    names = {path.relative_to(alone.directory).as_posix() for path in alone.directory.rglob("*")}
-    assert {path.relative_to(run.directory).as_posix() for path in run.directory.rglob("*")} == names
+    assert lies_in(run.directory) == lies_in(alone.directory)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", few_fast(PLANS, ("dp_sgd", "frozen_differ", "budget"), ("tree", "epochs")))
 def test_each_seed_is_the_run_alone(dataset, tmp_path, calls, name):
     plans = with_seeds(PLANS[name])
     built = loop.build_model(plans[0], dataset)
@@ -197,6 +203,7 @@ def test_a_seed_that_cannot_go_on_is_named_when_the_others_have_ended(dataset, m
     assert json.loads((folders(tmp_path)[2] / "summary.json").read_text())["rounds"] == 6
 
 
+@pytest.mark.slow
 def test_calls_hold_no_more_noise_than_is_allowed(dataset, model, monkeypatch, calls):
     plan = PLANS["dp_sgd"].replace(evaluate_every=6, checkpoint_every=6)
     whole = train_seeds(with_seeds(plan), dataset, model=model)

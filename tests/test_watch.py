@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+import types
 
 import pytest
 
+from tff_hospitals.deployment import status
 from tff_hospitals.experiments import front_door
 from tff_hospitals.foundations import files
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.reports import watch
 from tff_hospitals.reports.run_files import METRIC_NUMBERS
+from tff_hospitals.training import published_fields
 
 PLAN = Plan(method="dp_sgd", rounds=10).replace(privacy={"mechanism": "dp_sgd", "target_epsilon": 4.0})
 
@@ -69,3 +73,45 @@ def test_a_comparison_lists_its_runs(tmp_path):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(files.RecordError, match=r"holds no run.*Remedy"):
         watch.view(tmp_path)
+
+
+class Federated:
+    """What the view of a federation looks at."""
+
+    def __init__(self):
+        self.agreement = types.SimpleNamespace(
+            federation="f\x1b[2J", ids=("north", "south", "west"), plan={"rounds": 10}
+        )
+        self.transport = types.SimpleNamespace(present=lambda: ("north",), engine="grpc", dropped=1)
+        self.asking, self.waiting = ("ROUND", 3), frozenset(["north"])
+        self.heard, self.arrivals = {"north": time.monotonic() - 200}, {"north": 2}
+        self.refusals, self.rejected = {"west": "beyond its budget"}, 7
+
+
+@pytest.mark.parametrize(
+    ("plan", "where"),
+    [(Plan(), "."), (Plan().replace(privacy={"mechanism": "dp_sgd"}), "inside")],
+    ids=["open", "private"],
+)
+def test_a_federation_says_who_is_there_who_is_waited_for_and_who_refused(plan, where, tmp_path):
+    place = status.place(tmp_path / "run", plan)
+    assert place == tmp_path / "run" / where
+    with status.kept(Federated(), place, 60.0):
+        lines, finished = watch.view(tmp_path / "run")
+        assert lines[0] == "run: waits for hospitals"
+        assert not finished
+        write(tmp_path / "run", ["north"], 4)
+        text = "\n".join(watch.view(tmp_path / "run").lines)
+    assert "round 4 of 10" in text
+    assert "federation f?[2J over grpc: 1 of 3 hospitals are there, asked ROUND of round 4, written" in text
+    assert "7 rejected, 1 dropped" in text
+    assert "north: waited for, last heard 3 min before" in text
+    assert "south: not connected, never heard of" in text
+    assert "west: refused: beyond its budget" in text
+    assert "federation f?[2J over grpc, over" in "\n".join(watch.view(tmp_path / "run").lines)
+    for name in (status.FILE_NAME, status.METRICS_NAME):  # who takes part, and for how long, no epsilon covers
+        assert (tmp_path / "run" / name).exists() == published_fields.leaves(plan)(name, "hospitals")
+    metrics = (place / status.METRICS_NAME).read_text()
+    assert 'tff_hospitals_present{federation="f\x1b[2J",hospital="south"} 0' in metrics
+    (place / status.FILE_NAME).write_text("{}")
+    assert "federation.json cannot be read" in watch.view(tmp_path / "run").lines

@@ -14,6 +14,9 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+# What reads files that the package brings along: data, templates, what commands know of themselves.
+READERS = ("test_hospitals_heart_disease", "test_hospitals_datasets", "test_reports_html", "test_front_door")
+
 
 def run(command: list[str | os.PathLike[str]], folder: pathlib.Path) -> str:
     """What a command prints, in an environment from which the checkout cannot be imported."""
@@ -87,17 +90,27 @@ def test_commands_answer(installed: pathlib.Path) -> None:
         assert "Traceback" not in done.stderr, command.name
 
 
-def test_the_tests_pass_against_the_wheel(installed: pathlib.Path, checkout: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "fewest"),
+    [
+        pytest.param([f"tests/{name}.py" for name in READERS], 30, id="readers"),
+        pytest.param(["tests"], 200, id="all", marks=pytest.mark.rare),
+    ],
+)
+def test_the_tests_pass_against_the_wheel(
+    installed: pathlib.Path, checkout: pathlib.Path, files: list[str], fewest: int
+) -> None:
     for name in ("tests", "scripts"):  # scripts use the package that is installed, if there is one
-        shutil.copytree(checkout / name, installed / name, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(checkout / name, installed / name, ignore=ignored, dirs_exist_ok=True)
     shutil.copy(checkout / "pyproject.toml", installed)  # pytest's settings; there is no setup.cfg, so no checkout
     output = run(
         [
-            *(installed / "venv/bin/python", "-m", "pytest", "tests", "-n", "0", "-p", "no:cacheprovider"),
-            *("-m", "not tensorflow and not slow", "--durations=5"),
+            *(installed / "venv/bin/python", "-m", "pytest", *files, "-n", "0", "-p", "no:cacheprovider"),
+            *("-m", "not tensorflow and not slow and not rare", "--durations=5"),
         ],
         installed,
     )
     summary = output.strip().splitlines()[-1]
     assert " passed" in summary, summary
-    assert int(summary.split(" passed")[0].split()[-1]) > 200
+    assert int(summary.split(" passed")[0].split()[-1]) > fewest

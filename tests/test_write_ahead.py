@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import toy
+from few_fast import few_fast
 
 from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.foundations.validation import InvalidInput
@@ -29,7 +30,10 @@ def die_after(rounds):
     return die
 
 
-@pytest.mark.parametrize(("mechanism", "after"), [("fixed_clip", 2), ("fixed_clip", 5), ("tree", 5), ("dp_sgd", 5)])
+@pytest.mark.parametrize(
+    ("mechanism", "after"),
+    few_fast([("fixed_clip", 2), ("fixed_clip", 5), ("tree", 5), ("dp_sgd", 5)], [("fixed_clip", 5), ("dp_sgd", 5)]),
+)
 def test_rounds_that_an_interruption_lost_are_charged(mechanism, after, tmp_path):
     """Before: 1.00 was stated and 1.22 released."""
     plan, data = PLAN.replace(privacy={"mechanism": mechanism, "secure_noise": True}), toy.hospitals()

@@ -36,3 +36,22 @@ def hospitals(sizes=(20, 13, 7), shape=(5,), classes=2, seed=0, scale=1.0):
         preprocessing=NO_PREPROCESSING,
         secret=public_secret("toy"),
     )
+
+
+class Killed(Exception):
+    """A run that was interrupted from outside."""
+
+
+def killed_and_resumed(plan, dataset, run_dir, after):
+    """Trains until a round has ended, is killed there, and trains on from the last checkpoint."""
+    from tff_hospitals.training.loop import train
+
+    def kill(progress):
+        if progress.round == after:
+            raise Killed
+
+    try:
+        train(plan, dataset, run_dir=run_dir, on_round=kill)
+    except Killed:
+        return train(plan, dataset, run_dir=run_dir)
+    raise AssertionError("the run ended before it was killed")

@@ -41,9 +41,9 @@ def trained(method: str, changes: Mapping[str, Any], seed: int = 7) -> Any:
     return run
 
 
-def audited(run: Any) -> tuple[list, list[str]]:
-    """Its self-tests, and what was not tested though a verdict needs it."""
-    tests = settle([one for one in suite.all_findings(run) if isinstance(one, Finding)])
+def audited(run: Any, error: float) -> tuple[list, list[str]]:
+    """Its self-tests, decided at this chance of any false alarm, and what was not tested though a verdict needs it."""
+    tests = settle([one for one in suite.all_findings(run) if isinstance(one, Finding)], error)
     return tests, promise.gaps(run.ledger.units(), suite.taking_part(run), tests)
 
 

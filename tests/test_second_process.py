@@ -1,0 +1,147 @@
+"""A second process: what it answers, how it ends, and that the runs of a comparison come out the same with it."""
+
+import os
+import sys
+import threading
+import time
+import types
+
+import pytest
+
+from tff_hospitals.experiments import comparison, sweep
+from tff_hospitals.foundations import files
+from tff_hospitals.foundations.second_process import Lost, SecondProcess
+from tff_hospitals.foundations.validation import InvalidInput, Problem, raise_if
+from tff_hospitals.training.results import TrainingError
+
+pytestmark = pytest.mark.tensorflow
+
+
+def test_results_and_errors_come_back_in_order():
+    problem = Problem("--rounds", 0, "must be at least 1", "give 1 or more")
+    with SecondProcess(cores=2) as second:
+        assert second.tell(print, "no answer, and nothing that could be taken for one")
+        assert second.ask(sorted, [2, 1])
+        assert second.ask(raise_if, [problem])
+        assert second.ask(os.getpid)
+        assert second.answer() == [1, 2]
+        with pytest.raises(InvalidInput) as caught:
+            second.answer()
+        assert caught.value.problems == (problem,)
+        assert second.answer() != os.getpid()
+
+
+def test_it_ends_with_what_started_it_whatever_it_does_then():
+    with SecondProcess(cores=2) as second:
+        process = second._process
+    assert process.returncode is not None  # killed, and waited for
+    orphan = SecondProcess(cores=2)
+    assert orphan.ask(time.sleep, 600)
+    process, started = orphan._process, time.monotonic()
+    process.stdin.close()  # as when this process dies
+    assert process.wait(60) == 0
+    assert time.monotonic() - started < 60
+    with pytest.raises(Lost):
+        orphan.answer()
+    assert not orphan.ask(sorted, [1])
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("ends", [(sys.exit, 0), (exec, "class Odd(Exception): pass\nraise Odd")])
+def test_one_that_ends_or_cannot_say_what_went_wrong_is_lost(ends):
+    with SecondProcess(cores=2) as second:
+        assert second.ask(*ends)
+        with pytest.raises(Lost):
+            second.answer()
+
+
+def test_without_a_second_core_there_is_none():
+    with SecondProcess(cores=1) as second:
+        assert not second.ask(sorted, [1])
+        assert not second.tell(sorted, [1])
+        with pytest.raises(Lost):
+            second.answer()
+
+
+class Stub:
+    """A second process of this one: it answers in words, or fails."""
+
+    def __init__(self, failure=None):
+        self.failure, self.asked = failure, []
+        self.busy = threading.Event()
+
+    def ask(self, function, job):
+        assert function is sweep.train_job
+        self.asked.append(job)
+        return True
+
+    def answer(self):
+        if len(self.asked) == 2:
+            self.busy.wait(60)  # what is left is this process's
+        if self.failure is not None:
+            raise self.failure
+        name, seeds = self.asked[-1]
+        return [f"{name} {seed} there" for seed in seeds]
+
+
+def _runner(name, runtime="compiled", is_small=True):
+    def run_seeds(seeds, on_start):
+        return [f"{name} {seed} here" for seed in seeds if on_start(seed) is None]
+
+    return types.SimpleNamespace(name=name, runtime=runtime, is_small=is_small, run_seeds=run_seeds)
+
+
+@pytest.mark.parametrize("failure", [None, Lost("killed"), TrainingError("round 1: not finite")])
+def test_every_run_is_trained_once_and_comes_in_the_order_of_the_table(monkeypatch, failure):
+    monkeypatch.setattr(sweep, "job_of", lambda runner, *seeds: (runner.name, seeds))
+    runners = [_runner("a"), _runner("b"), _runner("native", "native"), _runner("large", is_small=False)]
+    runners += [_runner("c"), _runner("d")]
+    stub = Stub(failure)
+    runs = sweep.start("compiled", [(runner, (1, 2)) for runner in runners], second=stub)
+    while len(stub.asked) < 2:  # "d", then "c"
+        time.sleep(0.001)
+    found, started = {}, []
+    for runner in runners:
+        if runner.name == "c":
+            stub.busy.set()
+        try:
+            found[runner.name] = runs.rows(runner, (1, 2), lambda seed: started.append(seed))
+        except TrainingError as error:
+            found[runner.name] = str(error)
+    runs.close()
+    there = {None: "{} {} there", Lost: "{} {} here"}.get(failure and type(failure))
+    for name, rows in found.items():
+        if name not in "cd":
+            assert rows == [f"{name} 1 here", f"{name} 2 here"]
+        else:
+            assert rows == ([there.format(name, seed) for seed in (1, 2)] if there else str(failure))
+    assert started == [1, 2] * (len(runners) if there else 4)
+    assert [name for name, _ in stub.asked] == ["d", "c"]
+
+
+@pytest.mark.slow
+def test_a_comparison_in_two_processes_is_the_same(tmp_path):
+    """All figures of summary.json but the times, and every table of every run."""
+    asked = comparison.Comparison(
+        methods=("pooled", "weighted_mean", "dp_sgd"), target_epsilons=(1.0, 5.0), seeds=(1, 2), given={"rounds": 2}
+    )
+    summaries = [comparison.run(asked, tmp_path / "one")]
+    with SecondProcess(cores=2) as second:
+        summaries.append(comparison.run(asked, tmp_path / "two", second=second))
+    one, two = map(_without_times, summaries)
+    assert one == two
+    names = [
+        {path.relative_to(folder) for path in folder.rglob("*")} for folder in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.name in ("metrics.csv", "bytes.csv"):
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        if name.name == "ledger.json":
+            assert files.read_json(tmp_path / "one" / name) == files.read_json(tmp_path / "two" / name)
+
+
+def _without_times(found):
+    if isinstance(found, dict):
+        return {key: _without_times(value) for key, value in found.items() if "second" not in key and key != "created"}
+    return [_without_times(one) for one in found] if isinstance(found, list) else found
