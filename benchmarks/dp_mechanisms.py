@@ -5,21 +5,25 @@
 Panels: `record`, the four hospitals of the heart disease set; `all_20`, `all_100`, `all_1000`, scikit-learn's digits
 over so many simulated sites (IID split; 1,797 images, so that 1,000 sites have one or two each) that all take part in
 every round; `cyclic_20`, `cyclic_100`, `cyclic_1000`, the same sites in cyclic cohorts of a tenth, where correlated
-noise pays. Panels that the JSON file already has are kept, so that parts run one after the other make one file.
+noise pays.
 
 Ten seeds, 95 % t-intervals. Where a mechanism cannot give the target, the cell holds its reason instead of a number.
 Epsilon is that of the ledger.
 
-Every mechanism has its own clip norm and learning rate, the best of the same few by accuracy on *validation* records:
-a fifth of the hospitals' training records (record level) or of the sites (hospital level), held out while tuning, at
-the middle target, with seeds of its own. No test record plays a part. What tuning on private data costs is not in
-epsilon (`--selected_from` would add it); it is the same for all.
+Every mechanism has its own clip norm and learning rate at every target, found by the same search: six settings first,
+then the neighbours of the best on the grid until none is better, by accuracy on *validation* records: a fifth of the
+hospitals' training records (record level) or of the sites (hospital level), held out while tuning, with seeds of its
+own. No test record plays a part. What tuning on private data costs is not in epsilon (`--selected_from` would add it);
+it is the same for all.
+
+Every cell is written when it is there: a run that was stopped goes on with the next one when it is started again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import time
 from typing import Any
@@ -41,7 +45,9 @@ HOSPITAL_LEVEL = (
     "skellam",
     "local_dp",
 )
-CLIP_NORMS, RATE_FACTORS, TUNING_SEEDS = (0.3, 1.0, 3.0), (1.0, 4.0), (1, 2)
+CLIP_NORMS, RATE_FACTORS, TUNING_SEEDS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), (0.25, 1.0, 4.0, 16.0, 64.0), (1, 2)
+RECORD_TUNING_SEEDS = range(1, 11)  # runs of the four hospitals are short, and their rows differ by little
+FIRST_TRIED = {(norm, factor) for norm in (0.3, 1.0, 3.0) for factor in (1.0, 4.0)}
 DELTA = {"heart_disease": 1e-3, 20: 1e-2, 100: 1e-3, 1000: 1e-4}
 CYCLIC = ("fixed_clip", "tree", "blt", "banded_mf")
 
@@ -98,8 +104,13 @@ def settings(panel: Panel, rounds: int, cyclic_rounds: int) -> tuple[Any, Any]:
         privacy={"clip_norm": 1.0, "delta": DELTA[panel.sites]},
     )
     if panel.cyclic:
-        plan = plan.replace(cohort={"kind": "cyclic", "hospitals_per_round": max(1, panel.sites // 10)})
+        plan = plan.replace(cohort={"kind": "cyclic", "hospitals_per_round": tenth(panel.sites)})
     return plan, baselines.load(plan.data)
+
+
+def tenth(hospitals: int) -> int:
+    """Hospitals in a cyclic cohort."""
+    return max(1, round(hospitals / 10))
 
 
 def held_out(dataset: Any, by_site: bool) -> tuple[Any, Any]:
@@ -125,46 +136,72 @@ def held_out(dataset: Any, by_site: bool) -> tuple[Any, Any]:
     return dataclasses.replace(dataset, hospitals=tuple(kept)), judge
 
 
-def tuned(method: Any, base: Any, dataset: Any, model: Any, epsilons: tuple[float, ...] | None) -> dict[str, Any]:
-    """Clip norm and learning rate that do best on validation records, and what all candidates reached."""
+def tuned(
+    method: Any, base: Any, dataset: Any, model: Any, epsilon: float | None, largest: float | None
+) -> dict[str, Any]:
+    """Clip norm and learning rate that do best on validation records, and what all candidates reached.
+
+    Where fewer hospitals cannot give the target, settings are those of the largest target.
+    """
     from tff_hospitals.training.loop import train_seeds
 
-    small, judge = held_out(dataset, by_site=base.data.name == "digits")
-    middle = None if epsilons is None else sorted(epsilons)[len(epsilons) // 2]
-    largest = None if epsilons is None else max(epsilons)
-    tried = []
-    for clip_norm in CLIP_NORMS if epsilons is not None else (1.0,):
-        for factor in RATE_FACTORS:
-            rate = factor * base.client.learning_rate
-            setting = base.replace(client={"learning_rate": rate}, privacy={"clip_norm": clip_norm})
-            plan = method.plan(setting, middle)
-            if review.problems(plan, small):
-                plan = method.plan(setting, largest)
-            if review.problems(plan, small):
-                continue
-            plans = [plan.replace(seed=seed) for seed in TUNING_SEEDS]
-            runs = train_seeds(plans, small, model=model, evaluate_on=judge)
-            accuracy = sum(run.summary["accuracy_pooled_mean"] for run in runs) / len(runs)
-            tried.append({"clip_norm": clip_norm, "learning_rate": rate, "validation_accuracy": accuracy})
-    best = max(tried, key=lambda one: one["validation_accuracy"], default={})
-    return {"best": best, "tried": tried}
+    by_site = base.data.name == "digits"
+    seeds = TUNING_SEEDS if by_site else RECORD_TUNING_SEEDS
+    small, judge = held_out(dataset, by_site)
+    if base.cohort.kind == "cyclic":
+        base = base.replace(cohort={"hospitals_per_round": tenth(len(small.hospitals))})
+    norms = CLIP_NORMS if epsilon is not None else (1.0,)
+    accuracies: dict[tuple[int, int], float] = {}
+
+    def accuracy(place: tuple[int, int]) -> float:
+        rate = RATE_FACTORS[place[1]] * base.client.learning_rate
+        setting = base.replace(client={"learning_rate": rate}, privacy={"clip_norm": norms[place[0]]})
+        for target in (epsilon, largest):
+            plan = method.plan(setting, target)
+            if not review.problems(plan, small):
+                plans = [plan.replace(seed=seed) for seed in seeds]
+                runs = train_seeds(plans, small, model=model, evaluate_on=judge)
+                return sum(run.summary["accuracy_pooled_mean"] for run in runs) / len(runs)
+        return -math.inf
+
+    grid = {(norm, factor) for norm in range(len(norms)) for factor in range(len(RATE_FACTORS))}
+    places = {place for place in grid if (norms[place[0]], RATE_FACTORS[place[1]]) in FIRST_TRIED}
+    while places:
+        accuracies.update((place, accuracy(place)) for place in sorted(places))
+        norm, factor = max(accuracies, key=lambda place: accuracies[place])
+        places = {(norm - 1, factor), (norm + 1, factor), (norm, factor - 1), (norm, factor + 1)} & grid
+        places -= accuracies.keys()
+        if accuracies[norm, factor] == -math.inf:
+            return {"best": {}, "tried": []}
+    tried = [
+        {
+            "clip_norm": norms[place[0]],
+            "learning_rate": RATE_FACTORS[place[1]] * base.client.learning_rate,
+            "validation_accuracy": value,
+        }
+        for place, value in accuracies.items()
+        if value > -math.inf
+    ]
+    return {"best": max(tried, key=lambda one: one["validation_accuracy"]), "tried": tried}
 
 
 def cell(
-    method: Any, base: Any, dataset: Any, model: Any, epsilon: float | None, seeds: range, best: dict[str, Any]
+    method: Any, base: Any, dataset: Any, model: Any, epsilon: float | None, largest: float | None, seeds: range
 ) -> dict[str, Any]:
     """One method at one target: accuracy over the seeds, or why there is none."""
     from tff_hospitals.reports.spread import mean, sample_sd, t_interval
     from tff_hospitals.training.loop import train_seeds
 
-    if best:
-        base = base.replace(client={"learning_rate": best["learning_rate"]}, privacy={"clip_norm": best["clip_norm"]})
-    plan = method.plan(base, epsilon)
     found: dict[str, Any] = {"method": method.name, "label": method.label, "target_epsilon": epsilon}
-    problems = review.problems(plan, dataset)
+    problems = review.problems(method.plan(base, epsilon), dataset)
     if problems:
         return {**found, "vacuous": "; ".join(str(problem) for problem in problems)}
     started = time.perf_counter()
+    found["tuning"] = tuned(method, base, dataset, model, epsilon, largest)
+    best = found["tuning"]["best"]
+    if best:
+        base = base.replace(client={"learning_rate": best["learning_rate"]}, privacy={"clip_norm": best["clip_norm"]})
+    plan = method.plan(base, epsilon)
     runs = train_seeds([plan.replace(seed=seed) for seed in seeds], dataset, model=model)
     field = "accuracy_mean" if base.data.name == "heart_disease" else "accuracy_pooled_mean"
     accuracies = [run.summary[field] for run in runs]
@@ -194,37 +231,35 @@ def measure(
     known: list[dict[str, Any]],
     save: Any,
 ) -> list[dict[str, Any]]:
-    """One panel per setting after those that are known; `save` is called after every cell."""
+    """One panel per setting, without the cells that are known; `save` is called after every cell."""
     from tff_hospitals.experiments.methods import METHODS
     from tff_hospitals.training.loop import build_model
 
-    panels = [panel for panel in known if panel["name"] not in names]
+    panels = list(known)
     for name in names:
         asked = PANELS[name]
-        started = time.perf_counter()
         base, dataset = settings(asked, *counts)
         model = build_model(base, dataset)
-        panel: dict[str, Any] = {
-            "name": name,
-            "title": asked.title,
-            "sites": asked.sites or 4,
-            "rounds": base.rounds,
-            "cells": [],
-        }
-        panels.append(panel)
-        panels.sort(key=lambda one: list(PANELS).index(one["name"]))
-        reference = METHODS["weighted_mean" if asked.sites is None else "mean"]
-        panel["tuning"] = {reference.name: tuned(reference, base, dataset, model, None)}
-        best = panel["tuning"][reference.name]["best"]
-        panel["reference"] = cell(reference, base, dataset, model, None, seeds, best)
+        panel = next((one for one in panels if one["name"] == name), None)
+        if panel is None:
+            reference = METHODS["weighted_mean" if asked.sites is None else "mean"]
+            panel = {
+                "name": name,
+                "title": asked.title,
+                "sites": asked.sites or 4,
+                "rounds": base.rounds,
+                "reference": cell(reference, base, dataset, model, None, None, seeds),
+                "cells": [],
+            }
+            panels.append(panel)
+            panels.sort(key=lambda one: list(PANELS).index(one["name"]))
+        there = {(found["method"], found["target_epsilon"]) for found in panel["cells"]}
         for mechanism in asked.mechanisms:
-            if mechanisms and mechanism not in mechanisms:
-                continue
-            panel["tuning"][mechanism] = tuned(METHODS[mechanism], base, dataset, model, epsilons)
-            best = panel["tuning"][mechanism]["best"]
             for epsilon in epsilons:
-                panel["cells"].append(cell(METHODS[mechanism], base, dataset, model, epsilon, seeds, best))
-                panel["seconds"] = time.perf_counter() - started
+                if (mechanism, epsilon) in there or (mechanisms and mechanism not in mechanisms):
+                    continue
+                found = cell(METHODS[mechanism], base, dataset, model, epsilon, max(epsilons), seeds)
+                panel["cells"].append(found)
                 save(panels)
     return panels
 
@@ -235,14 +270,14 @@ def half_width(found: dict[str, Any]) -> float:
 
 
 def table(panels: list[dict[str, Any]]) -> str:
-    """A Markdown table for each panel: accuracy in percent with half the interval; reasons below."""
+    """A Markdown table for each panel: accuracy in percent, half the interval, (clip norm, rate); reasons below."""
     lines: list[str] = []
     for panel in panels:
         epsilons = list(dict.fromkeys(found["target_epsilon"] for found in panel["cells"]))
         without = f"{panel['rounds']} rounds; without privacy {100 * panel['reference']['accuracy']:.1f}"
         lines += ["", f"**{panel['title']}** ({without})", ""]
-        lines += ["| mechanism | clip norm, rate | " + " | ".join(f"epsilon {value:g}" for value in epsilons) + " |"]
-        lines += ["|---" * (2 + len(epsilons)) + "|"]
+        lines += ["| mechanism | " + " | ".join(f"epsilon {value:g}" for value in epsilons) + " |"]
+        lines += ["|---" * (1 + len(epsilons)) + "|"]
         reasons: dict[str, None] = {}
         for name in dict.fromkeys(found["method"] for found in panel["cells"]):
             texts = []
@@ -251,10 +286,10 @@ def table(panels: list[dict[str, Any]]) -> str:
                     texts.append("vacuous")
                     reasons[f"{name}: {found['vacuous']}"] = None
                 elif found["method"] == name:
-                    texts.append(f"{100 * found['accuracy']:.1f} ± {half_width(found):.1f}")
-            best = panel["tuning"][name]["best"]
-            setting = f"{best['clip_norm']:g}, {best['learning_rate']:g}" if best else "-"
-            lines.append(f"| {name} | {setting} | " + " | ".join(texts) + " |")
+                    best = found["tuning"]["best"]
+                    setting = f" ({best['clip_norm']:g}, {best['learning_rate']:g})" if best else ""
+                    texts.append(f"{100 * found['accuracy']:.1f} ± {half_width(found):.1f}{setting}")
+            lines.append(f"| {name} | " + " | ".join(texts) + " |")
         lines += ["", *(f"- {reason}" for reason in reasons)] if reasons else []
     return "\n".join(lines)
 
@@ -309,7 +344,7 @@ def define_flags() -> None:
 
 
 def earlier(path: str | None, made_with: dict[str, Any]) -> list[dict[str, Any]]:
-    """Panels that the file has, measured with the same seeds and targets.
+    """Panels that the file has, measured with the same seeds, targets and rounds.
 
     Raises:
       InvalidInput: when they were measured otherwise.
@@ -337,14 +372,14 @@ def run() -> None:
     )
     epsilons = command.numbers("epsilons", FLAGS.epsilons, float)
     seeds = range(42, 42 + FLAGS.seeds)
-    made_with = {"seeds": list(seeds), "epsilons": list(epsilons)}
+    counts = FLAGS.rounds, FLAGS.cyclic_rounds
+    made_with = {"seeds": list(seeds), "epsilons": list(epsilons), "rounds": list(counts)}
 
     def save(panels: list[dict[str, Any]]) -> None:
         if FLAGS.json:
             records.write_json(FLAGS.json, {**made_with, "panels": panels})
 
     known = earlier(FLAGS.json, made_with)
-    counts = FLAGS.rounds, FLAGS.cyclic_rounds
     panels = measure(FLAGS.panels, FLAGS.mechanisms, epsilons, seeds, counts, known, save)
     save(panels)
     print(table(panels))

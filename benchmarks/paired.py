@@ -63,6 +63,12 @@ class Child:
         self._process.stdin.flush()
         return float(self.wait())
 
+    def peak_mib(self) -> float:
+        """The largest resident memory of the child so far, MiB."""
+        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return float(line.split()[1]) / 1024
+
     def close(self) -> None:
         """Ends the child."""
         if self._process.stdin is not None:

@@ -150,7 +150,7 @@ def measure_all(
 
 def define_flags() -> None:
     """Flags of the measurement."""
-    flags.DEFINE_list("peers", list(peers_environments.PINS), "libraries to measure")
+    flags.DEFINE_list("peers", list(peers_environments.LIBRARIES), "libraries to measure")
     flags.DEFINE_list("sites", ["10", "100"], "numbers of sites")
     flags.DEFINE_integer("turns", 15, "measurements of each")
     flags.DEFINE_string(
@@ -169,7 +169,7 @@ def chosen() -> tuple[list[str], list[int]]:
     """
     peers = list(dict.fromkeys(name.strip() for name in FLAGS.peers))
     sites = list(dict.fromkeys(command.numbers("sites", FLAGS.sites, int)))
-    found = [one_of("--peers", name, peers_environments.PINS) for name in peers or [""]]
+    found = [one_of("--peers", name, peers_environments.LIBRARIES) for name in peers or [""]]
     if not sites or min(sites) < 2:  # Flower's FedAvg waits for two clients
         bound = "must be whole numbers of 2 or more"
         found.append(Problem("--sites", ",".join(FLAGS.sites), bound, "write --sites=10,100"))

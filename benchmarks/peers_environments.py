@@ -1,21 +1,17 @@
-"""Environments of the libraries that `peers.py` measures: made on request, once, from the package index that pip uses.
+"""Environments of the libraries that `peers.py` and `limit.py` measure: their versions, all of them fixed.
 
-Every version is fixed, so that a figure of last year can be measured again. A stamp, written last, tells a finished
-environment from half of one and from one with other versions.
+`foundations.own_environment` makes them on request, once, from the package index that pip uses.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import pathlib
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-VERSION = "3.11"  # of Python; the versions below have wheels for it
+from tff_hospitals.foundations import own_environment
+from tff_hospitals.foundations.own_environment import Unusable, clean
+
+__all__ = ["PINS", "SIZES", "Unusable", "clean", "is_ready", "main_versions", "prepare"]
+
 # FedJAX 0.0.17 is of 2023, and works with this jax. Flower 1.42.0 asks for a certifi newer than any that the index had
 # when these were fixed. What torch brings along for graphics cards is fixed by torch itself.
 PINS = {
@@ -40,6 +36,7 @@ PINS = {
         starlette==1.3.1 tomli==2.5.0 tomli_w==1.2.0 typer==0.20.1 typing-inspection==0.4.5 typing_extensions==4.16.0
         urllib3==2.8.0 uv==0.12.24 uvicorn==0.49.0 uvloop==0.23.0 watchfiles==1.3.0 wcwidth==0.9.4 websockets==17.4
     """,
+    "jax": "jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 numpy==2.4.6 opt_einsum==3.4.0 scipy==1.17.1",
     "pfl": """
         absl-py==1.4.0 attrs==23.2.0 dill==0.4.1 dm-tree==0.1.10 dp-accounting==0.5.1 filelock==4.2.11
         fsspec==2026.9.0 Jinja2==3.1.6 MarkupSafe==3.0.4 mpmath==1.3.0 multiprocess==0.70.19 networkx==3.6.1
@@ -47,30 +44,18 @@ PINS = {
         sympy==1.14.0 torch==2.13.0 typing_extensions==4.16.0 wheel==0.45.1 wrapt==2.5.2
     """,
 }
+LIBRARIES = ("fedjax", "flower", "pfl")  # of federated learning; JAX alone is the limit that limit.py looks for
 SIZES = (
     "fedjax takes 0.7 GB of disk, flower 1.0 GB, pfl 1.1 GB where pip finds a CPU-only wheel of torch (as with one in \
 PIP_FIND_LINKS); the index itself has only the one for graphics cards, of which pip fetches 2.7 GB"
 )
 # The library and what its speed depends on.
-_BESIDE = {"fedjax": ("fedjax", "jaxlib"), "flower": ("flwr", "ray", "jaxlib"), "pfl": ("pfl", "torch")}
-_STAMP, _OURS, _LOG = "installed.txt", "made-by-peers", "install.log"
-
-
-class Unusable(Exception):
-    """Something that the user can mend.
-
-    Args:
-      problem: what is wrong, with its name.
-      remedy: what to do.
-    """
-
-    def __init__(self, problem: str, remedy: str):
-        super().__init__(f"{problem}\n  Remedy: {remedy}")
-
-
-def stamp_text(peer: str) -> str:
-    """What the stamp of a finished environment of this peer holds."""
-    return f"python=={VERSION}\n" + "".join(f"{pin}\n" for pin in PINS[peer].split())
+_BESIDE = {
+    "jax": ("jax", "jaxlib"),
+    "fedjax": ("fedjax", "jaxlib"),
+    "flower": ("flwr", "ray", "jaxlib"),
+    "pfl": ("pfl", "torch"),
+}
 
 
 def main_versions(peer: str) -> str:
@@ -82,8 +67,7 @@ def main_versions(peer: str) -> str:
 
 def is_ready(peer: str, environment: pathlib.Path) -> bool:
     """Whether the environment was finished, with these versions."""
-    stamp = environment / _STAMP
-    return stamp.is_file() and stamp.read_text() == stamp_text(peer) and _python(environment).exists()
+    return _wanted(peer).is_ready(environment)
 
 
 def prepare(peer: str, folder: pathlib.Path) -> pathlib.Path:
@@ -96,97 +80,8 @@ def prepare(peer: str, folder: pathlib.Path) -> pathlib.Path:
     Raises:
       Unusable: no Python of the right version, a folder that is somebody else's, an installer that failed.
     """
-    environment = folder / peer
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder / f"{peer}.lock"):
-            if not is_ready(peer, environment):
-                _make(peer, environment)
-    except OSError as error:
-        raise Unusable(f"{peer}: {environment} cannot be written: {error}", "name another --environments") from error
-    return _python(environment)
+    return own_environment.prepare(_wanted(peer), folder)
 
 
-def _make(peer: str, environment: pathlib.Path) -> None:
-    if environment.exists() and any(environment.iterdir()) and not (environment / _OURS).exists():
-        raise Unusable(
-            f"{peer}: {environment} was not made by this program", "remove it or name another --environments"
-        )
-    uv = shutil.which("uv")
-    base = find_python()
-    if base is None and uv is None:
-        raise Unusable(
-            f"{peer}: there is no Python {VERSION} on this machine",
-            f"install it (and its venv module), or uv, or set TFF_HOSPITALS_PYTHON to a Python {VERSION}",
-        )
-    print(f"Making {environment} (packages from the index, some minutes) ...", file=sys.stderr, flush=True)
-    if environment.exists():
-        shutil.rmtree(environment)
-    environment.mkdir()
-    (environment / _OURS).touch()
-    requirements = environment / "requirements.txt"
-    requirements.write_text("\n".join(PINS[peer].split()) + "\n")
-    python = str(_python(environment))
-    if uv is not None:
-        steps = [
-            [uv, "venv", "--allow-existing", "--python", base or VERSION, str(environment)],
-            [uv, "pip", "install", "--python", python, "--only-binary", ":all:", "--requirement", str(requirements)],
-        ]
-    else:
-        pip = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-        steps = [
-            [str(base), "-m", "venv", str(environment)],
-            [*pip, "--only-binary", ":all:", "--requirement", str(requirements)],
-        ]
-    for step in steps:
-        _run(peer, step, environment / _LOG)
-    unfinished = environment / f"{_STAMP}.part"
-    unfinished.write_text(stamp_text(peer))
-    unfinished.replace(environment / _STAMP)
-
-
-def _run(peer: str, step: list[str], log: pathlib.Path) -> None:
-    with log.open("a") as file:
-        code = subprocess.run(step, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=clean()).returncode
-    if code:
-        last = "\n".join(f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-4:])
-        raise Unusable(
-            f"{peer}: its environment could not be made, code {code} of {' '.join(step[:4])} ...; the last lines of"
-            f" {log}:\n{last}",
-            "if they speak of names, connections or timeouts, check the network and the proxy (https_proxy); if of"
-            " ensurepip, install python3-venv or uv; if of no space, free some; if of no matching version, the index"
-            f" that pip uses lacks it: change the version in {pathlib.Path(__file__).name}. Then start again",
-        )
-
-
-def find_python() -> str | None:
-    """A Python of the right version; it is run, not only looked for, as a name on PATH may have nothing behind it."""
-    named = os.environ.get("TFF_HOSPITALS_PYTHON")
-    for candidate in (sys.executable, named, f"python{VERSION}", "python3"):
-        if candidate and _version(candidate) == VERSION:
-            return candidate
-    return None
-
-
-def _version(python: str) -> str | None:
-    try:
-        asked = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def clean() -> dict[str, str]:
-    """This process's environment without what would lend one Python the packages of another."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_USER")}
-
-
-def _python(environment: pathlib.Path) -> pathlib.Path:
-    return environment / "bin" / "python"
-
-
-@contextmanager
-def _one_at_a_time(path: pathlib.Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _wanted(peer: str) -> own_environment.Wanted:
+    return own_environment.Wanted(peer, PINS[peer], "--environments", pathlib.Path(__file__).name)

@@ -15,11 +15,25 @@ import peers_work
 
 
 def compiled(sites: int) -> None:
-    """This package: the compiled runtime, one round per call; batches are drawn, metrics come back."""
+    """This package as its scripts run it: one round per call; batches are drawn, metrics come back."""
+    from tff_hospitals.foundations import quiet
+
+    quiet.one_thread_per_operation()
+    _ours(sites)
+
+
+def python(sites: int) -> None:
+    """This package as somebody's own Python runs it, after TensorFlow was imported."""
+    import tensorflow  # noqa: F401  # the order that is hardest for us
+
+    _ours(sites)
+
+
+def _ours(sites: int) -> None:
     import dataclasses
 
     import numpy as np
-    import round_time_rows  # first: it finds the package in a checkout that is not installed
+    import round_time_rows
 
     from tff_hospitals.foundations import quiet
     from tff_hospitals.foundations.random_streams import Streams
@@ -27,11 +41,11 @@ def compiled(sites: int) -> None:
     from tff_hospitals.plan import noise as noise_plan
     from tff_hospitals.processes import composition
     from tff_hospitals.runtimes import build_runtime
+    from tff_hospitals.training.drawn_ahead import DrawnAhead
     from tff_hospitals.training.loop import build_model
     from tff_hospitals.training.round_inputs import RoundDrawer
 
     quiet.be_quiet()
-    quiet.one_thread_per_operation()  # as the scripts do
     features, classes = peers_work.FEATURES, peers_work.CLASSES
     made = load_dataset("synthetic", sites=sites, records_per_site=1, features=features, num_classes=classes)
     hospitals = tuple(
@@ -44,16 +58,75 @@ def compiled(sites: int) -> None:
     parts = composition.compose(plan, dataset, model)
     _, frozen = model.initial_weights(np.array([1, 2], np.int64))
     noise = noise_plan.make(plan, dataset)
-    drawer = RoundDrawer(plan, dataset, noise)
+    ahead = DrawnAhead(RoundDrawer(plan, dataset, noise).draw)
     executor = build_runtime("compiled", parts, dataset, frozen)
     state = parts.initial_state(tuple(peers_work.first_weights()), Streams.from_seed(1), noise.server_multiplier)
     kept: dict[str, Any] = {"state": state, "round": 0}
 
     def one_round() -> None:
-        kept["state"], _ = executor.run_rounds(kept["state"], [drawer.draw(kept["round"])])
-        kept["round"] += 1
+        number = kept["round"]
+        kept["state"], _ = executor.run_rounds(kept["state"], ahead.rounds(number, number + 1, plan.rounds))
+        kept["round"] = number + 1
 
     peers_work.repeat(sites, one_round, lambda: [np.asarray(one) for one in kept["state"].weights])
+
+
+def jax_devices(sites: int) -> None:
+    """The limit: the same arithmetic as one program of JAX, sites divided among as many host devices as cores.
+
+    `shard_map` over the devices, a scan over the sites of each, a scan over the steps of a site inside, and the mean of
+    all of them.
+    """
+    import os
+
+    devices = len(os.sched_getaffinity(0))
+    devices = max(count for count in range(1, devices + 1) if sites % count == 0)
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    today: Any = jax  # which has more than the version beside TensorFlow Federated
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    def loss(weights: Any, x: Any, y: Any) -> Any:
+        hidden = jax.nn.relu(x @ weights[0] + weights[1])
+        log_probabilities = jax.nn.log_softmax(hidden @ weights[2] + weights[3])
+        return -jnp.mean(jnp.take_along_axis(log_probabilities, y[:, None], 1))
+
+    def site(weights: Any, x: Any, y: Any, batches: Any) -> Any:
+        def step(current: Any, batch: Any) -> Any:
+            gradients = jax.grad(loss)(current, x[batch], y[batch])
+            return [w - peers_work.RATE * g for w, g in zip(current, gradients)], None
+
+        return jax.lax.scan(step, weights, batches)[0]
+
+    def of_device(weights: Any, features: Any, labels: Any, batches: Any) -> Any:
+        own = [today.lax.pcast(one, "sites", to="varying") for one in weights]
+
+        def add(total: Any, one: Any) -> Any:
+            return [a + b for a, b in zip(total, site(own, *one))], None
+
+        total, _ = jax.lax.scan(add, [jnp.zeros_like(one) for one in own], (features, labels, batches))
+        return [jax.lax.psum(one, "sites") / sites for one in total]
+
+    mesh = Mesh(np.array(jax.devices()), ("sites",))
+    whole, shared = PartitionSpec(), PartitionSpec("sites")
+    one_round_of = jax.jit(
+        today.shard_map(of_device, mesh=mesh, in_specs=(whole, shared, shared, shared), out_specs=whole)
+    )
+    records = [peers_work.site_records(number) for number in range(sites)]
+    features, labels = (jax.device_put(np.stack(one), NamedSharding(mesh, shared)) for one in zip(*records))
+    generator = np.random.default_rng(0)
+    kept: dict[str, Any] = {"weights": [jnp.asarray(one) for one in peers_work.first_weights()]}
+
+    def one_round() -> None:
+        order = np.argsort(generator.random((sites, peers_work.RECORDS)), axis=1)
+        batches = order.reshape(sites, -1, peers_work.BATCH).astype(np.int32)
+        kept["weights"] = one_round_of(kept["weights"], features, labels, batches)
+        jax.block_until_ready(kept["weights"])
+
+    peers_work.repeat(sites, one_round, lambda: kept["weights"])
 
 
 def fedjax(sites: int) -> None:
@@ -170,7 +243,7 @@ def flower(sites: int) -> None:
     peers_flower.flower(sites)
 
 
-ROWS = {function.__name__: function for function in (compiled, fedjax, pfl, flower)}
+ROWS = {"jax": jax_devices, **{function.__name__: function for function in (compiled, python, fedjax, pfl, flower)}}
 
 if __name__ == "__main__":
     ROWS[sys.argv[1]](int(sys.argv[2]))

@@ -22,7 +22,7 @@ def _plan(rounds: int = 10_000, **changes: Any) -> Any:
     return Plan().replace(rounds=rounds, client=client).replace(**changes)
 
 
-def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, options: Any = None) -> Measure:
+def ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, options: Any = None) -> Measure:
     """Seconds per round of this package: batches are drawn, rounds run, metrics come back."""
     import numpy as np
 
@@ -30,6 +30,7 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, optio
     from tff_hospitals.plan import noise as noise_plan
     from tff_hospitals.processes import composition
     from tff_hospitals.runtimes import build_runtime
+    from tff_hospitals.training.drawn_ahead import DrawnAhead
     from tff_hospitals.training.loop import build_model
     from tff_hospitals.training.round_inputs import RoundDrawer
 
@@ -37,7 +38,7 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, optio
     parts = composition.compose(plan, dataset, model)
     noise = noise_plan.make(plan, dataset)
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
-    drawer = RoundDrawer(plan, dataset, noise)
+    ahead = DrawnAhead(RoundDrawer(plan, dataset, noise).draw)
     executor = build_runtime(runtime, parts, dataset, frozen, **(options or {}))
     kept: dict[str, Any] = {
         "state": parts.initial_state(weights, Streams.from_seed(1), noise.server_multiplier),
@@ -47,7 +48,7 @@ def _ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, optio
     def measure() -> float:
         started = time.perf_counter()
         first = kept["round"]
-        inputs = [drawer.draw(number) for number in range(first, first + rounds_per_call)]
+        inputs = ahead.rounds(first, first + rounds_per_call, plan.rounds)
         kept["state"], _ = executor.run_rounds(kept["state"], inputs)
         kept["round"] = first + rounds_per_call
         return (time.perf_counter() - started) / rounds_per_call
@@ -73,40 +74,40 @@ def mlp_plan() -> Any:
 
 def mlp_compiled(sites: int) -> Measure:
     """MLP 784-200-10, compiled."""
-    return _ours(mlp_plan(), _images(sites), "compiled")
+    return ours(mlp_plan(), _images(sites), "compiled")
 
 
 def mlp_fused_compiled(sites: int) -> Measure:
     """The same as whole rounds in one XLA program."""
-    return _ours(mlp_plan(), _images(sites), "compiled", options={"strategy": "fused"})
+    return ours(mlp_plan(), _images(sites), "compiled", options={"strategy": "fused"})
 
 
 def mlp_scanned_compiled(sites: int) -> Measure:
     """The same in chunks, each scanned by an XLA program, as many at once as there are cores."""
-    return _ours(mlp_plan(), _images(sites), "compiled", options={"strategy": "scanned"})
+    return ours(mlp_plan(), _images(sites), "compiled", options={"strategy": "scanned"})
 
 
 def mlp_side_by_side_compiled(sites: int) -> Measure:
     """The same hospital by hospital without XLA, as many at once as there are cores."""
-    return _ours(mlp_plan(), _images(sites), "compiled", options={"strategy": "side_by_side"})
+    return ours(mlp_plan(), _images(sites), "compiled", options={"strategy": "side_by_side"})
 
 
 def mlp_cluster(sites: int) -> Measure:
     """The same on the workers of a Ray cluster that is started on this machine."""
     options = {"records_per_site": RECORDS, "features": 784, "num_classes": 10}
     plan = _plan(data={"name": "synthetic", "sites": sites, "options": options}, **_MLP)
-    return _ours(plan, _images(sites), "cluster", options={"plan": plan})
+    return ours(plan, _images(sites), "cluster", options={"plan": plan})
 
 
 def mlp_native(sites: int) -> Measure:
     """MLP 784-200-10, native with its best settings."""
-    return _ours(mlp_plan(), _images(sites), "native")
+    return ours(mlp_plan(), _images(sites), "native")
 
 
 def mlp_adaptive(sites: int) -> Measure:
     """MLP 784-200-10, compiled, adaptive clipping at the server."""
     privacy = {"mechanism": "adaptive_clip", "noise_multiplier": 0.5, "clip_norm": 1.0}
-    return _ours(_plan(weighting="equal", privacy=privacy, **_MLP), _images(sites), "compiled")
+    return ours(_plan(weighting="equal", privacy=privacy, **_MLP), _images(sites), "compiled")
 
 
 def _wide(mechanism: str, sites: int) -> Measure:
@@ -118,7 +119,7 @@ def _wide(mechanism: str, sites: int) -> Measure:
         cohort={"kind": "cyclic", "hospitals_per_round": sites},
         privacy={"mechanism": mechanism, "noise_multiplier": 0.5, "clip_norm": 1.0},
     )
-    return _ours(plan, _images(2 * sites), "compiled")
+    return ours(plan, _images(2 * sites), "compiled")
 
 
 def wide_fixed_clip(sites: int) -> Measure:
@@ -249,7 +250,7 @@ _CNN: dict[str, Any] = {"model": {"name": "cnn", "options": {"filters": [16, 32]
 
 def cnn_compiled(sites: int) -> Measure:
     """CNN of 16 and 32 convolutions 3x3 and a dense layer of 128, on 28x28 pictures, compiled."""
-    return _ours(_plan(**_CNN), _pictures(sites), "compiled")
+    return ours(_plan(**_CNN), _pictures(sites), "compiled")
 
 
 def cnn_tf(sites: int) -> Measure:
@@ -298,7 +299,7 @@ def _heart(runtime: str, rounds_per_call: int) -> Measure:
     from tff_hospitals.hospitals import load_dataset
 
     plan = preset("heart_disease").replace(rounds=10_000)
-    return _ours(plan, load_dataset("heart_disease"), runtime, rounds_per_call)
+    return ours(plan, load_dataset("heart_disease"), runtime, rounds_per_call)
 
 
 def heart_compiled(sites: int) -> Measure:

@@ -3,8 +3,10 @@
     ./run benchmarks/scaling.py --json=FILE [--plot=FILE.png]
 
 Every point is a whole training run (3 rounds, each evaluated) in a child process of its own. Hospitals are made when
-they are needed, so that records pass through memory in chunks. The figure that matters is `memory_k4000_over_k40`: peak
-memory with 4,000 hospitals over that with 40, same model.
+they are needed, so that records pass through memory in chunks; two further points hold all records in memory, so that
+nothing is timed but the rounds. The figures that matter: `memory_k4000_over_k40`, peak memory with 4,000 hospitals
+over that with 40, same model; `per_site_k4000_over_k100`, seconds of a round for each site, records in memory;
+`per_site_made_k4000_over_k100`, the same where 4,000 hospitals are made anew in every round, and 100 are kept.
 """
 
 from __future__ import annotations
@@ -30,16 +32,18 @@ ROUNDS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run: hospitals, features of a record, and units of the hidden layer (none: logistic regression)."""
+    """One run: hospitals, features of a record, units of the hidden layer (none: logistic regression), records lazy."""
 
     hospitals: int
     features: int
     hidden: int | None
     classes: int = 10
+    lazy: bool = True
 
 
 # MLP 784-200-10 over more and more hospitals; ten hospitals with larger and larger models.
-BY_HOSPITALS = tuple(Point(hospitals, 784, 200) for hospitals in (4, 40, 400, 4000))
+BY_HOSPITALS = tuple(Point(hospitals, 784, 200) for hospitals in (4, 40, 100, 400, 4000))
+IN_MEMORY = tuple(Point(hospitals, 784, 200, lazy=False) for hospitals in (100, 4000))
 BY_PARAMETERS = (
     Point(10, 9, None, 2),
     Point(10, 100, 10, 2),
@@ -63,7 +67,7 @@ def run_point(point: Point) -> dict[str, Any]:
         "records_per_site": 50,
         "features": point.features,
         "num_classes": point.classes,
-        "lazy": True,
+        "lazy": point.lazy,
     }
     dataset = load_dataset("synthetic", sites=point.hospitals, **data)
     model: dict[str, Any] = {"name": "logistic_regression"}
@@ -150,17 +154,23 @@ def run() -> None:
     chosen = [point for point in BY_HOSPITALS if point.hospitals <= FLAGS.most_hospitals]
     figures: dict[str, Any] = {
         "by_hospitals": [measure(point, FLAGS.turns) for point in chosen],
+        "in_memory": [measure(point, FLAGS.turns) for point in IN_MEMORY if point.hospitals <= FLAGS.most_hospitals],
         "by_parameters": [measure(point, FLAGS.turns) for point in BY_PARAMETERS],
     }
     peak = {point["hospitals"]: point["peak_mib"] for point in figures["by_hospitals"]}
     if {40, 4000} <= set(peak):
         figures["memory_k4000_over_k40"] = peak[4000] / peak[40]
+    for group, name in (("in_memory", "per_site"), ("by_hospitals", "per_site_made")):
+        took = {point["hospitals"]: point["seconds_per_round"] / point["hospitals"] for point in figures[group]}
+        if {100, 4000} <= set(took):
+            figures[f"{name}_k4000_over_k100"] = took[4000] / took[100]
     print("| hospitals | parameters | s per round | peak MiB |\n|---|---|---|---|")
-    for point in (*figures["by_hospitals"], *figures["by_parameters"]):
+    for point in (*figures["by_hospitals"], *figures["in_memory"], *figures["by_parameters"]):
         measured = f"{point['seconds_per_round']:.3g} | {point['peak_mib']:.0f}"
         print(f"| {point['hospitals']} | {point['parameters']} | {measured} |")
-    if "memory_k4000_over_k40" in figures:
-        print(f"\nmemory_k4000_over_k40 = {figures['memory_k4000_over_k40']:.3f}")
+    for name in figures:
+        if "_over_" in name:
+            print(f"\n{name} = {figures[name]:.3f}")
     paired.write_json(FLAGS.json, figures)
     picture = FLAGS.plot or (FLAGS.json and str(pathlib.Path(FLAGS.json).with_suffix(".png")))
     if picture:

@@ -1,0 +1,130 @@
+"""How far a round is from the machine's limit: beside JAX of today; and from somebody's own Python beside scripts.
+
+    ./run benchmarks/limit.py --json=FILE
+
+The work is that of `peers.py`: an MLP 784-200-10, 200 records a site, one epoch of batches of 20, the mean of all
+sites. JAX is one program over as many host devices as there are cores (`peers_rows.jax_devices`), in an environment of
+its own that is made on first use. Both are measured in turn, and both must come to the same training loss. Writes
+`mlp_k10_over_jax_devices` and `mlp_k100_over_jax_devices` (ours over JAX), and `python_api_over_script`: the same round
+in a process that imported TensorFlow before us and set nothing, over one as the scripts start it.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import statistics
+import sys
+from typing import Any
+
+import paired
+import peers
+import peers_environments
+from absl import flags
+
+from tff_hospitals.experiments import command
+from tff_hospitals.foundations.validation import Problem, raise_if
+
+FLAGS = flags.FLAGS
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def over_jax(python: str, sites: int, turns: int) -> dict[str, Any]:
+    """Figures of one number of sites.
+
+    Raises:
+      Unusable: a process failed, or the losses are not those of the same work.
+    """
+    found = peers.measure("jax", python, sites, turns)
+    key = f"jax_k{sites}"
+    if not found[f"{key}_same_loss"]:
+        raise peers.Unusable(
+            f"jax: with {sites} sites its training loss is {found[f'{key}_loss']:.4f}, ours "
+            f"{found[f'{key}_compiled_loss']:.4f}",
+            "find the difference between its row and ours in peers_rows.py before its ratio is used",
+        )
+    return {
+        f"mlp_k{sites}_over_jax_devices": 1 / found[f"{key}_over_compiled"],
+        f"mlp_k{sites}_jax_devices_s": found[f"{key}_s"],
+        f"mlp_k{sites}_compiled_s": found[f"{key}_compiled_s"],
+    }
+
+
+def python_over_script(sites: int, turns: int) -> dict[str, Any]:
+    """The same round from somebody's own Python and from a script."""
+    rows: dict[str, peers.Row] = {}
+    try:
+        for name in ("compiled", "python"):
+            rows[name] = peers.Row(sys.executable, name, sites)
+        seconds = paired.measure_in_turn({name: row.child for name, row in rows.items()}, turns)
+    finally:
+        for row in rows.values():
+            row.close()
+    return {
+        "python_api_over_script": paired.ratio(seconds, "python", "compiled"),
+        "python_api_s": statistics.median(seconds["python"]),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Markdown: processor and versions, then every figure."""
+    lines = [
+        f"{figures['processor']}, {figures['cores']} cores; {figures['versions']}",
+        "",
+        "| figure | value |",
+        "|---|---|",
+    ]
+    return "\n".join(
+        [*lines, *(f"| {name} | {value:.4g} |" for name, value in figures.items() if isinstance(value, float))]
+    )
+
+
+def define_flags() -> None:
+    """Flags of the measurement."""
+    flags.DEFINE_list("sites", ["10", "100"], "numbers of sites")
+    flags.DEFINE_integer("turns", 25, "measurements of each")
+    flags.DEFINE_string("environments", str(peers.FOLDER), "folder of the environment with JAX; made on first use")
+    flags.DEFINE_string("json", None, "file for the figures")
+
+
+def run() -> None:
+    """Measures, prints and writes the figures."""
+    sites = list(dict.fromkeys(command.numbers("sites", FLAGS.sites, int)))
+    found = (
+        []
+        if sites and min(sites) > 0
+        else [Problem("--sites", FLAGS.sites, "must be whole numbers of 1 or more", "write --sites=10,100")]
+    )
+    if FLAGS.turns < 1:
+        found.append(Problem("--turns", FLAGS.turns, "must be >= 1", "measure once or more"))
+    raise_if(found)
+    import tensorflow as tf
+
+    try:
+        python = str(peers_environments.prepare("jax", pathlib.Path(FLAGS.environments).resolve()))
+        figures: dict[str, Any] = {
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "versions": f"tensorflow {tf.__version__}, {peers_environments.main_versions('jax')}",
+            "load_before": os.getloadavg()[0],
+        }
+        for count in sites:
+            figures.update(over_jax(python, count, FLAGS.turns))
+        figures.update(python_over_script(sites[0], FLAGS.turns))
+    except peers.Unusable as error:
+        print(f"limit: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    print(table(figures))
+    paired.write_json(FLAGS.json, figures)
+
+
+if __name__ == "__main__":
+    command.main()
