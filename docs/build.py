@@ -9,6 +9,7 @@ makes the pages of the reference from docstrings, one for each package.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -75,8 +76,13 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages of the reference."""
+    """Adds the notebook and the pages of the reference."""
     from mkdocs.structure.files import File
+
+    from docs import notebook
+
+    shown = json.loads(notebook.NOTEBOOK.read_text(encoding="utf-8"))
+    files.append(File.generated(config, "notebook.md", content=notebook.page(shown)))
 
     lines = ["# Reference", "", "Made from the docstrings of every package; imports go down only.", ""]
     for name, modules in packages().items():
