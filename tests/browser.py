@@ -121,17 +121,27 @@ class Browser:
         path.write_bytes(base64.b64decode(self.call("/screenshot", method="GET")))
 
 
-@contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser for the time of the block."""
-    driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
-    try:
-        port = None
+def _driver(attempts: int = 10) -> tuple[subprocess.Popen[str], str]:
+    """A driver that listens, and its port.
+
+    With `--port=0` the driver takes a free port of IPv4, then asks for the same one of IPv6, which another process may
+    hold: it says so and ends. The next one draws another port.
+    """
+    for _ in range(attempts):
+        driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
         for line in driver.stdout or ():
             found = re.search(r"started successfully on port (\d+)", line)
             if found:
-                port = found[1]
-                break
+                return driver, found[1]
+        driver.wait(30)
+    raise RuntimeError(f"{attempts} drivers in turn ended before they listened")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser for the time of the block."""
+    driver, port = _driver()
+    try:
         browser = Browser(f"http://127.0.0.1:{port}")
         try:
             yield browser
