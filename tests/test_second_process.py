@@ -84,11 +84,14 @@ class Stub:
         return [f"{name} {seed} there" for seed in seeds]
 
 
-def _runner(name, runtime="compiled", is_small=True):
+def _runner(name, runtime="compiled", is_small=True, method=None, unit="none"):
     def run_seeds(seeds, on_start):
         return [f"{name} {seed} here" for seed in seeds if on_start(seed) is None]
 
-    return types.SimpleNamespace(name=name, runtime=runtime, is_small=is_small, run_seeds=run_seeds)
+    known = types.SimpleNamespace(name=method or name)
+    return types.SimpleNamespace(
+        name=name, runtime=runtime, is_small=is_small, run_seeds=run_seeds, method=known, unit=unit
+    )
 
 
 @pytest.mark.parametrize("failure", [None, Lost("killed"), TrainingError("round 1: not finite")])
@@ -117,6 +120,72 @@ def test_every_run_is_trained_once_and_comes_in_the_order_of_the_table(monkeypat
             assert rows == ([there.format(name, seed) for seed in (1, 2)] if there else str(failure))
     assert started == [1, 2] * (len(runners) if there else 4)
     assert [name for name, _ in stub.asked] == ["d", "c"]
+
+
+class Slow:
+    """A second process whose answers come when the test lets them."""
+
+    def __init__(self):
+        self.asked, self.lets = [], threading.Semaphore(0)
+
+    def ask(self, function, job):
+        self.asked.append(job[0])
+        return True
+
+    def answer(self):
+        assert self.lets.acquire(timeout=60)
+        return [f"{self.asked[-1]} there"]
+
+
+def _wait_for(condition):
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < 60
+        time.sleep(0.001)
+
+
+def test_a_program_is_compiled_on_one_side_and_nobody_waits_while_something_is_open(monkeypatch):
+    """The other side takes the record-level method with both its targets; this one meanwhile what comes behind it."""
+    monkeypatch.setattr(sweep, "job_of", lambda runner, *seeds: (runner.name, seeds))
+    trained = []
+
+    def runner(name, method, unit="none"):
+        made = _runner(name, method=method, unit=unit)
+        made.run_seeds = lambda seeds, on_start: (trained.append(name), [f"{name} here"])[1]
+        return made
+
+    runners = [runner("mean", "mean"), runner("dp 1", "dp", "record"), runner("dp 5", "dp", "record")]
+    runners += [runner("clip 1", "clip"), runner("clip 5", "clip")]
+    second = Slow()
+    runs = sweep.start("compiled", [(one, (1,)) for one in runners], second=second)
+    _wait_for(lambda: second.asked == ["dp 5"])
+    assert runs.rows(runners[0], (1,), lambda seed: None) == ["mean here"]
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(runs.rows(runners[1], (1,), lambda seed: None)))
+    waiting.start()
+    _wait_for(lambda: trained == ["mean", "clip 1", "clip 5"])
+    second.lets.release()
+    _wait_for(lambda: second.asked == ["dp 5", "dp 1"])
+    second.lets.release()
+    waiting.join(60)
+    assert found == [["dp 1 there"]]
+    started = []
+    rows = [runs.rows(one, (1,), started.append) for one in runners[2:]]
+    assert rows == [["dp 5 there"], ["clip 1 here"], ["clip 5 here"]]
+    assert started == [1, 1, 1]
+    assert trained == ["mean", "clip 1", "clip 5"]
+
+
+def test_a_side_that_is_busy_for_long_does_not_keep_its_method_for_itself(monkeypatch):
+    monkeypatch.setattr(sweep, "job_of", lambda runner, *seeds: (runner.name, seeds))
+    monkeypatch.setattr(sweep, "_LONG", 0.01)
+    runners = [_runner(f"dp {i}", method="dp") for i in range(4)]
+    second = Slow()
+    runs = sweep.start("compiled", [(one, (1,)) for one in runners], second=second)
+    _wait_for(lambda: second.asked == ["dp 3"])
+    assert [runs.rows(one, (1,), lambda seed: None) for one in runners[:3]] == [[f"dp {i} 1 here"] for i in range(3)]
+    second.lets.release()
+    assert runs.rows(runners[3], (1,), lambda seed: None) == ["dp 3 there"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments import baselines, last_rounds
 from tff_hospitals.experiments.methods import Method
 from tff_hospitals.foundations import files
-from tff_hospitals.plan import review
+from tff_hospitals.plan import mechanisms, review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.convergence import NOT_CONVERGED, can_fit
 from tff_hospitals.training.evaluation import Evaluator
@@ -116,6 +116,11 @@ class MethodRunner:
     def trained(self) -> HospitalDataset:
         """The hospitals that train."""
         return self.dataset if self.left_out is None else baselines.without(self.dataset, self.left_out)
+
+    @property
+    def unit(self) -> str:
+        """The unit of privacy that its plan's mechanism protects; `none` without one."""
+        return mechanisms.of(self.plan.privacy).unit
 
     @property
     def is_small(self) -> bool:
