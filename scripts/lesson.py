@@ -1,9 +1,9 @@
 """Runs a lesson of federated learning anew; see --help."""
 
 try:
-    from tff_hospitals.experiments.front_door import main
+    from tff_hospitals.experiments.front_door import program
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. Remedy: start it as ./run scripts/lesson.py") from None
 
 if __name__ == "__main__":
-    main("lesson")
+    program("lesson")

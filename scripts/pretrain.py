@@ -1,9 +1,9 @@
 """Trains weights to start from, in one place; see --help."""
 
 try:
-    from tff_hospitals.experiments.front_door import main
+    from tff_hospitals.experiments.front_door import program
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. Remedy: start it as ./run scripts/pretrain.py") from None
 
 if __name__ == "__main__":
-    main("pretrain")
+    program("pretrain")

@@ -1,9 +1,9 @@
 """Shows a run while it trains; see --help."""
 
 try:
-    from tff_hospitals.experiments.front_door import main
+    from tff_hospitals.experiments.front_door import program
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. Remedy: start it as ./run scripts/watch.py") from None
 
 if __name__ == "__main__":
-    main("watch")
+    program("watch")

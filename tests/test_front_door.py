@@ -105,6 +105,49 @@ def test_what_is_missing_is_said_in_one_line(options: list[str], checkout: pathl
     assert child.stderr.count("\n") == 1
 
 
+LAST = """
+import os
+from tff_hospitals.experiments.front_door import program
+from tff_hospitals.foundations import quiet
+def is_loaded_by_the_command():
+    import atexit, threading, time
+    atexit.register(print, "at the end")
+    threading.Thread(target=lambda: (time.sleep(1), print("a thread"))).start()
+end = os._exit
+os._exit = lambda code: (print("at once", flush=True), end(code))
+quiet.load_faster = is_loaded_by_the_command
+program("account")
+"""
+
+
+@pytest.mark.parametrize(("steps", "code", "extra"), [("3", 0, ()), ("-1", 2, ()), ("3", 0, ("math",))])
+def test_a_program_ends_at_once_and_nothing_that_waits_for_its_end_is_lost(
+    steps: str, code: int, extra: tuple[str, ...]
+) -> None:
+    """Threads and what was registered come first; Python takes nothing apart, but where code of somebody else is in."""
+    asked = [f"--steps={steps}", "--noise_multiplier=1", "--sampling_probability=.1", "--delta=1e-5"]
+    asked += [f"--extension={name}" for name in extra]
+    child = subprocess.run([sys.executable, "-c", LAST, *asked], capture_output=True, text=True, check=False)
+    assert child.returncode == code, child.stderr
+    lines = child.stdout.splitlines()
+    assert ("epsilon" in child.stdout) == (code == 0)
+    assert (
+        lines[-3:] == ["a thread", "at the end", "at once"] if not extra else lines[-2:] == ["a thread", "at the end"]
+    )
+
+
+def test_what_nobody_reads_does_not_change_the_exit_code() -> None:
+    """As in `| head`: the reader has gone before the last line is written."""
+    asked = ["--steps=3", "--noise_multiplier=1", "--sampling_probability=.1", "--delta=1e-5"]
+    child = subprocess.Popen([sys.executable, "-c", LAST, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    with child.stderr:
+        child.stderr.read()
+    assert child.wait(60) in (command.FAILED, 120)  # 120: Python could not write what was left
+
+
 def test_benchmarks_are_commands_too(checkout: pathlib.Path) -> None:
     """Their help and their refusals are those of every command."""
     every = [path for path in (checkout / "benchmarks").glob("*.py") if "command.main()" in path.read_text()]

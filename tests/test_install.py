@@ -37,14 +37,14 @@ def test_every_package_is_listed(checkout: pathlib.Path, described: configparser
 
 def test_every_command_exists(checkout: pathlib.Path, described: configparser.ConfigParser) -> None:
     lines = [line.split("=") for line in described["options.entry_points"]["console_scripts"].split("\n") if line]
-    assert {target.strip() for _, target in lines} == {"tff_hospitals.experiments.front_door:main"}
+    assert {target.strip() for _, target in lines} == {"tff_hospitals.experiments.front_door:program"}
     names = {name.strip() for name, _ in lines}
     assert "tff-hospitals" in names
     assert {name[len("tff-hospitals-") :] for name in names - {"tff-hospitals"}} <= set(front_door.COMMANDS)
     for module in front_door.COMMANDS.values():
         assert (checkout / (module.replace(".", "/") + ".py")).is_file()
     for script in (checkout / "scripts").glob("*.py"):
-        (name,) = re.findall(r'main\("(\w+)"\)', script.read_text())
+        (name,) = re.findall(r'program\("(\w+)"\)', script.read_text())
         assert name in script.stem.split("_")
         assert name in front_door.COMMANDS
 

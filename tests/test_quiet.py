@@ -87,6 +87,26 @@ def test_the_whole_stack_loads_without_a_word_unless_asked(verbosity: str, is_si
     assert (done.stderr == "") == is_silent
 
 
+FASTER = """
+import sys
+from tff_hospitals.foundations import quiet
+quiet.be_quiet()
+quiet.load_faster()
+quiet.load_faster()
+import tensorflow as tf
+print("jax" in sys.modules, tf.lite.TFLiteConverter.__name__)
+import jax
+print(jax.numpy.ones(3).sum())
+print(sum(type(one).__name__ == "_WithoutJax" for one in sys.meta_path))
+"""
+
+
+@pytest.mark.tensorflow
+def test_a_program_leaves_jax_out_of_tensorflow_and_may_load_it_itself() -> None:
+    done = subprocess.run([sys.executable, "-c", FASTER], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "TFLiteConverterV2", "3.0", "1"]
+
+
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("3", "3")])
 def test_the_package_keeps_an_operation_to_one_thread(before, after):
     """From a user's own Python as from scripts; what the environment says goes first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tff_hospitals.experiments.front_door import main
+from tff_hospitals.experiments.front_door import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -64,6 +64,7 @@ def run(command: types.ModuleType, argv: Sequence[str]) -> int:
             return say(_of_flag(error), REFUSED)
         quiet.be_quiet(max(0, FLAGS.verbosity))
         quiet.one_thread_per_operation()
+        quiet.load_faster()
         return _guarded(command.run, rest)
     finally:  # a process may run several commands, one after the other
         for name in set(FLAGS) - others:

@@ -1,8 +1,8 @@
 """Where the runs of a comparison happen: here, in two processes, or spread over a cluster as independent tasks.
 
-Here the seeds of a method train together where that is faster, else one run follows the other. Two processes take
-one method after the other, from both ends of the table: small models leave the second core idle. What a run gives does
-not depend on the process that trains it.
+Here the seeds of a method train together where that is faster, else one run follows the other. Two processes share the
+methods of a table: small models leave the second core idle. What a run gives does not depend on the process that
+trains it.
 
 On a cluster every run is handed out at once; each trains in a process of its own with the compiled runtime, reads its
 data where it runs, and writes its run directory, which must therefore lie on a file system that all machines share. The
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import pathlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
 
 _RETRIES = 3
+_HERE, _THERE = "here", "there"
+_LONG = 5.0  # seconds; about what it takes to compile the program of a method
 
 
 class Here:
@@ -41,7 +45,11 @@ class Here:
 
 
 class InTwoProcesses(Here):
-    """Runs in this process and in a second one: it begins with the last method, and this one with the first.
+    """Runs in this process and in a second one.
+
+    This one goes through the table from its beginning, the other one takes record-level methods first, whose programs
+    are the largest, and then goes on from the end. The runs of one method share compiled programs: each side keeps to
+    its own method, and takes the other one's only where that is busy for long. Who has to wait trains what is open.
 
     Args:
       jobs: runners with their seeds, in the order in which they are asked for.
@@ -49,20 +57,29 @@ class InTwoProcesses(Here):
     """
 
     def __init__(self, jobs: Sequence[tuple[MethodRunner, Sequence[int]]], second: SecondProcess):
-        self._second, self._lock = second, threading.Lock()
-        self._open = [job for job in jobs[1:] if can_travel(job[0])]  # the first one is asked for at once
-        self._elsewhere: dict[int, concurrent.futures.Future[list[RunResult]]] = {}
+        self._second, self._changed = second, threading.Condition()
+        self._open = list(jobs)
+        self._found: dict[int, concurrent.futures.Future[list[RunResult]]] = {}
+        self._at = {_HERE: (jobs[0][0].method.name, time.monotonic())} if jobs else {}  # it is asked for at once
         threading.Thread(target=self._hand_out, daemon=True).start()
 
     def rows(self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]) -> list[RunResult]:
         """A method's runs, trained here or waited for; `on_start` is told each seed."""
-        with self._lock:
-            self._open = [job for job in self._open if job[0] is not runner]
-            elsewhere = self._elsewhere.get(id(runner))
-        if elsewhere is None:
-            return super().rows(runner, seeds, on_start)
+        while True:
+            with self._changed:
+                found = self._found.get(id(runner))
+                if found is not None and found.done():
+                    break
+                known = found is not None or any(job[0] is runner for job in self._open)
+                job = self._take(_HERE, runner) if known else (runner, seeds)
+                if job is None:
+                    self._changed.wait(_LONG)
+                    continue
+            if job[0] is runner:
+                return super().rows(runner, seeds, on_start)
+            self._keep(job, functools.partial(super().rows, *job, on_start=lambda seed: None))
         try:
-            rows = elsewhere.result()
+            rows = found.result()
         except Lost:  # its runs go on from their last checkpoints, as after a kill
             return super().rows(runner, seeds, on_start)
         for seed in seeds:
@@ -72,22 +89,63 @@ class InTwoProcesses(Here):
     def _hand_out(self) -> None:
         """Hands one method after the other to the second process, until none is open."""
         while True:
-            with self._lock:
-                if not self._open:
+            with self._changed:
+                if not any(can_travel(runner) for runner, _ in self._open):
+                    self._at.pop(_THERE, None)
+                    self._changed.notify_all()
                     return
-                runner, seeds = self._open.pop()
-                found = self._elsewhere[id(runner)] = concurrent.futures.Future()
-            try:
-                if not self._second.ask(train_job, job_of(runner, *seeds)):
-                    raise Lost("there is no second process")
-                found.set_result(self._second.answer())
-            except Exception as problem:
-                found.set_exception(problem)
+                job = self._take(_THERE)
+                if job is None:
+                    self._changed.wait(_LONG)
+                    continue
+            self._keep(job, functools.partial(self._ask, *job))
+
+    def _ask(self, runner: MethodRunner, seeds: Sequence[int]) -> list[RunResult]:
+        if not self._second.ask(train_job, job_of(runner, *seeds)):
+            raise Lost("there is no second process")
+        rows: list[RunResult] = self._second.answer()
+        return rows
+
+    def _take(self, side: str, asked: MethodRunner | None = None) -> tuple[MethodRunner, Sequence[int]] | None:
+        """What a side trains next; None where it waits for the other one. The lock is held.
+
+        Args:
+          side: `_HERE` or `_THERE`.
+          asked: the runner that somebody waits for: the first choice where it is open.
+        """
+        mine = self._at.get(side, ("", 0.0))[0]
+        theirs, since = self._at.get(_THERE if side == _HERE else _HERE, ("", 0.0))
+        busy_for_long = time.monotonic() - since > _LONG
+        order = self._open
+        if side == _THERE:
+            travelling = [job for job in reversed(order) if can_travel(job[0])]
+            order = sorted(travelling, key=lambda job: job[0].unit != "record")
+        order = [job for job in order if busy_for_long or job[0].method.name != theirs]
+        if not order:
+            return None
+        job = min(order, key=lambda job: 0 if job[0] is asked else 1 if job[0].method.name == mine else 2)
+        self._open.remove(job)
+        self._at[side] = (job[0].method.name, time.monotonic())
+        self._changed.notify_all()
+        if job[0] is not asked:
+            self._found[id(job[0])] = concurrent.futures.Future()
+        return job
+
+    def _keep(self, job: tuple[MethodRunner, Sequence[int]], training: Callable[[], list[RunResult]]) -> None:
+        """Keeps what a training gave, or why it failed, for the one who asks for it."""
+        found = self._found[id(job[0])]
+        try:
+            found.set_result(training())
+        except Exception as problem:
+            found.set_exception(problem)
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Nothing more is handed out."""
-        with self._lock:
+        with self._changed:
             self._open = []
+            self._changed.notify_all()
 
 
 def can_travel(runner: MethodRunner) -> bool:
@@ -203,6 +261,7 @@ def get_ready() -> None:
 
     quiet.be_quiet()
     quiet.one_thread_per_operation()
+    quiet.load_faster()
     import tff_hospitals.experiments.runner  # noqa: F401
 
 
