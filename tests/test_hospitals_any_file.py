@@ -8,12 +8,11 @@ import json
 import os
 import re
 import sys
-import types
 import unicodedata
 
 import numpy as np
 import pytest
-from own_tables import keep_key
+from own_tables import excel_stand_in, keep_key
 
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import DataSecret, Feature, HospitalDataset, Schema, Target, load_dataset, read_schema
@@ -288,7 +287,7 @@ def test_open_bounds_must_be_stated_before_they_are_used(folder):
     load_dataset(folder)
     add(folder, "scaling: fixed_bounds\n")
     text = refused(folder)
-    assert "features[age].low, high=None: must be given for scaling=fixed_bounds" in text
+    assert "features[age].bounds=None: must be given for scaling=fixed_bounds" in text
     assert "write bounds: [low, high] from public knowledge" in text
 
 
@@ -308,27 +307,11 @@ def stand_in_book(path, sheets):
     path.write_text(json.dumps(sheets))
 
 
-def stand_in():
-    """As much of openpyxl as is used: sheets of rows, formulas without a value."""
-
-    def load_workbook(path, read_only, data_only):
-        def rows(cells):
-            hidden = [[None if data_only and str(cell).startswith("=") else cell for cell in row] for row in cells]
-            return lambda values_only: iter(hidden)
-
-        sheets = json.loads(path.read_text())
-        return types.SimpleNamespace(
-            worksheets=[types.SimpleNamespace(title=title, iter_rows=rows(cells)) for title, cells in sheets.items()]
-        )
-
-    return types.SimpleNamespace(load_workbook=load_workbook)
-
-
 @pytest.mark.parametrize("library", ["openpyxl", "a stand-in"])
 def test_an_excel_file_is_as_good_as_csv(folder, library, monkeypatch):
     book = real_book if library == "openpyxl" else stand_in_book
     if library != "openpyxl":
-        monkeypatch.setitem(sys.modules, "openpyxl", stand_in())
+        monkeypatch.setitem(sys.modules, "openpyxl", excel_stand_in())
     rows = [["age", "sex", "ill"], [], *([40 + at, "fm"[at % 2], "yes" if at % 3 else "no"] for at in range(12))]
     book(folder / "a.xlsx", {"Sheet": rows})
     dataset = load_dataset(folder, scaling="none")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import stat
+import sys
 
 import odd_hospitals
 import pytest
 from odd_hospitals import code_of, state_bounds
-from own_tables import keep_key
+from own_tables import excel_stand_in, keep_key
 
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset, read_schema
@@ -301,6 +303,44 @@ def test_what_cannot_be_drafted_says_why(tmp_path, flags, words, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert "Remedy:" in error
+
+
+def test_a_draft_reads_the_sheet_that_is_named(tmp_path, monkeypatch, capsys):
+    """Of such files no schema could be drafted: the remedy was an entry of the schema that was wanted."""
+    monkeypatch.setitem(sys.modules, "openpyxl", excel_stand_in())
+    rows = [["age", "ill"], *([40 + at, "yes" if at % 3 else "no"] for at in range(30))]
+    for name, sheet in (("a", "export"), ("b", "export"), ("c d", "2024")):
+        (tmp_path / f"{name}.xlsx").write_text(json.dumps({sheet: rows, "notes": [["made by hand"]]}))
+    assert code_of("inspect", str(tmp_path)) == 2
+    assert "tff-hospitals inspect --sheet='export'" in capsys.readouterr().err
+    assert code_of("inspect", str(tmp_path), "--sheet=export", "--sheet=c d.xlsx=2024") == 0
+    state_bounds(tmp_path / "schema.yaml", {"age": "[18, 110]"})
+    keep_key(tmp_path)
+    assert load_dataset(tmp_path).ids == ("a", "b", "c d")
+    capsys.readouterr()
+    assert code_of("inspect", str(tmp_path), "--sheet=notes") == 2
+    assert "is for a draft, and a schema is there" in capsys.readouterr().err
+
+
+def test_patients_of_two_hospitals_and_a_target_without_bounds_are_pointed_out(tmp_path, capsys):
+    keep_key(tmp_path)
+    rows = "".join(f"p{at},{40 + at},{at % 7 + 100.5}\n" for at in range(30))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("pid,age,stay\n" + rows.replace("p", "" if name == "a" else "b"))
+    schema = "features: [{name: age, bounds: [18, 110]}]\ntarget: {name: stay, kind: regression, bounds: open}\n"
+    (tmp_path / "schema.yaml").write_text(
+        f"{schema}patient_column: pid\nrecords_per_patient: 1\nscaling: fixed_bounds\n"
+    )
+    assert code_of("inspect", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "patient id" not in shown
+    assert "stay is predicted in its own unit, since its bounds are not stated" in shown
+    (tmp_path / "b.csv").write_text((tmp_path / "b.csv").read_text().replace("b7,", "7,").replace("b8,", "8,"))
+    (tmp_path / "schema.yaml").write_text((tmp_path / "schema.yaml").read_text().replace("open", "[0, 200]"))
+    assert code_of("inspect", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "2 patient ids stand at more than one hospital" in shown
+    assert "own unit" not in shown
 
 
 def test_headers_that_say_different_units_are_different_columns(tmp_path):

@@ -39,6 +39,9 @@ def define_flags() -> None:
     for role, words in _ROLES.items():
         flags.DEFINE_string(role, None, words)
     flags.DEFINE_list("drop", [], "columns that are to be no features")
+    flags.DEFINE_multi_string(
+        "sheet", [], "sheet of the Excel files that have several: NAME, or FILE=NAME of a single file"
+    )
     flags.DEFINE_bool("redraft", False, "draft again, as schema.draft.yaml, beside the schema that is there")
     flags.DEFINE_string("out", None, "folder for the page; default: inside/ in FOLDER (beside the file)")
 
@@ -58,7 +61,7 @@ def run() -> None:
             f"{FLAGS.folder!r} does not exist. Remedy: give a folder with one file per hospital, or one file."
         )
     there = schema_file(place)
-    stated = [role for role in (*_ROLES, "drop") if FLAGS[role].value]
+    stated = [role for role in (*_ROLES, "drop", "sheet") if FLAGS[role].value]
     if there is not None and not FLAGS.redraft:
         remedy = f"add --redraft (it is written beside {there.name}), or change {there.name}"
         raise_if(
@@ -99,8 +102,18 @@ def _schema(place: pathlib.Path, there: pathlib.Path | None) -> tuple[Schema, li
 
     if there is not None and not FLAGS.redraft:
         return read_schema(there, whole=False), [], there
-    drafted = draft(place, Roles(**{role: FLAGS[role].value or None for role in _ROLES}, drop=tuple(FLAGS.drop or ())))
+    roles = Roles(**{role: FLAGS[role].value or None for role in _ROLES}, drop=tuple(FLAGS.drop or ()))
+    drafted = draft(place, roles, _sheets(FLAGS.sheet))
     folder = place if place.is_dir() else place.parent
     path = folder / ("schema.yaml" if there is None else "schema.draft.yaml")
     write_bytes(path, drafted.text.encode(), mode=0o600)
     return read_schema(path, whole=False), list(drafted.notes), path
+
+
+def _sheets(stated: Sequence[str]) -> dict[str, str]:
+    """By file its sheet; under "" that of all files of which nothing else is said."""
+    found = {}
+    for entry in stated:
+        file, mark, sheet = entry.partition("=")
+        found.update({file: sheet} if mark else {"": entry})
+    return found

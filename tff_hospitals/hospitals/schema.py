@@ -145,7 +145,7 @@ class Schema:
             needed = self.scaling in ("fixed_bounds", "dp_moments") and feature.impute != "middle"  # which asks itself
             if needed and feature.is_number and feature.low is None:
                 bound = f"must be given for scaling={self.scaling}"
-                found.append(Problem(f"{where}.low, high", None, bound, STATE_BOUNDS))
+                found.append(Problem(f"{where}.bounds", None, bound, STATE_BOUNDS))
         found.extend(self.target.problems())
         if self.scaling is not None:
             found.append(one_of("scaling", self.scaling, SCALINGS))

@@ -84,7 +84,10 @@ def read_excel(path: pathlib.Path, written: FileFormat, problems: Problems) -> S
         return None
     if title not in filled:
         bound = f"must name one of its sheets: {', '.join(filled)}"
-        remedy = f"keep one sheet, or write files: {{{path.name}: {{sheet: {filled[0]}}}}} in the schema"
+        remedy = (
+            f"keep one sheet, or write files: {{{path.name}: {{sheet: {filled[0]}}}}} in the schema (for a draft: "
+            f"tff-hospitals inspect --sheet='{filled[0]}')"
+        )
         problems.add(path.name, title or f"{len(filled)} sheets", bound, remedy)
         return None
     for number, (row, written_row) in enumerate(zip(values[title], formulas[title]), 1):

@@ -97,6 +97,18 @@ def remarks(facts: Readiness) -> list[str]:
         "the column out."
         for name, share in facts.tells_outcome.items()
     ]
+    if facts.shared_patients:
+        stand = "patient id stands" if facts.shared_patients == 1 else "patient ids stand"
+        found.append(
+            f"{facts.shared_patients} {stand} at more than one hospital. For the same people the epsilons of their "
+            "hospitals add up, and they may be trained on at one and tested at another: keep each patient at one "
+            "hospital. If hospitals only count alike, write the hospital into the id."
+        )
+    if facts.target_unbounded:
+        found.append(
+            f"{facts.columns[-1]} is predicted in its own unit, since its bounds are not stated: with a guarantee, "
+            "models then come nowhere near a number that is far from one. State public bounds of the target."
+        )
     return found + [sentence for one in facts.hospitals for sentence in _remarks(one)]
 
 

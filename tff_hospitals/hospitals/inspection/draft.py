@@ -46,12 +46,13 @@ class Draft:
     open_columns: tuple[str, ...]
 
 
-def draft(path: os.PathLike[str] | str, stated: Roles) -> Draft:
+def draft(path: os.PathLike[str] | str, stated: Roles, sheets: Mapping[str, str] | None = None) -> Draft:
     """Drafts the schema of a folder of files, or of one file.
 
     Args:
       path: as in `own_data`.
       stated: columns of which somebody says what they are.
+      sheets: of Excel files with several sheets the one to read, by file; under "" that of all other files.
 
     Raises:
       InvalidInput: a stated column is not there, or no target can be guessed.
@@ -59,7 +60,7 @@ def draft(path: os.PathLike[str] | str, stated: Roles) -> Draft:
     """
     place = pathlib.Path(path)
     problems = Problems()
-    gathered = gather(table_paths(place) if place.is_dir() else [place], problems)
+    gathered = gather(table_paths(place) if place.is_dir() else [place], problems, sheets or {})
     if not gathered.files and not problems:
         no_tables(place, problems)
     if problems:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tff_hospitals.hospitals.file_formats import FileFormat
 from tff_hospitals.hospitals.inspection.formats import guess_cells, guess_text
@@ -47,8 +47,14 @@ class Gathered:
         return set(self.columns[column]) == set(self.formats)
 
 
-def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
-    """Reads all columns of files; what cannot be read is noted in `problems`."""
+def gather(paths: Sequence[pathlib.Path], problems: Problems, sheets: Mapping[str, str]) -> Gathered:
+    """Reads all columns of files; what cannot be read is noted in `problems`.
+
+    Args:
+      paths: the files.
+      problems: takes up what cannot be read.
+      sheets: by file the sheet of an Excel file with several; under "" that of all other files.
+    """
     formats: dict[str, FileFormat] = {}
     cells: dict[str, dict[str, list[str]]] = {}
     notes: list[str] = []
@@ -56,7 +62,7 @@ def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
     for path in paths:
         file = plain_text(path.name)
         try:
-            written = guess_text(path)
+            written = dataclasses.replace(guess_text(path), sheet=_sheet(path, sheets))
         except OSError as error:
             problems.add(path.name, error.strerror, "must be a readable file", "check its permissions")
             continue
@@ -90,6 +96,10 @@ def gather(paths: Sequence[pathlib.Path], problems: Problems) -> Gathered:
     return Gathered(
         formats, gathered, {file: changed for file, changed in headers.items() if changed}, notes, tuple(headless)
     )
+
+
+def _sheet(path: pathlib.Path, sheets: Mapping[str, str]) -> str:
+    return sheets.get(plain_text(path.name), sheets.get("", "")) if path.suffix.lower() == ".xlsx" else ""
 
 
 def _is_headless(header: Sequence[str]) -> bool:

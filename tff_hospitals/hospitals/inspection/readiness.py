@@ -71,12 +71,16 @@ class Readiness:
       open_points: what must be stated or mended before anybody can train.
       columns: features and target, in order.
       tells_outcome: features that alone tell the class of nearly all records, and of which share.
+      shared_patients: patient ids that stand at more than one hospital.
+      target_unbounded: whether the target is a number without public bounds.
     """
 
     hospitals: tuple[HospitalFacts, ...]
     open_points: tuple[str, ...]
     columns: tuple[str, ...]
     tells_outcome: dict[str, float] = dataclasses.field(default_factory=dict)
+    shared_patients: int = 0
+    target_unbounded: bool = False
 
 
 def readiness(place: pathlib.Path, schema: Schema) -> Readiness:
@@ -114,7 +118,15 @@ def readiness(place: pathlib.Path, schema: Schema) -> Readiness:
         for one in facts
     ]
     tells = hints.tells_outcome(schema.features, columns, labels)
-    return Readiness(tuple(facts), tuple(dict.fromkeys(open_points)), tuple(names), tells)
+    shared = _shared({one: _cells(parts, schema.patient_column) for one, parts in tables.items()})
+    unbounded = schema.target.kind == "regression" and schema.target.low is None
+    return Readiness(tuple(facts), tuple(dict.fromkeys(open_points)), tuple(names), tells, shared, unbounded)
+
+
+def _shared(ids: Mapping[str, Sequence[str]]) -> int:
+    """Patient ids of more than one hospital."""
+    homes = collections.Counter(one for of in ids.values() for one in set(of) if one)
+    return sum(count > 1 for count in homes.values())
 
 
 def _closed(schema: Schema) -> Schema:
