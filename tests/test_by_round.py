@@ -14,9 +14,10 @@ from tff_hospitals.communication.bandwidth import Link, catching_up_by_round, ca
 from tff_hospitals.communication.sizes import payload_bytes
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput
-from tff_hospitals.plan import Plan, mechanisms, review, schedules
+from tff_hospitals.plan import Plan, chains, mechanisms, review, schedules
 from tff_hospitals.plan import noise as noise_plan
-from tff_hospitals.training.loop import train
+from tff_hospitals.processes.composition import compose
+from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.releases import planned_ledger
 from tff_hospitals.training.round_inputs import RoundDrawer
 
@@ -73,6 +74,23 @@ def test_shapes_by_hand(shape, expected):
         ),
         (FIXED.replace(privacy={"secure_sum": True}), "upload_bits=linear:2", "whole numbers of one ring"),
         (FIXED.replace(privacy={"mechanism": "skellam"}), "upload_bits=linear:2", "whole numbers of one ring"),
+        (BASE, "local_steps=linear:0.05", "local_steps (0 in some round)': must be >= 1"),
+        (
+            BASE.replace(client={"local_steps": None, "local_epochs": 2}),
+            "local_epochs=step:1:0.1",
+            "local_epochs (0 in some round)': must be >= 1",
+        ),
+        (
+            BASE.replace(cohort={"kind": "fixed_size", "hospitals_per_round": 1}),
+            "hospitals_per_round=list:1:1:0.5:1",
+            "hospitals_per_round (0 in some round)': must be >= 1",
+        ),
+        (BASE.replace(upload="quantize:4"), "upload_bits=linear:0.1", "upload_bits (0 in some round)': must be >= 1"),
+        (
+            BASE.replace(broadcast="rotate,eden:2"),
+            "broadcast_bits=linear:0.1",
+            "broadcast_bits (0 in some round)': must",
+        ),
         (BASE, "batch_size=linear:0.5", "sampling probability"),
         (BASE, "proximal_mu=linear:2,proximal_mu=linear:3", "comes twice"),
         (BASE.replace(client={"proximal_mu": 0.0}), "proximal_mu=linear:2", "is 0, whatever"),
@@ -175,6 +193,19 @@ def test_a_forecast_adds_up_rounds_of_different_bits():
         assert catching_up_by_round([7.0] * 20, 50.0, fraction) == pytest.approx(
             catching_up_bytes(7.0, 50.0, fraction, 20)
         )
+
+
+def test_a_way_without_encoders_is_forecast_as_it_is_trained():
+    """Float32 has no header: what a forecast adds up is what the payloads of the run add up to."""
+    plan = BASE.replace(upload="rotate,quantize:5", by_round="upload_bits=exponential:0.8", evaluate_every=4)
+    run = train(plan, toy.hospitals())
+    ups = chains.of_rounds(parse_chain(plan.upload), "upload", plan.by_round, plan.rounds)
+    shapes = [np.shape(one) for one in run.weights]
+    found = forecast.forecast(shapes, parse_chain(""), ups, [Link(10, 50, 20)], hospitals=3, rounds=plan.rounds)
+    composed = compose(plan, toy.hospitals(), build_model(plan, toy.hospitals()))
+    sent = run.summary["bytes_up"] + run.summary["bytes_down"] - 3 * plan.rounds * sum(composed.side_bytes())
+    assert found["encoded"]["run_bytes"] == pytest.approx(sent, rel=1e-12)
+    assert found["down"]["bytes"] == found["dense_bytes"] == found["down"]["bytes_at_most"]
 
 
 def test_the_ledger_has_the_noise_and_the_steps_of_every_round():

@@ -74,6 +74,25 @@ def test_a_model_of_any_size_is_forecast_from_its_sizes(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
+    ("upload", "by_round", "words"),
+    [
+        ("quantize:4", "upload_bits=linear:0.1", "by_round='upload_bits (0 in some round)': must be >= 1"),
+        ("topk:0.1", "upload_bits=linear:0.5", "by_round='upload_bits': is of a quantize:B or eden:B"),
+        ("quantize:4", "upload_bits=list:1:1,upload_bits=linear:1", "comes twice"),
+        ("quantize:4", "upload_bits=list:1:nan:1", "must have positive numbers"),
+        ("quantize:4", "clip_norm=linear:0.5", "changes no size of a payload"),
+    ],
+)
+def test_bits_that_a_forecast_cannot_follow_are_said_once_and_by_their_name(
+    upload: str, by_round: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--model_shapes=20x3,3", "--hospitals=3", "--rounds=4", f"--upload={upload}", f"--by_round={by_round}")
+    code, _, error = answered(capsys, "bandwidth", *asked)
+    assert code == 2
+    assert error.count(words) == error.count("Remedy") == 1, error
+
+
+@pytest.mark.parametrize(
     "chain", ["none", "rotate,onebit", "quantize:8", "topk:0.01,ternary:mean,entropy", "randk:0.1"]
 )
 def test_a_part_forecasts_the_whole(chain: str, monkeypatch: pytest.MonkeyPatch) -> None:

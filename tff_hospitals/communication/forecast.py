@@ -159,7 +159,7 @@ def forecast(
     result["measured_on"] = SYNTHETIC if part == result["values"] else f"{part:,} {SYNTHETIC}; the rest in proportion"
     lengths: dict[str, list[float]] = {}
     for way, of_rounds in chains.items():
-        measured = {str(one): measure(one, shapes, sd=sd) for one in dict.fromkeys(of_rounds)}
+        measured = {str(one): _as_trained(one, shapes, sd, dense) for one in dict.fromkeys(of_rounds)}
         lengths[way] = [measured[str(one)].payload_bytes for one in of_rounds]
         result[way] = _row(of_rounds, measured, result["values"], dense)
     many = max(map(len, lengths.values()))  # 1: every round is alike
@@ -182,6 +182,12 @@ def forecast(
         }
     result["hospitals"], result["rounds"], result["fraction_selected"] = hospitals, rounds, fraction_selected
     return result
+
+
+def _as_trained(one: chain.Chain, shapes: Sequence[tuple[int, ...]], sd: float, dense: int) -> Measurement:
+    """A chain on the model's shapes; a way without encoders carries float32 as it is, without a payload's header."""
+    found = measure(one, shapes, sd=sd)
+    return found if one.stages else found._replace(payload_bytes=float(dense), bounds=sizes.ByteRange(dense, dense))
 
 
 def _row(

@@ -44,9 +44,11 @@ def run() -> None:
     )
     problems: list[validation.Problem] = []
     shapes = _try(lambda: forecast.parse_shapes(FLAGS.model_shapes), problems)
-    broadcast = _try(lambda: _chains("broadcast", FLAGS.broadcast), problems)
-    upload = _try(lambda: _chains("upload", FLAGS.upload), problems)
+    understood = len(problems)
     _try(_only_bits, problems)
+    by_round = FLAGS.by_round if len(problems) == understood else ""  # what nobody can read is said once
+    broadcast = _try(lambda: _chains("broadcast", FLAGS.broadcast, by_round), problems)
+    upload = _try(lambda: _chains("upload", FLAGS.upload, by_round), problems)
     links = _try(_links, problems)
     validation.raise_if(problems)
     found = forecast.forecast(
@@ -77,14 +79,14 @@ def _try(make: Any, problems: list) -> Any:
         return None
 
 
-def _chains(direction: str, text: str) -> Any:
+def _chains(direction: str, text: str, by_round: str) -> Any:
     """The chain of one way; of every round, where its bits change."""
     from tff_hospitals.communication import parse_chain
     from tff_hospitals.plan import chains
     from tff_hospitals.plan.parts import MOST_ROUNDS
 
     rounds = max(1, min(FLAGS.rounds, MOST_ROUNDS))
-    found = chains.of_rounds(parse_chain(text, name=direction), direction, FLAGS.by_round, rounds)
+    found = chains.of_rounds(parse_chain(text, name=direction), direction, by_round, rounds)
     return found if len(found) > 1 else found[0]
 
 

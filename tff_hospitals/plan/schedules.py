@@ -12,7 +12,7 @@ factor 1. Shapes may be multiplied, as in `warmup:3*cosine:0.1`.
 | `step:EVERY:FACTOR` | times FACTOR after every so many rounds |
 | `exponential:RATE` | RATE ** t |
 | `inverse_sqrt` | 1 / sqrt(t + 1) |
-| `list:A:B:...` | one factor for each round |
+| `list:A:B:...` | one factor for each round; of a longer list the first |
 
 >>> table("linear:0.5", 3), factors("clip_norm=step:2:0.5", "clip_norm", 4)
 ((1.0, 0.75, 0.5), (1.0, 1.0, 0.5, 0.5))
@@ -162,9 +162,9 @@ def factor(text: str, name: str, rounds: int, number: int) -> float:
 
 
 def whole(value: int, by: float) -> int:
-    """A whole number times a factor: rounded, 1 at least.
+    """A whole number times a factor, to the nearest whole number; one that comes to 0 in some round is refused.
 
     >>> whole(10, 0.25), whole(1, 0.25)
-    (2, 1)
+    (2, 0)
     """
-    return max(1, round(value * by))
+    return round(value * by)

@@ -154,16 +154,10 @@ def _of_bits(plan: Plan, name: str) -> list[Problem]:
         chain = parse_chain(getattr(plan, direction), name=direction)
     except InvalidInput:
         return []  # said of the chain itself
-    if chain.bits is None:
-        bound = f"is of a quantize:B or eden:B, which --{direction} ({chain}) does not have"
-        return [Problem("by_round", name, bound, f"give --{direction}=rotate,quantize:8, or {_DROP}")]
     try:
         found = of_rounds(chain, direction, plan.by_round, plan.rounds)
     except InvalidInput as error:
-        return [
-            Problem("by_round", f"{name} ({one.value} in some round)", one.bound, f"take other factors: {one.remedy}")
-            for one in error.problems
-        ]
+        return list(error.problems)
     feedback = direction == "upload" and plan.error_feedback
     return [
         problem
