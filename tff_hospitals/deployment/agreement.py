@@ -260,6 +260,10 @@ def deployment_problems(plan: Plan, hospitals: int) -> list[Problem]:
     if around.tells in ("factor", "loss"):
         bound = f"needs each update's {around.tells} beside it, which real hospitals do not send"
         found.append(Problem("mechanism", around.name, bound, "take another one, or simulate it"))
+    if around.noise_by == "shares" and not mechanisms.repeatable(plan.privacy):
+        bound = "cannot be drawn again for a round that is repeated: two sums of it have less noise than is charged"
+        remedy = "drop --secure_noise: real hospitals draw noise from secrets of their own"
+        found.append(Problem("secure_noise", plan.privacy.secure_noise, bound, remedy))
     if around.corrects:
         bound = "needs more of every hospital than the messages of a federation hold"
         found.append(Problem("mechanism", around.name, bound, "take another one, or simulate it"))

@@ -287,9 +287,17 @@ class DeployedRuntime(base.Runtime):
             boxes = {f"box:{other}": answer.section(f"box:{who}") for other, answer in shared.items() if other != who}
             more[who] = {**own, **boxes}
         masked: dict[str, np.ndarray] = {}
+        asked = wire.name_of_content(
+            one.number,
+            ids,
+            link.weights.pack(opened.broadcast.weights),
+            link.parameters.pack(opened.broadcast.parameters),
+        )
 
         def check(who: str, answer: body.Body) -> None:
             _seconds(answer), _training_metrics(answer)
+            if answer.field("asked", str) != asked.hex():
+                raise Rejected("it decoded another model than the one that was sent")
             masked[who] = wire.unpack_words(answer.section("masked"), link.contribution.values, bits)
 
         answers = self._ask(opened, one, check, more, shared)
@@ -315,7 +323,7 @@ class DeployedRuntime(base.Runtime):
             self._federation.journal.append("rejected", durable=False, connection=who, why=why)
             self.note(f"round {one.number + 1}: {who} {why} (the sum was opened without them)")
 
-        words = secure_sum.open_sum(masked, given, statements, context, agreement.threshold, on_liar)
+        words = secure_sum.open_sum(masked, given, statements, context, agreement.threshold, on_liar, asked)
         leaves = _leaves(link.contribution.from_words(words & np.uint32(2**bits - 1)))
         return self._structured(leaves), answers.bodies, missing
 

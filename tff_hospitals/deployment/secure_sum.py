@@ -8,6 +8,9 @@ Four steps of one session, all through the server, which is trusted with availab
 4. the members who are left give the server what opens the sum: for each member *either* the share of its own mask (it
    is in the sum) *or* that of its key (it is not), never both, and once in a session.
 
+Masks between members also follow from what the members were asked: numbers that were made of different models do not
+add up to anything.
+
 The threshold is more than two thirds of the members, so that no server that tells different members different stories
 collects both, as long as fewer than a third of the members work with it. Arithmetic is modulo 2**32; a smaller power of
 two divides it.
@@ -111,12 +114,15 @@ class Member:
             sealed[name] = nonce + self._box(name).encrypt(nonce, text, self._way(self._name, name))
         return sealed
 
-    def masked(self, words: np.ndarray, boxes: Mapping[str, bytes]) -> np.ndarray:
+    def masked(self, words: np.ndarray, boxes: Mapping[str, bytes], asked: bytes = b"") -> np.ndarray:
         """Step 3: the numbers under all masks.
 
         Args:
           words: uint32 numbers of this member.
           boxes: the shares that the other members encrypted to this one; who sent none is out of the session.
+          asked: names what the numbers were made of. The masks of members who were asked different things do not
+            cancel: else a server would send one of them the model, all others one that makes their updates zero, and
+            read that member's update off the sum (Pasquini et al. 2022, arXiv:2111.07380).
 
         Raises:
           Rejected: fewer than the threshold, or shares that are not from whom they claim to be.
@@ -136,7 +142,7 @@ class Member:
             raise Rejected(f"{len(self._received)} members: a sum of fewer than {self._threshold} is not opened")
         total = words + _expand(self._seed, len(words))
         for name in boxes:
-            mask = _pair_mask(self._mask_key, self._statements[name], self._session, len(words))
+            mask = _pair_mask(self._mask_key, self._statements[name], self._session + asked, len(words))
             total = total + mask if self._name < name else total - mask
         return total
 
@@ -191,6 +197,7 @@ def open_sum(
     session: bytes,
     threshold: int,
     on_liar: Callable[[str], object] = str,
+    asked: bytes = b"",
 ) -> np.ndarray:
     """The server's part: the sum of the survivors' numbers, uint32.
 
@@ -201,6 +208,7 @@ def open_sum(
       session: as the members have it.
       threshold: members that it takes.
       on_liar: told who gave shares that fit to nobody else's; the sum is opened without them, if one more helped.
+      asked: as the members have it.
 
     Raises:
       Rejected: fewer than the threshold helped, a share of somebody is missing, or shares do not fit together.
@@ -234,7 +242,7 @@ def open_sum(
             continue
         key = X25519PrivateKey.from_private_bytes(secrets_of[name])
         for other in masked:
-            mask = _pair_mask(key, statements[other], session, length)
+            mask = _pair_mask(key, statements[other], session + asked, length)
             total = total + mask if name < other else total - mask
     return total
 

@@ -47,6 +47,7 @@ class _Session:
     name: bytes
     member: Member
     request: str = ""
+    asked: bytes = b""
     charged: int = 0
     answers: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
 
@@ -78,7 +79,7 @@ class Site:
             work.steps,
             work.plan.rounds,
             limits,
-            bool(self.agreement.test_key),
+            bool(self.agreement.test_key) and work.repeatable,
             journal,
             Odometer(work.secret),
             self.agreement.digest.hex(),
@@ -87,6 +88,7 @@ class Site:
         self._seen = max((entry.get("number", 0) for entry in journal.entries), default=0)
         self._evaluated: dict[int, set[str]] = {}
         self._session: _Session | None = None
+        self._kept: tuple[str, Work] | None = None
         self._opened: dict[int, tuple[str, tuple[str, ...]]] = {}
         self._taken, self._most_taken = 0, _REQUESTS + _REQUESTS_OF_A_ROUND * work.plan.rounds
         for entry in journal.entries:
@@ -169,22 +171,30 @@ class Site:
         weights, form = self._weights(number, asked)
         parameters = self.work.parameters_of_plan(link.parameters.unpack(asked.section("parameters")))
         keys = {"upload_key": asked.section("upload_key", _KEY_BYTES if link.encodes_upload else None)}
-        # What decides the answer, whatever form it came in: the same is the same release, anything else is another.
-        content = [repr((number, cohort)).encode()]
-        for part in (link.weights.pack(weights), link.parameters.pack(parameters), keys["upload_key"]):
-            content += len(part).to_bytes(8, "big"), part
-        digest = sha512(*content)[:32].hex()
+        # What decides the answer, whatever form it came in: the same is the same release, anything else is another,
+        # records that were mended in between included.
+        model, records = link.weights.pack(weights), self.work.records
+        parts = model, link.parameters.pack(parameters), keys["upload_key"], records
+        digest = wire.name_of_content(number, cohort, *parts).hex()
         session = self._in_session(number, digest, len(cohort), asked) if link.bits is not None else None
+        if session is not None:
+            session.asked = wire.name_of_content(number, cohort, model, asked.section("parameters"))
         if link.bits is not None and self.work.needs_everyone:
             self._check_whole(len(cohort))
-        self.ledger.charge(number, cohort, digest)
+        kept = self._kept if self._kept is not None and self._kept[0] == digest else None
+        if kept is None:
+            self.ledger.charge(number, cohort, digest, drawn_anew=not self.work.repeatable)
         if form:
             self._memory.hold(number, weights)
+        if kept is not None:
+            return self._packed(kept[1], session, asked)
         residual = self._memory.residual_before(number, digest)
         work = self.work.train(
             number, cohort, weights, parameters, wire.key_from_bytes(keys["upload_key"]), residual, digest
         )
         self._memory.keep(number, digest, residual, work.residual)
+        if not self.work.repeatable:  # fresh noise for the same content would be another release
+            self._kept = digest, work
         return self._packed(work, session, asked)
 
     def _packed(self, work: Work, session: _Session | None, asked: body.Body) -> bytes:
@@ -197,7 +207,8 @@ class Site:
         if session is not None and link.bits is not None:
             words = link.contribution.to_words(work.contribution, link.bits)
             boxes = {name[4:]: data for name, data in asked.sections.items() if name.startswith("box:")}
-            masked = session.member.masked(words, boxes) & np.uint32(2**link.bits - 1)
+            fields["asked"] = session.asked.hex()
+            masked = session.member.masked(words, boxes, session.asked) & np.uint32(2**link.bits - 1)
             return body.pack(fields, {"masked": wire.pack_words(masked, link.bits)})
         if link.encodes_upload:
             fields["sent"] = work.payload is not None

@@ -2,7 +2,8 @@
 
 The account is the journal: each charge is a line, and a worker that starts again counts them once more from there. The
 same request is one release however often it is answered, because the hospital then sends the same bits; any other
-content in the same round is another release, and is charged again.
+content in the same round is another release, and is charged again. So is the same one where its noise cannot be drawn
+a second time: with `--secure_noise`, by a worker that was started again.
 
 Every charge also goes to the odometer of the hospital's records, which all agreements and all runs on them share: what
 was released before, under whatever agreement, counts against the limit on everything together.
@@ -75,20 +76,21 @@ class SiteLedger:
         """So far, of the worst unit; 0 without a guarantee that could be spent."""
         return worst_epsilon(self._ledger, self._noise, self._own)
 
-    def charge(self, number: int, cohort: Sequence[str], request: str) -> None:
+    def charge(self, number: int, cohort: Sequence[str], request: str, *, drawn_anew: bool = False) -> None:
         """Charges a round before anything of it exists.
 
         Args:
           number: of the round, 0-based.
           cohort: hospitals in it.
           request: digest of everything that was asked.
+          drawn_anew: whether the same request is answered with other noise than before, which is another release.
 
         Raises:
           Rejected: beyond the plan or the budget; nothing is charged then.
           RecordError: the journal cannot be written.
         """
         known = self._requests.get(number, [])
-        if request in known:
+        if request in known and not drawn_anew:
             return
         if number >= self._rounds:
             raise Rejected(f"round {number + 1} is beyond the {self._rounds} rounds of the approved plan")

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tff_hospitals import models
 from tff_hospitals.deployment.agreement import Agreement, no_records
 from tff_hospitals.deployment.envelope import Rejected
+from tff_hospitals.deployment.keys import sha512
 from tff_hospitals.deployment.wire import Wire
 from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.hospitals import DataSecret, Hospital, Part
@@ -33,6 +34,7 @@ from tff_hospitals.training.evaluation import Evaluator
 from tff_hospitals.training.round_inputs import RoundDrawer
 from tff_hospitals.training.run_streams import run_streams
 
+_PIECE = 1024  # records that are read at once
 _SAME = 1e-5
 """Relative: two machines may calibrate noise to other last digits; each hospital's noise is by its own."""
 
@@ -87,6 +89,8 @@ class SiteWork:
         self.private = any(mechanism.private for mechanism, _ in mechanisms.layers(self.plan.privacy))
         raise_if(self.model.problems(under_dp=self.private, records=hospital.train.features[:64]))
         self.noise = noise_plan.make(self.plan, self.dataset)
+        self.records = _content(hospital.train)
+        self.repeatable = mechanisms.repeatable(self.plan.privacy)
         self.wire = Wire(self.parts)
         self.steps = {
             name: noise_plan.steps_per_round(self.plan, size) for name, size in self.dataset.records().items()
@@ -198,6 +202,15 @@ class SiteWork:
 
 def _as(value: Any, like: np.ndarray) -> np.ndarray:
     return np.asarray(value, like.dtype).reshape(like.shape)
+
+
+def _content(part: Part) -> bytes:
+    """32 bytes that name training records; read in pieces, as pictures that lie on the disk are."""
+    pieces = [repr((part.records, tuple(part.features.shape))).encode()]
+    for start in range(0, part.records, _PIECE):
+        for array in (part.features[start : start + _PIECE], part.labels[start : start + _PIECE]):
+            pieces.append(sha512(np.ascontiguousarray(array).tobytes()))
+    return sha512(*pieces)[:32]
 
 
 def _data_problems(agreement: Agreement, hospital: Hospital) -> list[Problem]:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tff_hospitals.communication.bits import packed_bytes
 from tff_hospitals.deployment.body import tensors_from_bytes, tensors_to_bytes
 from tff_hospitals.deployment.envelope import Rejected
+from tff_hospitals.deployment.keys import sha512
 
 if TYPE_CHECKING:
     from tff_hospitals.processes.composition import Composition
@@ -122,6 +123,14 @@ def unpack_words(data: bytes, count: int, bits: int) -> np.ndarray:
     flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little")
     spread[:, :bits] = flat.reshape(count, bits)
     return np.packbits(spread, axis=1, bitorder="little").view("<u4").ravel().astype(np.uint32)
+
+
+def name_of_content(number: int, cohort: Sequence[str], *parts: bytes) -> bytes:
+    """32 bytes that two requests share only if they ask the same: round, hospitals in it, every byte of the parts."""
+    content = [repr((number, list(cohort))).encode()]
+    for part in parts:
+        content += len(part).to_bytes(8, "big"), part
+    return sha512(*content)[:32]
 
 
 def key_to_bytes(key: Any) -> bytes:
