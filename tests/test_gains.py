@@ -154,5 +154,8 @@ def test_the_sentence_names_the_promise_and_counts_who_loses():
     }
     row = Row("dp_sgd", target_epsilon=1.0, unit="record", epsilon=1.0, values={"gain_per_hospital": gained, **ends})
     said = gain_sentence(row)
-    assert said.startswith("Against training alone a gains from dp_sgd")
-    assert "= 1 and b, c, d and 1 more lose." in said
+    assert said == "dp_sgd, ε = 1, against each hospital alone: a gains, b, c, d and e lose."
+    row.values["gain_low_per_hospital"]["a"] = -0.1
+    assert gain_sentence(row).endswith(": b, c, d and e lose; of 1 other the test records cannot tell.")
+    row.values["gain_high_per_hospital"].update(dict.fromkeys("bcde", 0.1))
+    assert gain_sentence(row).endswith("alone: no hospital gains or loses more than chance may have it.")

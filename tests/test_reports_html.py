@@ -328,7 +328,9 @@ def _page(**changes):
 def test_the_headline_says_what_each_promise_costs():
     page = _page()
     assert "Hiding each patient&#39;s record (epsilon 1) costs at most" in page
-    assert re.search(r"Hiding each hospital as a whole \(epsilon 1\) costs \d+\.\d points, with Fixed clipping", page)
+    assert re.search(
+        r"Hiding each hospital as a whole \(epsilon 1\) costs \d+\.\d points: Fixed clipping against", page
+    )
     assert "No method here makes a promise" in _page(methods=report_samples.METHODS[:4])
     assert "too few seeds to tell" in _page(seeds=(42,))
 

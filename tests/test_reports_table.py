@@ -160,7 +160,7 @@ def test_findings_name_the_cost_and_its_uncertainty():
     sentences = findings.findings(summary_from_json(source))
     assert sentences[0] == (
         "Without any privacy guarantee, of 3 methods the first is FedAvg, weighted mean: 70.0 % accuracy (mean of the "
-        "hospitals), which these tests cannot tell from FedAvg, equal weights, FedAdam."
+        "hospitals), which these tests cannot tell from FedAvg, equal weights; FedAdam."
     )
     assert "10.0 points below FedAvg, weighted mean" in sentences[1]
     assert "cannot tell them apart" not in sentences[1]
@@ -367,11 +367,42 @@ def test_a_row_that_has_not_converged_is_not_ranked():
     one = summary_from_json(source)
     sentence = findings.findings(one)[0]
     assert best["label"] not in sentence
-    assert "of 2 methods" in sentence
+    assert "of 2 ranked methods" in sentence
     (words,) = findings.cautions(one)
     assert words.startswith("Not ranked, since training had not come to its end")
     assert best["label"] in words
     assert "Not ranked" in table.terminal_table(one)
+
+
+def test_an_answer_says_what_it_is_measured_against_and_what_is_not_answered():
+    """Headlines spoke of the cost of privacy where untrained rows were left out, and were silent of whole units."""
+    source = report_samples.sample_summary()
+    assert all(" against FedA" in text for text in findings.headline(summary_from_json(source)))
+    for row in source["rows"]:
+        row["converged"] = row["unit"] == "hospital" or row["method"] in ("pooled", "local")
+    record, hospital, doubt = findings.headline(summary_from_json(source))
+    assert record == "Hiding each patient's record: no answer yet, since no such method was trained to its end."
+    assert hospital.endswith(" against Pooled training.")
+    assert doubt.startswith("Part of this may be training that had not come to its end")
+    for row in source["rows"]:
+        row["converged"] = row["method"] in ("fedadam", "pooled")
+    assert "the only ranked method is FedAdam" in findings.findings(summary_from_json(source))[0]
+
+
+def test_hospitals_that_are_hardly_tested_are_named():
+    few = [("a", 50, 20), ("tiny", 1, 2), ("b", 50, 10)]
+    (words,) = findings.cautions(sample(hospitals=few))
+    assert "Fewer than 10 test records at tiny (2):" in words
+    assert findings.cautions(sample(hospitals=[("a", 50, 20), ("b", 50, 10)])) == []
+
+
+def test_a_deviation_has_as_many_decimals_as_its_mean():
+    source = report_samples.sample_summary()
+    for row in source["rows"]:
+        row.update(rmse_mean=1.4532, rmse_sd=1.8e-6, rmse_per_seed=[1.4532])
+    source["headline"] = "rmse"
+    text = table.terminal_table(summary_from_json(source))
+    assert "1.453 ± 0.000" in text
 
 
 def test_fewest_bytes_are_not_those_of_a_row_that_is_not_ranked():

@@ -45,7 +45,8 @@ class Shown:
     @functools.cached_property
     def spread_width(self) -> int:
         """Letters of the widest standard deviation."""
-        texts = (wording.score_text(row.metric, row.score.sd) for row in self.rows if row.score.sd is not None)
+        scores = [(row.metric, row.score) for row in self.rows if row.score.sd is not None]
+        texts = (wording.spread_text(metric, score.mean, score.sd) for metric, score in scores)
         return max(map(len, texts), default=0)
 
     @property
@@ -66,7 +67,7 @@ class Shown:
         if self.has_intervals:
             over = f"over {seeds} seeds" if seeds > 1 else "one seed"
             over += f" on each of {self.splits} splits" if self.splits > 1 else ""
-            where = "" if self.html else ", in brackets"
+            where = (" ± standard deviation" if seeds > 1 else ",") if self.html else ", in brackets"
             over += f"{where} with the 95 % interval over {wording.interval_words(self.splits, seeds)}"
         else:
             over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread is known"

@@ -203,7 +203,8 @@ def _score_text(row: Row, shown: Shown) -> str:
     found = wording.score_text(row.metric, score.mean)
     if shown.html or not shown.has_intervals:
         if score.sd is not None:
-            return f"{found} ± {wording.score_text(row.metric, score.sd):>{0 if shown.html else shown.spread_width}}"
+            spread = wording.spread_text(row.metric, score.mean, score.sd)
+            return f"{found} ± {spread:>{0 if shown.html else shown.spread_width}}"
         return found if shown.html or not shown.spread_width else found + " " * (shown.spread_width + 3)
     return f"{found} {wording.short_interval(row.metric, score.interval)}"
 

@@ -17,7 +17,7 @@ from tff_hospitals.reports.plot_style import Picture, drawing
 from tff_hospitals.reports.plots import write_plots
 from tff_hospitals.reports.spread import Interval
 from tff_hospitals.reports.summary import dataset_from_json
-from tff_hospitals.reports.wording import MISSING, joint_sentences, score_text
+from tff_hospitals.reports.wording import MISSING, joint_sentences, score_text, some
 from tff_hospitals.training.metrics import METRICS
 from tff_hospitals.training.published_fields import INSIDE
 
@@ -122,8 +122,7 @@ def _side(row: Mapping[str, Any], low: str, high: str) -> int:
 def _names(names: list[str]) -> str:
     if not names:
         return "no hospital"
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return some(names)
 
 
 def _effects(found: Mapping[str, Any]) -> dict[str, Any]:

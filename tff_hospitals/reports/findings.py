@@ -21,11 +21,14 @@ from tff_hospitals.reports.wording import (
     score_text,
     score_words,
     significant,
+    some,
     target_text,
     unranked_sentences,
     with_unit,
 )
 from tff_hospitals.training.metrics import UNEQUAL, Metric
+
+_FEW_TESTS = 10  # records: each moves a percentage by ten points or more
 
 
 def best_rows(rows: Iterable[Row]) -> dict[tuple[str, float | None], Row]:
@@ -66,7 +69,8 @@ def findings(summary: Summary) -> list[str]:
 def headline(summary: Summary) -> list[str]:
     """The answer in words for who decides: what each promise costs; a sentence for each unit, or that there is none.
 
-    Of each unit the strongest promise is told, by its best row that is ranked, against the best row without a promise.
+    Of each unit the strongest promise is told, by its best row that is ranked, against the best row without a promise,
+    which is named. A unit that was asked for and has no ranked row has a sentence that says so.
     """
     if summary.metric.name == "loss":
         return []
@@ -78,15 +82,26 @@ def headline(summary: Summary) -> list[str]:
     for unit, whom in (("record", "each patient's record"), ("hospital", "each hospital as a whole")):
         targets = [key[1] for key in best if key[0] == unit]
         if not targets:
+            asked = [row for row in summary.rows if row.private and row.group == unit]
+            if any(row.measured for row in asked):
+                sentences.append(f"Hiding {whom}: no answer yet, since no such method was trained to its end.")
+            elif asked:
+                sentences.append(f"Hiding {whom}: no answer, since the promise was out of reach of these hospitals.")
             continue
         target = min(targets, key=lambda one: float("inf") if one is None else one)
         row = best[unit, target]
         promise = f"Hiding {whom} (epsilon {'as spent' if target is None else target_text(target)})"
         found = None if yardstick is None else difference(summary, row, yardstick)
-        if found is None:
+        if yardstick is None or found is None:
             sentences.append(f"{promise} reaches {score_words(row.metric, row.score.mean)} with {row.name}.")
             continue
-        sentences.append(f"{promise} {_cost(row.metric, *found)}, with {row.name}.")
+        sentences.append(f"{promise} {_cost(row.metric, *found)}: {row.name} against {yardstick.name}.")
+    together = [row for row in summary.rows if row.group == "no_guarantee" and row.measured]
+    if together and not any(row.ranked for row in together) and any(key[0] in ("record", "hospital") for key in best):
+        sentences.append(
+            "Part of this may be training that had not come to its end: no method that trains together without a "
+            "promise did."
+        )
     return sentences
 
 
@@ -107,7 +122,7 @@ def _cost(metric: Metric, centre: float, interval: Interval | None) -> str:
 
 def cautions(summary: Summary) -> list[str]:
     """What a reader must know before ranking rows: which are not ranked, and where accuracy says little."""
-    return [*unranked_sentences(ordered(summary.rows)), *_one_sided(summary)]
+    return [*unranked_sentences(ordered(summary.rows)), *_one_sided(summary), *_hardly_tested(summary)]
 
 
 def _one_sided(summary: Summary) -> list[str]:
@@ -122,11 +137,26 @@ def _one_sided(summary: Summary) -> list[str]:
     if not shares:
         return []
     first = sorted(shares, key=lambda one: -shares[one])
-    names = ", ".join(f"{one} ({percent(shares[one], 0)} %)" for one in first[:3])
-    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
+    names = some([f"{one} ({percent(shares[one], 0)} %)" for one in first])
     return [
-        f"Most test records are of one class at {names}{more}: accuracy there says more about the classes than about "
-        "the model. AUC, balanced accuracy and recall are in report.html and summary.csv."
+        f"Most test records are of one class at {names}: accuracy there says more about the classes than about "
+        "the model. AUC, balanced accuracy and recall are on the page and in summary.csv."
+    ]
+
+
+def _hardly_tested(summary: Summary) -> list[str]:
+    """Hospitals of so few test records that each moves the mean of all."""
+    few = {
+        one.id: one.test_records
+        for one in summary.dataset.hospitals
+        if one.test_records is not None and 0 < one.test_records < _FEW_TESTS
+    }
+    if not few or len(summary.dataset.hospitals) < 2:
+        return []
+    names = some([f"{one} ({count})" for one, count in sorted(few.items(), key=lambda pair: pair[1])])
+    return [
+        f"Fewer than {_FEW_TESTS} test records at {names}: the figure there is much of chance, and counts in the mean "
+        "as much as that of a large hospital. The page has figures on all test records together."
     ]
 
 
@@ -154,13 +184,21 @@ def _among(row: Row, summary: Summary) -> tuple[str, str]:
         and other.score.mean is not None
         and (not row.private or other.target_epsilon == row.target_epsilon)
     ]
+    left_out = any(
+        other.group == row.group
+        and other.measured
+        and not other.ranked
+        and (not row.private or other.target_epsilon == row.target_epsilon)
+        for other in summary.rows
+    )
+    ranked = "ranked " if left_out else ""
     if not rivals:
-        return "the only method is", ""
+        return f"the only {ranked}method is", ""
     alike = [other.name for other in rivals if not told_apart(summary, row, other)]
     if not alike:
-        return f"the best of {len(rivals) + 1} methods is", ""
-    names = ", ".join(alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
-    return f"of {len(rivals) + 1} methods the first is", f", which these tests cannot tell from {names}"
+        return f"the best of {len(rivals) + 1} {ranked}methods is", ""
+    words = f", which these tests cannot tell from {some(alike, last=' or ')}"
+    return f"of {len(rivals) + 1} {ranked}methods the first is", words
 
 
 def _difference_words(found: tuple[float, Interval | None], other: Row) -> str:

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tff_hospitals.foundations.validation import counted
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.spread import Interval
-from tff_hospitals.reports.wording import MISSING, percent, row_title
+from tff_hospitals.reports.wording import MISSING, percent, row_title, some
 from tff_hospitals.training.metrics import Metric
 
 GAINS, LOSES, CANNOT_TELL = "gains", "loses", "cannot tell"
@@ -111,12 +112,14 @@ def gain_sentence(row: Row) -> str:
     found = verdicts(row)
     if not found:
         return ""
+    title, counts = f"{row_title(row)}, against each hospital alone", list(found.values())
+    unknown = counts.count(CANNOT_TELL)
+    if unknown == len(found):
+        return f"{title}: no hospital gains or loses more than chance may have it."
     said = []
     for verdict, one, many in ((GAINS, "gains", "gain"), (LOSES, "loses", "lose")):
         names = [name for name, of in found.items() if of == verdict]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        who = f"{', '.join(names[:3])}{more}" if names else "no hospital"
-        said.append(f"{who} {many if len(names) > 1 else one}")
-    unknown = list(found.values()).count(CANNOT_TELL)
-    rest = f"; for {unknown} of {len(found)} the test records cannot tell" if unknown else ""
-    return f"Against training alone {said[0]} from {row_title(row)} and {said[1]}{rest}."
+        if names:
+            said.append(f"{some(names, last=' and ')} {many if len(names) > 1 else one}")
+    rest = f"; of {counted(unknown, 'other')} the test records cannot tell" if unknown else ""
+    return f"{title}: {', '.join(said)}{rest}."

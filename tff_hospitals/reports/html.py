@@ -231,7 +231,8 @@ def _privacy_table(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, Any] | 
 
 def _run_facts(summary: Summary) -> list[tuple[str, str]]:
     rounds = sorted({row.rounds for row in summary.rows if row.rounds})
-    reasons = dict.fromkeys(row.stop_reason for row in summary.rows if row.stop_reason)
+    # A row of each hospital alone has several reasons, which other rows may share.
+    reasons = dict.fromkeys(one for row in summary.rows for one in row.stop_reason.split("; ") if one)
     facts = [
         ("Seeds", ", ".join(map(str, summary.seeds))),
         ("Splits", str(summary.splits)),

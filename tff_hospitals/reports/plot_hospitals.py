@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tff_hospitals.reports.gains import gain_interval, gain_sentence, gain_text, gain_words, gains
+from tff_hospitals.reports.gains import gain_interval, gain_text, gain_words, gains
 from tff_hospitals.reports.plot_privacy import footer_text, intervals_over, score_limits
 from tff_hospitals.reports.plot_style import (
     GRID,
@@ -95,7 +95,6 @@ def gain_per_hospital(summary: Summary) -> Picture | None:
         reach = 1.1 * max(map(abs, [*values, *(end for one in ends if one is not None for end in one)])) or 0.01
         return -reach, reach
 
-    sentences = (gain_sentence(row) for row in ordered(summary.rows))
     view = _View(
         "gain_per_hospital",
         "Who gains from taking part, and who loses",
@@ -108,7 +107,8 @@ def gain_per_hospital(summary: Summary) -> Picture | None:
         limits,
         True,
         True,
-        " ".join(one for one in sentences if one),
+        "A hospital whose bar lies right of the dotted line gains, left of it it loses; where the bar crosses the line "
+        "its test records cannot tell.",
     )
     return _drawn(summary, view)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,15 +46,12 @@ def accuracy_by_round(summary: Summary) -> Picture | None:
     if not own_scales:
         limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * len(panels)
     heights = [max(1.75, 0.165 * len(members)) for _, members in panels]
+    bands = "between the two seeds" if all(row.score.seeds == 2 for row in rows) else "95 % intervals over seeds"
     banded = any(len(members) <= _MOST_BANDS and _bands(members) for _, members in panels)
     sheet = Sheet(
         f"{metric_title(summary.metric)} by round",
         f"{metric_title(summary.metric)} (mean of the hospitals) after each evaluated round"
-        + (
-            "; bands: 95 % intervals over seeds, in panels of up to four methods."
-            if banded
-            else ". Lines are means over seeds."
-        ),
+        + (f"; bands: {bands}, in panels of up to four methods." if banded else ". Lines are means over seeds."),
         footer_text(summary) + (" · the scales of the panels differ" if own_scales else ""),
         sum(heights) + 0.42 * len(panels) + 0.4,
     )
@@ -104,6 +102,9 @@ def _panel(row: Row, groups: Sequence[str]) -> str:
 
 def _interval(row: Row, point: CurvePoint) -> Interval | None:
     mean, sd = (point.values.get(f"{row.headline}_{what}") for what in ("mean", "sd"))
+    if row.score.seeds == 2 and mean is not None and sd is not None:
+        # An interval over two seeds is thirteen times as wide as they lie apart: it would fill the panel.
+        return Interval(mean - sd / math.sqrt(2.0), mean + sd / math.sqrt(2.0))
     return t_interval(mean, sd, row.score.seeds)
 
 

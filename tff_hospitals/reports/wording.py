@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tff_hospitals.foundations.validation import counted
@@ -60,6 +60,37 @@ def score_text(metric: Metric, value: float | None) -> str:
     if value is None or metric.percent:
         return percent(value)
     return significant(value, 4) if metric.high is None else f"{value:.3f}"
+
+
+def spread_text(metric: Metric, value: float | None, spread: float | None) -> str:
+    """What stands behind a mean's "±": as many decimals as the mean has.
+
+    >>> from tff_hospitals.training.metrics import METRICS
+    >>> spread_text(METRICS["rmse"], 1.4532, 1.8e-6), spread_text(METRICS["accuracy"], 0.71, 0.0123)
+    ('0.000', '1.2')
+    """
+    shown = score_text(metric, value)
+    if spread is None or metric.high is not None or "e" in shown:
+        return score_text(metric, spread)
+    return f"{spread:.{len(shown.partition('.')[2])}f}"
+
+
+def some(names: Sequence[str], last: str = "") -> str:
+    """Up to four names, or the first three and how many more; apart by semicolons where a name has a comma.
+
+    Args:
+      names: what is listed.
+      last: what stands before the last name instead of a comma, such as " and ".
+
+    >>> some(["a", "b", "c", "d"], last=" and "), some(list("abcde")), some(["FedAvg", "FedAvg, equal weights"])
+    ('a, b, c and d', 'a, b, c and 2 more', 'FedAvg; FedAvg, equal weights')
+    """
+    mark = "; " if any("," in one for one in names) else ", "
+    if len(names) > 4:
+        return f"{mark.join(names[:3])}{mark.rstrip() if mark == '; ' else ''} and {len(names) - 3} more"
+    if last and len(names) > 1 and mark == ", ":
+        return f"{mark.join(names[:-1])}{last}{names[-1]}"
+    return mark.join(names)
 
 
 def score_words(metric: Metric, value: float | None) -> str:
@@ -339,7 +370,8 @@ def unranked_sentences(rows: Iterable[Row]) -> list[str]:
     names = list(dict.fromkeys(row_title(row) for row in rows if row.measured and not row.ranked))
     if not names:
         return []
-    return [f"Not ranked, since training had not come to its end (see the warnings): {', '.join(names)}."]
+    mark = "; " if any("," in one for one in names) else ", "
+    return [f"Not ranked, since training had not come to its end (see the warnings): {mark.join(names)}."]
 
 
 def joint_sentences(joint: Mapping[str, Any], splits: int = 1, releases: str = "") -> list[str]:
