@@ -162,3 +162,50 @@ def test_no_record_whatever_it_holds_is_longer_than_the_clip_norm(name, method, 
         assert moved <= clip_norm * ROUNDED + RECORDS * clip_norm * 1e-6
 
     bounded()
+
+
+BEHIND = {
+    "flat": (FLAT, ()),
+    "matrix": (FLAT, (of(layers.Dense, 3, use_bias=False),)),
+    "steps": (STEPS, (of(layers.Dense, 9, use_bias=False),)),
+    "convolution": (IMAGE, (of(layers.Conv2D, 3, 2, use_bias=False),)),
+    "embedding": (TOKENS, (of(layers.Embedding, 9, 6),)),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", BEHIND)
+def test_tiny_inputs_and_huge_gradients_whose_product_is_ordinary(name, style, compiled):
+    """Automatic clipping multiplied the gradient by a factor above one first: infinity, and zero times infinity."""
+    shape, inside = BEHIND[name]
+
+    def build():
+        made = [layers.Input(shape), *(make() for make in inside), layers.Flatten(), layers.Dense(1, use_bias=False)]
+        return tf.keras.Sequential(made)
+
+    model = FunctionalModel(build, ModelSignature(shape, 1, "regression"), target_scaling="none")
+
+    @tf.function(jit_compile=compiled, autograph=False)
+    def run(trainable, features, labels, clip_norm):
+        return clipped_gradient_sum(model, trainable, (), features, labels, [1.0, 1.0], clip_norm, style=style)
+
+    for label, size, clip_norm in [
+        (1.5e38, 1.5e-38, 50.0),
+        (1e38, 1e-37, 1e3),
+        (1e30, 1e-30, 1e9),
+        (1e19, 1e-19, 1e30),
+    ]:
+        features = np.zeros((2, *shape), np.float32)
+        features[0, ..., -1] = 0.0 if name == "embedding" else size
+        trainable = [
+            tf.fill(spec.shape, np.float32(size if name == "embedding" else 1.0)) for spec in model.trainable_specs
+        ]
+        trainable[-1] = tf.zeros_like(trainable[-1])  # so that no gradient comes behind the last layer
+        total, norms, _ = run(trainable, tf.constant(features), tf.constant([label, 0.0]), tf.constant(clip_norm))
+        moved = np.sqrt(sum(float(np.sum(np.square(one, dtype=np.float64))) for one in map(np.asarray, total)))
+        assert 0.0 < norms[0] < 1e3
+        assert np.isfinite(moved)
+        assert moved <= clip_norm * ROUNDED
+        if style == "automatic":
+            assert moved > 0.1 * clip_norm

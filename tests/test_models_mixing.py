@@ -62,11 +62,63 @@ MIXING = {
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_a_layer_that_mixes_records_is_refused_under_privacy_alone(name):
-    model = model_of(MIXING[name]())
+def test_a_layer_that_mixes_records_is_refused_under_privacy_alone_and_named(name):
+    mixing_layer = MIXING[name]()
+    around = (
+        layers.Dense(4, name="before"),
+        tf.keras.Sequential([mixing_layer], name="block"),
+        layers.Dense(4, name="behind"),
+    )
+    model = model_of(*around)
     (problem,) = model.problems(under_dp=True)
     assert "depends on other records of its batch" in problem.bound
+    assert (problem.name, problem.value) == (f"layer block/{mixing_layer.name}", type(mixing_layer).__name__)
     assert model.problems(under_dp=False) == []
+
+
+def test_the_layer_whose_gradient_mixes_is_named_and_not_one_that_has_the_same_input():
+    inputs = layers.Input(SHAPE)
+    both = layers.Add()([layers.Dense(4, name="beside")(inputs), layers.Lambda(mixed_gradient, name="mixer")(inputs)])
+    model = FunctionalModel(
+        lambda: tf.keras.Model(inputs, layers.Dense(3)(both)), ModelSignature(SHAPE, 3, "multiclass")
+    )
+    assert [problem.name for problem in model.problems(under_dp=True)] == ["layer mixer"]
+
+
+class MixesByItself(tf.keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        outputs = self.dense(inputs)
+        return outputs - tf.reduce_mean(outputs, axis=0)
+
+
+def test_a_model_that_mixes_between_its_layers_is_refused_as_a_whole():
+    (problem,) = FunctionalModel(MixesByItself, ModelSignature(SHAPE, 3, "multiclass")).problems(under_dp=True)
+    assert problem.name == "model"
+
+
+@pytest.mark.parametrize(
+    ("shape", "apart"),
+    [((), True), ((3,), True), ((1, 3), True), ((4, 3), False), ((4, 1, 3), False), ((1, 1, 3), False)],
+)
+@pytest.mark.parametrize("operation", [lambda x, y: x * y, lambda x, y: y + x, lambda x, y: x - y])
+def test_constants_of_more_axes_than_records_are_not_taken_for_arithmetic_of_single_records(shape, apart, operation):
+    """Times a constant [4, 1, 3] the records were the second axis, and the mean over it was one over records."""
+
+    def build():
+        inputs = layers.Input(SHAPE)
+        outputs = operation(
+            layers.Dense(3)(inputs), np.arange(1.0, 1.0 + np.prod(shape), dtype=np.float32).reshape(shape)
+        )
+        return tf.keras.Model(inputs, layers.GlobalAveragePooling1D()(outputs) if len(shape) == 3 else outputs)
+
+    model = FunctionalModel(build, ModelSignature(SHAPE, 3, "multiclass"))
+    assert mixing.known_to_keep_records_apart(model.keras) == apart
+    if shape == (4, 1, 3):
+        assert [problem.name.startswith("layer tf.") for problem in model.problems(under_dp=True)] == [True]
 
 
 def test_real_records_are_looked_at_too():

@@ -120,7 +120,7 @@ class FunctionalModel:
             if pretrained is not None or keep_initial:
                 self._given = self._values(self.keras)
         self._findings: inspection.Findings | None = None
-        self.mixing: dict[str, str | None] = {}  # what `mixing.mixing` saw, by the records that it was shown
+        self.mixing: dict[str, mixing.Mixing | None] = {}  # what `mixing.mixing` saw, by the records that it was shown
         self._activation: str | None = None
         self._objective: objectives.Objective | None = None
         # How clipped gradients are computed, decided on first use by `ghost.ghost_plan` and `per_record.method_for`.

@@ -64,10 +64,13 @@ def problems(model: Any, *, under_dp: bool, records: np.ndarray | None = None) -
         remedy = "use GroupNormalization or LayerNormalization, or freeze the layer (then it uses its saved averages)"
         found.append(Problem(f"layer {name}", "BatchNormalization", bound, remedy))
     if under_dp and not found:
-        words = mixing.mixing(model, records)
-        if words is not None:
-            bound = f"{words}: it depends on other records of its batch, so clipping per record bounds nothing"
-            found.append(Problem("model", model.name, bound, "compute every record by itself"))
+        seen = mixing.mixing(model, records)
+        if seen is not None:
+            bound = f"{seen.words}: it depends on other records of its batch, so clipping per record bounds nothing"
+            named = ("model", model.name)
+            if seen.place is not None and seen.place.path:
+                named = (f"layer {seen.place.path}", seen.place.kind)
+            found.append(Problem(*named, bound, "compute every record by itself"))
     return found
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.models import building, einsums, failures
+from tff_hospitals.models.mixing_place import Observed, Place
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import plain_python
 
@@ -52,8 +53,15 @@ _ELEMENTWISE = (
 )
 
 
-def mixing(model: Any, records: np.ndarray | None = None) -> str | None:
-    """How a model was seen to mix records, in words; None where it was not.
+class Mixing(NamedTuple):
+    """How a model was seen to mix records, in words, and in which layer; None where no single one was found."""
+
+    words: str
+    place: Place | None
+
+
+def mixing(model: Any, records: np.ndarray | None = None) -> Mixing | None:
+    """How a model was seen to mix records; None where it was not.
 
     >>> from tff_hospitals.models import ModelSignature, build_model
     >>> mixing(build_model("mlp", ModelSignature((3,), 2, "binary"))) is None
@@ -72,17 +80,18 @@ def mixing(model: Any, records: np.ndarray | None = None) -> str | None:
         return model.mixing[shown]
 
 
-def _probe(model: Any, records: np.ndarray | None) -> str | None:
+def _probe(model: Any, records: np.ndarray | None) -> Mixing | None:
     generator = np.random.default_rng(0)
     trainable, frozen = model.initial_weights(np.array([1, 2], np.int64))
     # Off the initial weights, which may be all zero and hide what a layer does.
     moved = [np.asarray(value + 0.05 * generator.standard_normal(value.shape), np.float32) for value in trainable]
     batches = _batches(model.feature_shape, records, generator)
     for training in (False, True):
-        words = _by_number(model, moved, frozen, batches[0], training)
-        words = words or _by_content(_whole(model, moved, frozen, training), batches)
-        if words is not None:
-            return f"{words} (in {'training' if training else 'inference'})"
+        seen = Observed(model, moved, frozen, training=training, key=_KEY)
+        found = _by_number(model, moved, frozen, batches[0], training, seen)
+        found = found or _by_content(_whole(model, moved, frozen, training), batches, seen)
+        if found is not None:
+            return found._replace(words=f"{found.words} (in {'training' if training else 'inference'})")
     return None
 
 
@@ -133,10 +142,22 @@ def _unknown_layers(model: Any) -> Iterator[Any]:
 
 
 def _is_arithmetic(layer: Any) -> bool:
-    """Whether a layer is a plus, minus or times of a functional model, which mix nothing of tensors of one rank."""
+    """Whether a layer is a plus, minus or times of a functional model that mixes nothing.
+
+    It does not for tensors of one rank, nor for constants of fewer axes. A constant of as many axes would tell records
+    apart by their place, and one of more moves the axis of the records behind its own.
+    """
     if type(layer).__name__ != "TFOpLambda" or not str(getattr(layer, "symbol", "")).endswith(_ARITHMETIC):
         return False
-    return all(len({len(one.shape) for one in node.keras_inputs}) == 1 for node in layer._inbound_nodes)
+    for node in layer._inbound_nodes:
+        ranks = {len(one.shape) for one in node.keras_inputs}
+        records = {id(one) for one in node.keras_inputs}
+        given = [one for one in tf.nest.flatten((node.call_args, node.call_kwargs)) if id(one) not in records]
+        constants = [np.shape(one) for one in given if one is not None and not isinstance(one, str)]
+        axes = min(ranks)
+        if len(ranks) > 1 or any(len(one) > axes or (len(one) == axes and one[0] > 1) for one in constants):
+            return False
+    return True
 
 
 def _all_layers(model: Any) -> tuple[Any, ...]:
@@ -180,7 +201,9 @@ def _outliers(record: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{size:g} in one feature", one
 
 
-def _by_number(model: Any, trainable: Any, frozen: Any, batch: np.ndarray, training: bool) -> str | None:
+def _by_number(
+    model: Any, trainable: Any, frozen: Any, batch: np.ndarray, training: bool, seen: Observed
+) -> Mixing | None:
     """Compares the records of a batch with each of them alone."""
 
     def outputs(first: int, last: int) -> np.ndarray:
@@ -190,10 +213,16 @@ def _by_number(model: Any, trainable: Any, frozen: Any, batch: np.ndarray, train
     try:
         alone = np.concatenate([outputs(row, row + 1) for row in range(_BATCH)])
     except (tf.errors.OpError, ValueError) as error:  # a layer that counts on a number of records
-        return f"a record alone cannot be computed ({failures.reason(error)})"
-    if np.allclose(outputs(0, _BATCH), alone, rtol=_OTHER_KERNELS, atol=1e-4, equal_nan=True):
+        where = failures.failing_layer(model, trainable, frozen, batch[:1], training=training, key=_KEY)
+        return Mixing(f"a record alone cannot be computed ({where or failures.reason(error)})", None)
+
+    def differ(one: np.ndarray, other: np.ndarray) -> bool:
+        near = one.shape == other.shape and np.allclose(one, other, rtol=_OTHER_KERNELS, atol=1e-4, equal_nan=True)
+        return not near
+
+    if not differ(outputs(0, _BATCH), alone):
         return None
-    return "a record alone gives another output than in a batch"
+    return Mixing("a record alone gives another output than in a batch", seen.by_number(batch, differ))
 
 
 def _whole(model: Any, trainable: Any, frozen: Any, training: bool) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -212,7 +241,9 @@ def _whole(model: Any, trainable: Any, frozen: Any, training: bool) -> Callable[
     return lambda features: [np.reshape(one, (_BATCH, -1)) for one in compiled(features)]
 
 
-def _by_content(call: Callable[[np.ndarray], list[np.ndarray]], batches: list[np.ndarray]) -> str | None:
+def _by_content(
+    call: Callable[[np.ndarray], list[np.ndarray]], batches: list[np.ndarray], seen: Observed
+) -> Mixing | None:
     """Replaces one record and compares what the others give."""
     for batch in batches:
         try:
@@ -229,7 +260,8 @@ def _by_content(call: Callable[[np.ndarray], list[np.ndarray]], batches: list[np
             others = np.arange(_BATCH) != row
             for what, old, new in zip(("output", "gradient"), before, after):
                 if _moved(old[others], new[others]):
-                    return f"a record of {words} moves the {what} of other records of its batch"
+                    place = seen.by_content(batch, changed, others, _moved)
+                    return Mixing(f"a record of {words} moves the {what} of other records of its batch", place)
     return None
 
 

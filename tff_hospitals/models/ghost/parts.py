@@ -100,7 +100,9 @@ def outer_products(inputs: tf.Tensor, gradient: tf.Tensor) -> Part:
         units = _chosen(inputs / tf.cast(lengths, tf.float32)[:, None], factors, careful)
         return tf.matmul(units, _chosen(scales[:, None] * gradient, factors, careful), transpose_a=True)
 
-    ordinary = tf.logical_and(inputs_squared < _ORDINARY_SQUARED, is_finite(gradient_squared))
+    # Of the gradients too: automatic clipping has factors above one, and such a factor times the gradient may overflow
+    # before a tiny input makes it small again.
+    ordinary = tf.maximum(inputs_squared, gradient_squared) < _ORDINARY_SQUARED
     return Part(finite_or_infinite(inputs_squared * gradient_squared), weighted_sum, tf.reduce_all(ordinary))
 
 
