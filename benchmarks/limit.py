@@ -4,9 +4,12 @@
 
 The work is that of `peers.py`: an MLP 784-200-10, 200 records a site, one epoch of batches of 20, the mean of all
 sites. JAX is one program over as many host devices as there are cores (`peers_rows.jax_devices`), in an environment of
-its own that is made on first use. Both are measured in turn, and both must come to the same training loss. Writes
-`mlp_k10_over_jax_devices` and `mlp_k100_over_jax_devices` (ours over JAX), and `python_api_over_script`: the same round
-in a process that imported TensorFlow before us and set nothing, over one as the scripts start it.
+its own that is made on first use. Beside it stand two programs of this TensorFlow with hand-written gradients and
+nothing around them, with XLA and without (`peers_rows.by_hand_xla`, `by_hand`): what they take is TensorFlow's, what a
+round takes beyond them is ours. Each is measured in turn with the compiled runtime, and must come to the same training
+loss. Writes `mlp_k10_over_jax_devices` and `mlp_k100_over_jax_devices` (ours over JAX), the same for `by_hand_xla` and
+`by_hand`, and `python_api_over_script`: the same round in a process that imported TensorFlow before us and set nothing,
+over one as the scripts start it.
 """
 
 from __future__ import annotations
@@ -37,24 +40,29 @@ def processor() -> str:
     return platform.machine()
 
 
-def over_jax(python: str, sites: int, turns: int) -> dict[str, Any]:
-    """Figures of one number of sites.
+LIMITS = {"jax": "jax_devices", "by_hand_xla": "by_hand_xla", "by_hand": "by_hand"}
+"""Rows of `peers_rows.py` that do the least that can be done, and how figures name them."""
+
+
+def over(row: str, python: str, sites: int, turns: int) -> dict[str, Any]:
+    """Figures of one of `LIMITS` and one number of sites.
 
     Raises:
       Unusable: a process failed, or the losses are not those of the same work.
     """
-    found = peers.measure("jax", python, sites, turns)
-    key = f"jax_k{sites}"
+    found = peers.measure(row, python, sites, turns)
+    key = f"{row}_k{sites}"
     if not found[f"{key}_same_loss"]:
         raise peers.Unusable(
-            f"jax: with {sites} sites its training loss is {found[f'{key}_loss']:.4f}, ours "
+            f"{row}: with {sites} sites its training loss is {found[f'{key}_loss']:.4f}, ours "
             f"{found[f'{key}_compiled_loss']:.4f}",
             "find the difference between its row and ours in peers_rows.py before its ratio is used",
         )
+    name = LIMITS[row]
     return {
-        f"mlp_k{sites}_over_jax_devices": 1 / found[f"{key}_over_compiled"],
-        f"mlp_k{sites}_jax_devices_s": found[f"{key}_s"],
-        f"mlp_k{sites}_compiled_s": found[f"{key}_compiled_s"],
+        f"mlp_k{sites}_over_{name}": 1 / found[f"{key}_over_compiled"],
+        f"mlp_k{sites}_{name}_s": found[f"{key}_s"],
+        f"mlp_k{sites}_compiled_beside_{name}_s": found[f"{key}_compiled_s"],
     }
 
 
@@ -117,7 +125,8 @@ def run() -> None:
             "load_before": os.getloadavg()[0],
         }
         for count in sites:
-            figures.update(over_jax(python, count, FLAGS.turns))
+            for row in LIMITS:
+                figures.update(over(row, python if row == "jax" else sys.executable, count, FLAGS.turns))
         figures.update(python_over_script(sites[0], FLAGS.turns))
     except peers.Unusable as error:
         print(f"limit: {error}", file=sys.stderr, flush=True)

@@ -71,6 +71,71 @@ def _ours(sites: int) -> None:
     peers_work.repeat(sites, one_round, lambda: [np.asarray(one) for one in kept["state"].weights])
 
 
+def by_hand_xla(sites: int) -> None:
+    """The limit of TensorFlow with XLA: the same arithmetic with hand-written gradients and nothing around it."""
+    _by_hand(sites, compiled=True)
+
+
+def by_hand(sites: int) -> None:
+    """The limit of TensorFlow without XLA, whose matrix products are oneDNN's."""
+    _by_hand(sites, compiled=False)
+
+
+def _by_hand(sites: int, *, compiled: bool) -> None:
+    """One program for as many sites as a core has, on every core at once."""
+    import concurrent.futures
+    import os
+
+    os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import numpy as np
+    import tensorflow as tf
+
+    cores = min(len(os.sched_getaffinity(0)), sites)
+    steps = peers_work.RECORDS // peers_work.BATCH
+
+    def step(weights: Any, x: Any, y: Any) -> list[Any]:
+        before = x @ weights[0] + weights[1]
+        hidden = tf.nn.relu(before)
+        towards = (
+            tf.nn.softmax(hidden @ weights[2] + weights[3]) - tf.one_hot(y, peers_work.CLASSES)
+        ) / peers_work.BATCH
+        back = tf.matmul(towards, weights[2], transpose_b=True) * tf.cast(before > 0, tf.float32)
+        gradients = [tf.matmul(x, back, transpose_a=True), tf.reduce_sum(back, 0)]
+        gradients += [tf.matmul(hidden, towards, transpose_a=True), tf.reduce_sum(towards, 0)]
+        return [weight - peers_work.RATE * gradient for weight, gradient in zip(weights, gradients)]
+
+    def part(weights: Any, features: Any, labels: Any, batches: Any) -> Any:
+        def site(number: Any, total: Any) -> Any:
+            def one(place: Any, current: Any) -> Any:
+                rows = tf.reshape(batches[number, place], [peers_work.BATCH])
+                return place + 1, step(current, tf.gather(features[number], rows), tf.gather(labels[number], rows))
+
+            _, trained = tf.while_loop(lambda place, _: place < steps, one, (0, list(weights)))
+            return number + 1, [a + b for a, b in zip(total, trained)]
+
+        zero = [tf.zeros_like(weight) for weight in weights]
+        return tf.while_loop(lambda number, _: number < features.shape[0], site, (0, zero))[1]
+
+    program = tf.function(part, jit_compile=compiled, autograph=False)
+    records = [peers_work.site_records(number) for number in range(sites)]
+    features, labels = (np.stack(one) for one in zip(*records))
+    shares = np.array_split(np.arange(sites), cores)
+    data = [(tf.constant(features[share]), tf.constant(labels[share])) for share in shares]
+    generator = np.random.default_rng(0)
+    kept: dict[str, Any] = {"weights": [tf.constant(one) for one in peers_work.first_weights()]}
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+
+        def one_round() -> None:
+            order = np.argsort(generator.random((sites, peers_work.RECORDS)), axis=1)
+            batches = order.reshape(sites, steps, peers_work.BATCH).astype(np.int32)
+            work = [(kept["weights"], *own, tf.constant(batches[share])) for own, share in zip(data, shares)]
+            parts = list(pool.map(lambda arguments: program(*arguments), work))
+            kept["weights"] = [sum(one) / sites for one in zip(*parts)]
+
+        peers_work.repeat(sites, one_round, lambda: [one.numpy() for one in kept["weights"]])
+
+
 def jax_devices(sites: int) -> None:
     """The limit: the same arithmetic as one program of JAX, sites divided among as many host devices as cores.
 
@@ -244,6 +309,7 @@ def flower(sites: int) -> None:
 
 
 ROWS = {"jax": jax_devices, **{function.__name__: function for function in (compiled, python, fedjax, pfl, flower)}}
+ROWS.update({function.__name__: function for function in (by_hand_xla, by_hand)})
 
 if __name__ == "__main__":
     ROWS[sys.argv[1]](int(sys.argv[2]))
