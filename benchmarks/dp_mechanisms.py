@@ -295,14 +295,20 @@ def table(panels: list[dict[str, Any]]) -> str:
 
 
 def draw(panels: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Accuracy against epsilon with intervals, one picture per panel."""
+    """Accuracy against epsilon with intervals, one picture per panel; a mechanism has one colour in all of them."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 5.4), squeeze=False)
-    for axis, panel in zip(axes[0], panels):
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 5.4 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    others = dict.fromkeys((*HOSPITAL_LEVEL, *CYCLIC))
+    colours = {name: f"C{place}" for names in (RECORD_LEVEL, others) for place, name in enumerate(names)}
+    for axis, panel in zip(axes.flat, panels):
         names = list(dict.fromkeys(found["method"] for found in panel["cells"]))
         for place, name in enumerate(names):
             known = [found for found in panel["cells"] if found["method"] == name and "accuracy" in found]
@@ -316,6 +322,7 @@ def draw(panels: list[dict[str, Any]], path: pathlib.Path) -> None:
                 markersize=3,
                 capsize=2,
                 linewidth=1,
+                color=colours[name],
                 label=label,
             )
         axis.axhline(100 * panel["reference"]["accuracy"], color="grey", linestyle=":", label="without privacy")
@@ -382,9 +389,10 @@ def run() -> None:
     known = earlier(FLAGS.json, made_with)
     panels = measure(FLAGS.panels, FLAGS.mechanisms, epsilons, seeds, counts, known, save)
     save(panels)
-    print(table(panels))
+    asked = [panel for panel in panels if panel["name"] in FLAGS.panels]
+    print(table(asked))
     if FLAGS.plot:
-        draw(panels, pathlib.Path(FLAGS.plot))
+        draw(asked, pathlib.Path(FLAGS.plot))
 
 
 if __name__ == "__main__":
