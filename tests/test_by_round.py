@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 import toy
 
 from tff_hospitals.accounting import after_selection, epsilon_of
+from tff_hospitals.audits.self_tests import cohorts
+from tff_hospitals.audits.self_tests.findings import settle
 from tff_hospitals.communication import forecast, parse_chain
 from tff_hospitals.communication.bandwidth import Link, catching_up_by_round, catching_up_bytes
 from tff_hospitals.communication.sizes import payload_bytes
@@ -16,6 +19,7 @@ from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.plan import Plan, chains, mechanisms, review, schedules
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.processes.aggregators.base import with_changes
 from tff_hospitals.processes.composition import compose
 from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.releases import planned_ledger
@@ -142,6 +146,11 @@ CASES = {
         by_round="hospitals_per_round=linear:2", cohort={"kind": "fixed_size", "hospitals_per_round": 1}
     ),
 }
+CASES["both"] = DP_SGD.replace(
+    weighting="equal",
+    privacy={"outer": "fixed_clip", "outer_noise_multiplier": 2.0},
+    by_round="outer_noise_multiplier=list:1:2:0.5:3,noise_multiplier=linear:2,outer_clip_norm=list:1:0.2:2:0.5",
+)
 BITS = BASE.replace(
     broadcast="rotate,quantize:8",
     upload="rotate,quantize:8:nearest",
@@ -179,6 +188,35 @@ def test_bits_by_round_are_counted_by_round_and_a_resumed_run_has_the_same_bits(
     assert [up[str(number)] - beside for number in (1, 2, 3, 4)] == sizes_of
     broadcasts = [payload_bytes(parse_chain(f"rotate,quantize:{bits}"), shapes).high for bits in (8, 4, 4)]
     assert [down[str(number)] - down["2"] for number in (2, 3, 4)] == [one - broadcasts[0] for one in broadcasts]
+
+
+def test_an_audit_expects_the_cohort_of_every_round():
+    """Hospitals by round are what the plan says; an audit that counts on one number of them would accuse it."""
+    plan, dataset = CASES["cohort"], toy.hospitals()
+    draws = RoundDrawer(plan, dataset, noise_plan.make(plan, dataset))
+    run = types.SimpleNamespace(plan=plan, dataset=dataset, rounds=4)
+    (found,) = settle(cohorts.check(run, draws))
+    assert found.passed
+    constant = types.SimpleNamespace(plan=plan.replace(by_round=""), dataset=dataset, rounds=4)
+    (found,) = settle(cohorts.check(constant, draws))
+    assert not found.passed
+
+
+def test_each_of_two_mechanisms_follows_the_factors_of_its_own_settings():
+    """An audit looks at each mechanism in a plan of its own: which factors a plan of both hands to which, this says."""
+    plan, dataset = CASES["both"].replace(by_round=CASES["both"].by_round + ",clip_norm=list:1:4:1:1"), toy.hospitals()
+    composed = compose(plan, dataset, build_model(plan, dataset))
+    state = composed.aggregator.initial_state(np.array([1, 2], np.int64), 2.0)
+    for number, (noise, outer, inner) in enumerate([(1, 1, 1), (2, 0.2, 4), (0.5, 2, 1), (3, 0.5, 1)]):
+        now = with_changes(state, round=np.int32(number))
+        assert float(composed.aggregator.parameters(now)["clip_norm"]) == pytest.approx(outer)
+        _, _, measured = composed.aggregator.finish(
+            now, composed.zero_contribution(), composed.aggregator.server_noise(now)
+        )
+        parameters = composed.client_work.scalars  # of nobody's sum, which is divided by 1
+        assert float(measured["noise_norm"]) == pytest.approx(2.0 * noise * outer * parameters**0.5)
+        settings = composed.client_work.settings_at(np.int32(number), composed.client_work.settings())
+        assert float(settings["clip_norm"]) == pytest.approx(0.5 * inner)
 
 
 def test_a_forecast_adds_up_rounds_of_different_bits():

@@ -12,12 +12,13 @@ from tff_hospitals.hospitals.shift import LARGE
 from tff_hospitals.reports import plot_contribution
 from tff_hospitals.reports.gains import gain_text, gain_words, interval_text
 from tff_hospitals.reports.pages import badges, data_section, figures, readable_time, render
+from tff_hospitals.reports.plot_contribution import without_tests
 from tff_hospitals.reports.plot_partition import partition_picture
 from tff_hospitals.reports.plot_style import Picture, drawing
 from tff_hospitals.reports.plots import write_plots
 from tff_hospitals.reports.spread import Interval
 from tff_hospitals.reports.summary import dataset_from_json
-from tff_hospitals.reports.wording import MISSING, joint_sentences, score_text, some
+from tff_hospitals.reports.wording import MISSING, NO_RECORDS, joint_sentences, score_text, some
 from tff_hospitals.training.metrics import METRICS
 from tff_hospitals.training.published_fields import INSIDE
 
@@ -94,14 +95,16 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     """Whom the others would miss, and who gains from taking part, in words; what intervals cannot tell is counted."""
     metric, rows = METRICS[found["headline"]], found["hospitals"]
     asked = (
-        ("low", "high", f"to the mean {metric.label} of all hospitals"),
-        ("own_low", "own_high", f"to its own {metric.label}"),
+        ("contribution", "low", "high", f"to the mean {metric.label} of all hospitals"),
+        ("own", "own_low", "own_high", f"to its own {metric.label}"),
     )
     said = []
-    for low, high, where in asked:
+    for field, low, high, where in asked:
         helps, harms = (_names([row["hospital"] for row in rows if _side(row, low, high) == sign]) for sign in (1, -1))
-        unknown = sum(_side(row, low, high) == 0 for row in rows)
+        untested = [row["hospital"] for row in rows if field == "own" and row["hospital"] in without_tests(found)]
+        unknown = sum(_side(row, low, high) == 0 for row in rows) - len(untested)
         rest = f"; for {unknown} of {len(rows)} hospitals the test records cannot tell" if unknown else ""
+        rest += f"; {NO_RECORDS}: {some(untested)}" if untested else ""
         said.append(f"Taking part adds {where}: {helps}; takes from it: {harms}{rest}.")
     return said
 
@@ -129,6 +132,8 @@ def _effects(found: Mapping[str, Any]) -> dict[str, Any]:
     metric = METRICS[found["headline"]]
 
     def with_ends(row: Mapping[str, Any], field: str, low: str, high: str) -> str:
+        if field == "own" and row["hospital"] in without_tests(found):
+            return NO_RECORDS
         ends = None if row[low] is None else Interval(row[low], row[high])
         return gain_text(metric, row[field]) + interval_text(metric, ends)
 

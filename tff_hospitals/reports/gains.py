@@ -20,7 +20,7 @@ from typing import Any
 from tff_hospitals.foundations.validation import counted
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.spread import Interval
-from tff_hospitals.reports.wording import MISSING, percent, row_title, some
+from tff_hospitals.reports.wording import MISSING, NO_RECORDS, percent, row_title, some
 from tff_hospitals.training.metrics import Metric
 
 GAINS, LOSES, CANNOT_TELL = "gains", "loses", "cannot tell"
@@ -93,7 +93,12 @@ def gain_table(rows: Sequence[Row], ids: Sequence[str]) -> list[dict[str, Any]]:
     lines = [
         [
             one,
-            *(gain_text(metric, gains(row).get(one)) + interval_text(metric, gain_interval(row, one)) for row in known),
+            *(
+                NO_RECORDS
+                if one in row.untested
+                else gain_text(metric, gains(row).get(one)) + interval_text(metric, gain_interval(row, one))
+                for row in known
+            ),
         ]
         for one in ids
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tff_hospitals.foundations.validation import counted
 from tff_hospitals.reports.attacked import promised_and_attacked
-from tff_hospitals.reports.columns import COLUMNS, Column, Shown
+from tff_hospitals.reports.columns import COLUMNS, Column, Shown, row_from_json
 from tff_hospitals.reports.findings import cautions, findings, headline
 from tff_hospitals.reports.gains import gain_table
 from tff_hospitals.reports.metric_tables import metric_tables
@@ -21,18 +21,19 @@ from tff_hospitals.reports.spread import quantile
 from tff_hospitals.reports.summary import Summary
 from tff_hospitals.reports.table_columns import SHARES
 from tff_hospitals.reports.wording import (
+    NO_RECORDS,
     accounting_words,
     adjacency_sentence,
     delta_sentence,
     delta_text,
     interval_words,
     joint_sentences,
-    percent,
     privacy_statement,
     promise_figures,
     row_title,
     score_text,
     significant,
+    with_unit,
 )
 
 PROMISE_TITLES = {"record": "Record level", "hospital": "Hospital level", "none": "No guarantee"}
@@ -253,9 +254,11 @@ def run_links(directory: pathlib.Path) -> list[dict[str, str]]:
         if not path.is_dir() or path.name.startswith("."):
             continue
         try:
-            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-            accuracy, rounds = percent(summary.get("accuracy_mean")), summary.get("rounds")
-            words = f"{accuracy} %, {rounds} round{'s' * (rounds != 1)}, {summary.get('stop_reason')}"
+            row = row_from_json(json.loads((path / "summary.json").read_text(encoding="utf-8")), path.name)
+            figure = NO_RECORDS if row.untested else ""  # that of a private run lies inside
+            if row.score.mean is not None:
+                figure = with_unit(row.metric, score_text(row.metric, row.score.mean))
+            words = ", ".join(filter(None, (figure, counted(row.rounds or 0, "round"), row.stop_reason)))
         except (OSError, ValueError, AttributeError, TypeError):
             words = "not finished or not readable"
         page = ("report.html",) if (path / "report.html").is_file() else ("",)

@@ -13,6 +13,7 @@ from tff_hospitals.reports.plot_style import Picture
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.run_files import POOLED, SERVER, RunFiles
 from tff_hospitals.reports.wording import (
+    NO_RECORDS,
     UNIT_SHORT,
     accounting_words,
     bytes_text,
@@ -76,6 +77,8 @@ def _tiles(run: RunFiles) -> list[dict[str, str]]:
     both = ((row.score.mean, "mean of the hospitals"), (row.score.pooled_mean, "all test records together"))
     tiles = [
         {"name": metric_title(row.metric), "value": with_unit(row.metric, score_text(row.metric, value)), "note": note}
+        if value is not None or not row.untested
+        else {"name": metric_title(row.metric), "value": NO_RECORDS, "note": ""}
         for value, note in both
         if value is not None or note.startswith("mean")
     ]
@@ -109,6 +112,9 @@ def _hospital_table(run: RunFiles) -> dict[str, Any]:
     for scope in scopes:
         name = {POOLED: "all hospitals together", SERVER: "records held by the server"}.get(scope, scope)
         cells = [_text(column, last[(scope, column)]) for column, _ in columns]
+        if scope in run.row.untested:
+            at = next((place for place, (column, _) in enumerate(columns) if column in METRICS), None)
+            cells = cells if at is None else [*cells[:at], NO_RECORDS, *cells[at + 1 :]]
         further = [score_text(run.row.metric, own.get(scope))] if own else []
         lines.append([name, *cells, *further, *([significant(noise.get(scope))] if noise else [])])
     further = [f"own model, {metric_head(run.row.metric)}"] if own else []

@@ -12,7 +12,7 @@ from typing import Any
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.spread import Interval
 from tff_hospitals.reports.summary import Summary
-from tff_hospitals.reports.wording import metric_head, metric_title, row_title, score_text, short_interval
+from tff_hospitals.reports.wording import NO_RECORDS, metric_head, metric_title, row_title, score_text, short_interval
 from tff_hospitals.training.metrics import METRICS, Metric
 
 MEAN, TOGETHER, WORST = "mean of the hospitals", "all test records together", "worst hospital"
@@ -65,7 +65,7 @@ def _table(summary: Summary, metric: Metric, rows: Sequence[Row]) -> dict[str, A
 def _count(by_class: Mapping[str, Any] | None, records: int | None) -> str:
     """Test records, and how many of them are of class 1 where there are two classes."""
     if not by_class:
-        return "" if records is None else str(records)
+        return "" if records is None else str(records) if records else NO_RECORDS
     total = sum(by_class.values())
     return f"{total} ({by_class['1']} positive)" if set(by_class) == {"0", "1"} else str(total)
 

@@ -20,11 +20,16 @@ from tff_hospitals.reports.plot_style import (
     Picture,
     Sheet,
 )
-from tff_hospitals.reports.wording import shorten
+from tff_hospitals.reports.wording import NO_RECORDS, shorten
 from tff_hospitals.training.metrics import METRICS
 
 _STEP = 0.26
 _MOST_NAMES, _MOST_LINES, _MOST_COLUMNS, _MOST_CELLS = 40, 8, 24, 16
+
+
+def without_tests(found: Mapping[str, Any]) -> set[str]:
+    """Ids of hospitals without test records."""
+    return {one["id"] for one in found["dataset"]["hospitals"] if not one["test_records"]}
 
 
 def contribution(found: Mapping[str, Any]) -> Picture:
@@ -49,7 +54,8 @@ def contribution(found: Mapping[str, Any]) -> Picture:
         axes.axvline(0.0, color=MUTED, lw=0.9, linestyle=(0, (1, 2)), zorder=1)
         for place, row in enumerate(rows):
             if row[field] is None:
-                axes.text(0.0, place, " no test records", size=SMALL_SIZE, color=MUTED, va="center")
+                why = NO_RECORDS if row["hospital"] in without_tests(found) else "not defined there"
+                axes.text(0.0, place, f" {why}", size=SMALL_SIZE, color=MUTED, va="center")
                 continue
             ends = None if row[low] is None else (row[low], row[high])
             told = ends is not None and not ends[0] <= 0 <= ends[1]

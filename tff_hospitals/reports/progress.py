@@ -23,6 +23,7 @@ from tff_hospitals.reports import own_models
 from tff_hospitals.reports.columns import row_from_json
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.wording import (
+    NO_RECORDS,
     UNIT_SHORT,
     bytes_text,
     conversion_name,
@@ -33,6 +34,7 @@ from tff_hospitals.reports.wording import (
     score_words,
     short_interval,
     significant,
+    some,
     target_text,
     with_unit,
     worst_hospital,
@@ -260,13 +262,16 @@ def run_summary(summary: Mapping[str, Any] | Row) -> str:
         own = with_unit(metric, score_text(metric, score.mean))
         over = "" if score.low is None or score.high is None else f"; 95 % interval over test patients {_ends(row)}"
         lines.append(_line(metric.label, f"{own} (mean of the hospitals{over}){pooled}"))
+    elif row.untested:
+        lines.append(_line(metric.label, NO_RECORDS))
     known = [(key, value) for key, value in score.per_hospital.items() if value is not None]
+    untested = f"; {NO_RECORDS}: {some(row.untested)}" if known and row.untested else ""
     if 0 < len(known) <= 8:
-        lines.append(_line("", ", ".join(f"{key} {score_text(metric, value)}" for key, value in known)))
+        lines.append(_line("", ", ".join(f"{key} {score_text(metric, value)}" for key, value in known) + untested))
     elif known:
         (low, low_at), (high, high_at) = min((v, k) for k, v in known), max((v, k) for k, v in known)
         ends = (f"lowest {score_text(metric, low)} at {low_at}", f"highest {score_text(metric, high)} at {high_at}")
-        lines.append(_line("", ", ".join(ends)))
+        lines.append(_line("", ", ".join(ends) + untested))
     others = [other for name, other in METRICS.items() if name not in (row.headline, "loss")]
     measured = [(other, row.figures(other.name).mean) for other in others]
     words = [score_words(other, value) for other, value in measured if value is not None]

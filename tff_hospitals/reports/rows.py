@@ -152,6 +152,17 @@ class Row:
         return self.figures(self.headline)
 
     @property
+    def untested(self) -> tuple[str, ...]:
+        """Hospitals of which no metric is known, though those of others are asked for: they have no test records.
+
+        >>> Row("mean", values={"accuracy_per_hospital": {"a": None, "b": 0.5}}).untested
+        ('a',)
+        """
+        known = [of for name in METRICS if (of := self.figures(name).per_hospital)]
+        ids = dict.fromkeys(one for of in known for one in of)
+        return tuple(one for one in ids if all(of.get(one) is None for of in known))
+
+    @property
     def merit(self) -> float | None:
         """The headline figure, its sign such that more is better."""
         mean = self.score.mean

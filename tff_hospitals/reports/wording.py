@@ -17,6 +17,8 @@ from tff_hospitals.reports.spread import Interval
 from tff_hospitals.training.metrics import Metric
 
 MISSING = "-"
+NO_RECORDS = "no test records"
+"""Instead of a figure of a hospital that has none to measure it on."""
 NO_EVENT = "no event"
 """Instead of an epsilon, where TFF runs what it wrote and states no event for it."""
 UNIT_WORDS = {"none": "no unit", "record": "one record (patient)", "hospital": "one whole hospital"}
@@ -101,12 +103,17 @@ def score_words(metric: Metric, value: float | None) -> str:
     ('73.1 % accuracy', 'AUC 0.872')
     """
     text = score_text(metric, value)
-    return f"{text} % {metric.label}" if metric.percent else f"{metric.label} {text}"
+    return f"{with_unit(metric, text)} {metric.label}" if metric.percent else f"{metric.label} {text}"
 
 
 def with_unit(metric: Metric, text: str) -> str:
-    """A text of values with a percent sign where they are percentages."""
-    return f"{text} %" if metric.percent else text
+    """A text of values with a percent sign where they are percentages; what is missing has none.
+
+    >>> from tff_hospitals.training.metrics import METRICS
+    >>> with_unit(METRICS["accuracy"], "73.1"), with_unit(METRICS["accuracy"], MISSING)
+    ('73.1 %', '-')
+    """
+    return f"{text} %" if metric.percent and text != MISSING else text
 
 
 def metric_head(metric: Metric) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tff_hospitals.audits.self_tests.findings import Finding
 from tff_hospitals.audits.self_tests.measures import Share, Spread, differences
+from tff_hospitals.plan import noise as noise_plan
 
 if TYPE_CHECKING:
     from tff_hospitals.audits.loading import LoadedRun
@@ -19,15 +20,17 @@ _ROUNDS_OF_CHANCE = 20_000  # drawn where chance decides; drawing who takes part
 def check(run: LoadedRun, draws: Draws) -> list[Finding]:
     """Who takes part in the run's rounds, and (where chance decides) in many more."""
     plan, ids = run.plan.cohort, run.dataset.ids
-    size = plan.hospitals_per_round or len(ids)
     cohorts = [draws.cohort(number) for number in range(run.rounds)]
     if plan.kind == "poisson":
         return _chance(run, draws, float(plan.sampling_probability or 0.0))
     found = []
-    expected = {"all": len(ids), "fixed_size": size, "buffered": size}.get(plan.kind)
-    if expected is not None:
-        wrong = sum(len(set(cohort)) != expected for cohort in cohorts)
-        where = f"{run.rounds} rounds of {expected} hospitals"
+    if plan.kind in ("all", "fixed_size", "buffered"):
+        sizes = [len(ids)] * run.rounds
+        if plan.kind != "all":
+            sizes = [noise_plan.hospitals_in_round(run.plan, number) or len(ids) for number in range(run.rounds)]
+        wrong = sum(len(set(cohort)) != size for cohort, size in zip(cohorts, sizes))
+        few, many = min(sizes, default=0), max(sizes, default=0)
+        where = f"{run.rounds} rounds of {few if few == many else f'{few} to {many}'} hospitals"
         found.append(Finding("batches", "size of the cohorts", None, differences(wrong, "another size"), where))
     if plan.kind == "cyclic":
         found.append(_turns(run, cohorts, plan.period(len(ids))))
