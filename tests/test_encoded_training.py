@@ -255,6 +255,8 @@ def test_low_rank_adapters_train_and_merge_back_into_the_plain_model(dataset, tm
     merged = run.keras_model()
     expected = model.predict(run.weights, run.frozen, features, training=False).numpy()
     np.testing.assert_allclose(merged(features).numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert not any("plain Keras cannot load" in text for text in run.summary["warnings"])
+    assert not (tmp_path / "run" / "model.weights.h5").exists()
     loaded = tf.keras.models.load_model(tmp_path / "run" / "model.keras")
     assert [type(layer).__name__ for layer in loaded.layers] == ["InputLayer", "Dense", "Dense", "Dense"]
     np.testing.assert_allclose(loaded(features).numpy(), expected, rtol=1e-4, atol=1e-5)

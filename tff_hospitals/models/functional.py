@@ -288,6 +288,10 @@ class FunctionalModel:
         found = losses.scores(self.task, outputs)
         return found if self.target_scale is None else self.target_scale.restore(found)
 
+    def saved_architecture(self) -> tf.keras.Model:
+        """A model of the layers that the saved one has; its weights mean nothing."""
+        return self.keras
+
     def keras_model(self, trainable: Weights, frozen: Weights) -> tf.keras.Model:
         """A new plain Keras model with these weights; it ends in the activation that the builder gave it, and puts out
         original units.

@@ -96,6 +96,10 @@ class LowRankModel(FunctionalModel):
     def _unscale(self, model: tf.keras.Model, pretrained: Any) -> None:
         """Done on the plain architecture, by `_load_weights`."""
 
+    def saved_architecture(self) -> tf.keras.Model:
+        """The plain architecture: adapters are merged before anything is saved."""
+        return self._plain()
+
     def _plain(self) -> tf.keras.Model:
         return building.build_under_key(self._plain_builder, self.signature, building.FIXED_KEY, name=self.name)
 

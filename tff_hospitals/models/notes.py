@@ -48,7 +48,7 @@ def of(model: Any) -> tuple[str, ...]:
             f"the layers {', '.join(model.local_layers)} never travel: the saved model holds them as they began, and a "
             "hospital's own model is what is tested on its records; it lies in inside/own_models/"
         )
-    obstacles = saving.loading_obstacles(model.keras)
+    obstacles = saving.loading_obstacles(model.saved_architecture())
     if obstacles:
         found.append(saving.cannot_load(obstacles))
     return tuple(found)
