@@ -200,6 +200,18 @@ def test_first_use_installs_and_later_ones_do_nothing(fresh: Checkout) -> None:
     assert (path.parent / path.read_text().strip()).resolve() == fresh.folder.resolve()
 
 
+def test_the_environment_has_the_command_that_service_units_start(fresh: Checkout, tmp_path: pathlib.Path) -> None:
+    assert fresh.run(*PRINT)[0] == 0
+    (fresh.folder / "tff_hospitals").mkdir(exist_ok=True)
+    (fresh.folder / "tff_hospitals" / "__init__.py").touch()
+    (fresh.folder / "tff_hospitals" / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    program = fresh.folder / ".venv" / "bin" / "tff-hospitals"
+    named = {"PATH": str(fresh.tools), "PYTHONPATH": str(fresh.folder)}
+    asked = [str(program), "a b", "*"]
+    done = subprocess.run(asked, cwd=tmp_path, env=named, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "['a b', '*']\n"), done.stderr
+
+
 def test_without_arguments_it_says_what_comes_next(fresh: Checkout) -> None:
     code, output, errors = fresh.run()
     assert (code, output) == (0, "")

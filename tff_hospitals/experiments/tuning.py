@@ -27,7 +27,7 @@ from tff_hospitals.experiments import search_journal
 from tff_hospitals.experiments.search_space import Axis
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
-from tff_hospitals.foundations.validation import Failure, Problem, in_range, one_of, raise_if, whole_number
+from tff_hospitals.foundations.validation import Failure, Problem, counted, in_range, one_of, raise_if, whole_number
 from tff_hospitals.plan import mechanisms, options, review
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.metrics import METRICS, default_headline
@@ -182,8 +182,9 @@ def held_out(dataset: HospitalDataset, share: float, seed: int) -> HospitalDatas
         draws = Streams.from_seed(seed).child("validation", one.hospital_id).generator().random(one.train.records)
         judges = draws < share
         if judges.all() or not judges.any():
-            bound = f"leaves {one.hospital_id} ({one.train.records} training records) with one side empty"
-            problems.append(Problem("validation", share, bound, "give another share, or leave the hospital out"))
+            bound = f"leaves {one.hospital_id} ({counted(one.train.records, 'training record')}) with one side empty"
+            remedy = "give another share, or tune without the hospital (a folder without its file)"
+            problems.append(Problem("validation", share, bound, remedy))
             continue
         features, labels = np.asarray(one.train.features), np.asarray(one.train.labels)
         parts = (Part(features[side], labels[side]) for side in (~judges, judges))
