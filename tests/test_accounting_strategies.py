@@ -190,7 +190,7 @@ def test_where_nothing_is_exact_a_bound_is_named_and_holds(column):
     found = sensitivity_of(strategy, participations=3, min_separation=2)
     assert not found.exact
     assert "upper bound" in found.condition
-    assert found.value >= worst_by_enumeration(dense(strategy), 3, 2)
+    assert found.value >= worst_by_enumeration(dense(strategy), 3, 2) * (1 - 1e-12)  # summed in another order
 
 
 PAIRS = [(0.8, 0.7, 0.5, 0.3), (0.7, 1.6, -0.2, 0.6), (0.9, 0.4, 0.4, -0.1)]
