@@ -18,6 +18,8 @@ from own_tables import keep_key
 os.environ.setdefault("MPLBACKEND", "Agg")
 # What a data set keeps between runs must not reach the home of whoever runs the tests; child processes inherit this.
 os.environ["TFF_HOSPITALS_STATE"] = tempfile.mkdtemp(prefix="tff_hospitals_state_")
+os.environ["TFF_HOSPITALS_CACHE"] = os.path.join(os.environ["TFF_HOSPITALS_STATE"], "cache")
+os.environ.pop("TFF_HOSPITALS_STRATEGY", None)  # what is trained must not depend on who runs the tests
 
 from tff_hospitals.foundations import extensions, quiet
 

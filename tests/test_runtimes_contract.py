@@ -48,7 +48,7 @@ def test_there_is_one_reference_and_the_default_is_registered():
     [
         ("nativ", {}, "must be one of cluster, compiled, deployed, native"),
         ("native", {"strategy": "fused"}, "is not one of its options (it has none)"),
-        ("compiled", {"address": "a:1"}, "is not one of its options (strategy)"),
+        ("compiled", {"address": "a:1"}, "is not one of its options (strategy, expected_records)"),
     ],
 )
 def test_what_is_not_registered_is_refused_by_name(name, options, words):

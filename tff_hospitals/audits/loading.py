@@ -43,6 +43,7 @@ class LoadedRun:
       rounds: rounds that were run.
       extension: what the run was before it was extended; None where it was not.
       drawn_elsewhere: who drew batches and noise in place of our streams, in words; "": nobody.
+      strategy: with which its rounds were run; None where its record does not say.
     """
 
     folder: pathlib.Path | None
@@ -56,6 +57,7 @@ class LoadedRun:
     rounds: int
     extension: Extension | None = None
     drawn_elsewhere: str = ""
+    strategy: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses what an attack could not query.
@@ -168,6 +170,7 @@ def load_run(run_dir: os.PathLike[str] | str, given: HospitalDataset | None = No
         summary,
         int(summary.get("rounds") or plan.rounds),
         extension(plan, folder),
+        strategy=record.get("execution", {}).get("strategy"),
     )
 
 

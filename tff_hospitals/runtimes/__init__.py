@@ -24,7 +24,7 @@ RUNTIMES: dict[str, Registered] = {
         "tff_hospitals.runtimes.compiled.runtime:CompiledRuntime",
         "in this process, at the machine's limit",
         equality="rounding",
-        options=("strategy",),
+        options=("strategy", "expected_records"),
     ),
     "native": Registered(
         "tff_hospitals.runtimes.native.runtime:NativeRuntime",
@@ -38,7 +38,7 @@ RUNTIMES: dict[str, Registered] = {
         "the machines of a Ray cluster",
         equality="bits",
         needs_plan=True,
-        options=("address", "time_limit_seconds", "hospitals_per_chunk", "workers"),
+        options=("strategy", "address", "time_limit_seconds", "hospitals_per_chunk", "workers"),
     ),
     "deployed": Registered(
         "tff_hospitals.deployment.runtime:DeployedRuntime",

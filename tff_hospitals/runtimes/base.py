@@ -14,6 +14,9 @@ runtimes give the same numbers on the same plan. How close they come to each oth
 **State.** States are numpy values in the structure of `ServerState`, before and after. A call changes nothing that
 it is given; a call that raises has used nothing of the round.
 
+**Ways of running.** A runtime may have several (`Runtime.settle`): they give the same numbers up to rounding, with the
+same noise. What is said of bits holds for one of them; a run's record keeps it, and the run is resumed with it.
+
 **Notes.** `notes` says in whole sentences what a reader should know of how a run was executed (a slower way that was
 taken). It only grows, holds each sentence once, and is complete when a call returns.
 
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +102,19 @@ class Runtime(abc.ABC):
           state: before the first round.
           rounds: in order; a round without hospitals is finished at the server alone.
         """
+
+    def settle(self, state: ServerState, rounds: Sequence[RoundInput]) -> Mapping[str, Any]:
+        """Chooses how a run is executed, where there are several ways and that is open; changes nothing else.
+
+        Args:
+          state: before the first of the rounds.
+          rounds: of the run.
+
+        Returns:
+          What the run's record should hold: `strategy`, which a runtime for the rest of the run is built with, and how
+          it was chosen. Nothing where there is one way, or these rounds do not tell yet.
+        """
+        return {}
 
     @property
     def shares_calls(self) -> bool:

@@ -59,7 +59,8 @@ def train(
       on_round: called after every round.
       store_updates: keep every hospital's update of every k-th round in `updates/` for an audit; needs `run_dir`. What
         is trained does not depend on it.
-      runtime_options: of the cluster: `address`, `time_limit_seconds`, `hospitals_per_chunk`, `workers`.
+      runtime_options: of the cluster: `address`, `time_limit_seconds`, `hospitals_per_chunk`, `workers`; of both it and
+        the compiled runtime: `strategy`. A run that is resumed keeps its own.
       max_total_epsilon: refuse to begin if all runs on these data together, this one included, would release more in
         any unit at any hospital (see `odometer`).
       on_note: called with what a reader must know before anything is trained.
@@ -214,6 +215,7 @@ def _drive(sessions: Sequence[Session], on_round: Callable[[Progress], None] | N
             going.remove(session)
         behind = min((one.next_round for one in going), default=0)
         group = [one for one in going if one.next_round == behind]
+        group = [one for one in group if one.strategy == group[0].strategy]  # a call has one way for all of its runs
         for session, failure in _advance(group, places, on_round):
             going.remove(session)
             failures.append(failure)
@@ -229,6 +231,9 @@ def _advance(
     if not group:
         return []
     inputs = [session.draw_rounds(places) for session in group]
+    with group[0].explained(training=True):
+        for session, rounds in zip(group, inputs):
+            session.settle(rounds)
     runtime = group[0].runtime
     started = time.perf_counter()
     with group[0].explained(training=True):

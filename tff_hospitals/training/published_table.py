@@ -160,6 +160,7 @@ _RECORD = {
     **_named("settings", "rounds done privacy.target_epsilon privacy.outer_target_epsilon", "extended_from.*"),
     **_named("house", "identity data_key model attempt"),
     **_named("settings", "versions.* machine.system machine.processor"),
+    **_named("timing", "strategy chosen_by seconds_per_step seconds_per_step.*", "execution"),
     **_each("training", "warnings"),
     "seed": "seed",
     **_DATASET,

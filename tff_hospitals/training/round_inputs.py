@@ -61,11 +61,16 @@ class RoundDrawer:
 
     def rounds_within(self, records: int, most: int) -> int:
         """How many rounds use at most so many records in all their steps together; 1 to `most`."""
+        return max(1, min(most, int(records / max(1.0, self.records_per_round))))
+
+    @property
+    def records_per_round(self) -> float:
+        """Records that a round trains on, all steps and passes together, about."""
         client = self._plan.client
         uses = client.batch_size * client.local_steps * len(self._hospitals) if client.local_steps else 0
         if not uses:
             uses = int(client.local_epochs or 1) * sum(one.train.records for one in self._hospitals.values())
-        return max(1, min(most, int(records / max(1.0, uses * self._cohort.sampling_probability))))
+        return uses * self._cohort.sampling_probability
 
     def cohort(self, round_number: int) -> tuple[str, ...]:
         """Ids of the hospitals that take part, in the data set's order."""

@@ -119,6 +119,22 @@ class RunDirectory:
             (folder / "summary.json").unlink(missing_ok=True)
         self._record = record
 
+    @property
+    def execution(self) -> Mapping[str, Any]:
+        """How the run's rounds are executed, by its record (`runtimes.base.Runtime.settle`); empty: nothing yet."""
+        found: Mapping[str, Any] = (self._record or {}).get("execution") or {}
+        return found
+
+    def keep_execution(self, found: Mapping[str, Any]) -> None:
+        """Enters into record.json how the rounds are executed. What the rule chose, it would choose again: that does
+        not wait for the disk.
+        """
+        if self.path is None or self._record is None or not found:
+            return
+        self._record = {**self._record, "execution": dict(found)}
+        with files.without_waiting() if found.get("chosen_by") == "rule" else contextlib.nullcontext():
+            self._write_json("record.json", self._record)
+
     def checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint of this run, and warnings about those passed over.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tff_hospitals.plan.checks.privacy import only_elsewhere
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes import composition
 from tff_hospitals.runtimes import RUNTIMES, build_runtime
+from tff_hospitals.runtimes.compiled import choice
 from tff_hospitals.training.attacks import backdoor_success, under_attack
 from tff_hospitals.training.evaluation import Evaluator, OwnWeights
 from tff_hospitals.training.extension import Extension
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset, Part
     from tff_hospitals.models import FunctionalModel
     from tff_hospitals.processes.composition import ServerState
+    from tff_hospitals.processes.rounds import RoundInput
     from tff_hospitals.runtimes.base import Runtime
 
 
@@ -66,16 +68,52 @@ class SeedIndependentParts:
         self._plan, self._options = plan, dict(runtime_options or {})
         self._runtime: Runtime | None = None
         self._frozen: tuple = ()
+        self._strategy: str | None = None  # that the runtime was built with, or settled on
+        self._settled: Mapping[str, Any] = {}
+        if "strategy" in self.registered.options:
+            raise_if(choice.problems())
 
-    def runtime(self, frozen: tuple) -> Runtime:
-        """What runs the rounds of runs with these frozen weights; another run's unless they differ."""
-        if self._runtime is None or not all(map(np.array_equal, frozen, self._frozen)):
+    @property
+    def asked_strategy(self) -> str | None:
+        """The strategy that the caller or the environment asks for; None: none, or the runtime has but one way."""
+        if "strategy" not in self.registered.options:
+            return None
+        return self._options.get("strategy") or choice.asked()
+
+    def runtime(self, frozen: tuple, strategy: str | None = None, expected_records: float | None = None) -> Runtime:
+        """What runs the rounds of runs with these frozen weights; another run's unless they differ.
+
+        Args:
+          frozen: weights that do not travel.
+          strategy: that a run keeps; None: what the runs of this plan settled on, or may still settle on.
+          expected_records: that a run trains on; what a trial is worth depends on it. None: no trial.
+        """
+        strategy = strategy or self._settled.get("strategy")
+        if self._runtime is None or strategy != self._strategy or not all(map(np.array_equal, frozen, self._frozen)):
             self.close()
+            known = {"strategy": strategy, "expected_records": expected_records}
+            options = {name: value for name, value in known.items() if name in self.registered.options and value}
             self._runtime = build_runtime(
-                self.runtime_name, self.composition, self.dataset, frozen, plan=self._plan, **self._options
+                self.runtime_name,
+                self.composition,
+                self.dataset,
+                frozen,
+                plan=self._plan,
+                **{**self._options, **options},
             )
-            self._frozen = frozen
+            self._frozen, self._strategy = frozen, strategy
         return self._runtime
+
+    def settle(
+        self, frozen: tuple, state: ServerState, rounds: Sequence[RoundInput], expected_records: float | None
+    ) -> Mapping[str, Any]:
+        """What the record of a run that begins should say of how it is executed (`Runtime.settle`): the same for all
+        runs of this plan.
+        """
+        if not self._settled:
+            self._settled = self.runtime(frozen, None, expected_records).settle(state, rounds)
+            self._strategy = self._settled.get("strategy")
+        return self._settled
 
     def evaluate(self, weights: tuple, frozen: tuple, own: OwnWeights) -> dict[str, dict[str, float]]:
         """Metrics of the weights by hospital id, `pooled`, and `server` where it holds records; `own`: see `Run`."""

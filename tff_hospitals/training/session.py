@@ -99,6 +99,7 @@ class Session:
             first_round=0 if self.extension is None else self.extension.first_round,
         )
         self._resume()
+        self.strategy = self._kept_strategy()
         self.separation = Separation(self.noise, self.drawer, self.next_round)
         if self.finished is None:
             self._begin(max_total_epsilon, on_note)
@@ -198,10 +199,32 @@ class Session:
                 self.history.warnings.append(f"{one} left the cohort before round {round_number + 1}: {reason}")
         return self.drawer.draw(round_number, decision.may_train)
 
+    def _kept_strategy(self) -> str | None:
+        """How the rounds before were run, which is how the rest is run; None: nothing was computed yet."""
+        kept: str | None = self.files.execution.get("strategy")
+        asked = self.shared.asked_strategy
+        if kept is not None and asked not in (None, kept) and self.finished is None:
+            words = f"strategy {kept} was kept, with which this run began; {asked} is taken by runs that begin"
+            if words not in self.history.warnings:
+                self.history.warnings.append(words)
+        return kept
+
     @property
     def runtime(self) -> Runtime:
         """What runs the rounds."""
-        return self.shared.runtime(self.frozen)
+        return self.shared.runtime(self.frozen, self.strategy, self._expected_records)
+
+    @property
+    def _expected_records(self) -> float | None:
+        """That the whole run trains on; None for one that is under way, which nothing is tried for."""
+        return None if self.next_round else self.drawer.records_per_round * self.plan.rounds
+
+    def settle(self, inputs: Sequence[RoundInput]) -> None:
+        """Before anything is computed: how the rounds are run, if that is open. The record keeps it."""
+        if self.strategy is None:
+            found = self.shared.settle(self.frozen, self.state, inputs, self._expected_records)
+            self.strategy = found.get("strategy")
+            self.files.keep_execution(found)
 
     def runs_at_once(self, runs: int) -> int:
         """How many of the runs of this plan should share calls.

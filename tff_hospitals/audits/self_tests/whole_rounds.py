@@ -76,7 +76,7 @@ def of_rounds(run: LoadedRun, frame: rig.Rig, draws: Draws, played: Sequence[Pla
 def _together(run: LoadedRun, frame: rig.Rig, state: ServerState, inputs: Sequence[RoundInput]) -> np.ndarray:
     """What the run's own program subtracts from the weights in all rounds, called as it is called in training."""
     parts = dataclasses.replace(frame.composition, signature=f"audit {uuid.uuid4()}")  # compiled anew
-    runtime = CompiledRuntime(parts, run.dataset, run.frozen)
+    runtime = CompiledRuntime(parts, run.dataset, run.frozen, strategy=run.strategy)
     try:
         after, _ = runtime.run_rounds(state, inputs)
     finally:

@@ -23,12 +23,13 @@ import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.foundations import extensions
+from tff_hospitals.foundations.validation import raise_if
 from tff_hospitals.processes.rounds import RoundInput, RoundOutput
 from tff_hospitals.runtimes import base
 from tff_hospitals.runtimes.cluster import dataset_description
 from tff_hospitals.runtimes.cluster import worker as cluster_worker
 from tff_hospitals.runtimes.cluster.connection import TIME_LIMIT_SECONDS, ClusterError, Connection
-from tff_hospitals.runtimes.compiled import chunked, device_data
+from tff_hospitals.runtimes.compiled import choice, chunked, device_data
 from tff_hospitals.runtimes.compiled import runtime as compiled
 from tff_hospitals.runtimes.compiled.parallel_calls import ordered
 from tff_hospitals.runtimes.compiled.tree_sum import TreeSum, add_leaves
@@ -58,6 +59,8 @@ class ClusterRuntime(base.Runtime):
       hospitals_per_chunk: default: as in the compiled runtime, half of a small cohort, an eighth of a larger one, at
         most 64. Fewer keep more processors busy, and change the order of the sum.
       workers: default: one per processor of the cluster, and about as many as chunks at most.
+      strategy: as in the compiled runtime, for all workers; None: as the environment asks (`compiled.choice`), else by
+        the rule. Nothing is tried: the driver's processor says nothing of the workers'.
 
     Raises:
       ClusterError: the cluster does not answer in time.
@@ -75,11 +78,17 @@ class ClusterRuntime(base.Runtime):
         time_limit_seconds: float = TIME_LIMIT_SECONDS,
         hospitals_per_chunk: int | None = None,
         workers: int | None = None,
+        strategy: str | None = None,
     ):
         super().__init__(frozen)
+        raise_if(choice.problems())
+        strategy = strategy or choice.asked()
+        self._choice = choice.Choice(
+            compiled.in_chunks(composition, strategy), choice.RULE if strategy is None else "asked"
+        )
         self._parts = composition
         self._per_chunk, self._limit = hospitals_per_chunk, time_limit_seconds
-        self._program = compiled.chunk_by_chunk(compiled.program(composition, compiled.in_chunks(composition)))
+        self._program = compiled.chunk_by_chunk(compiled.program(composition, self._choice.strategy))
         self._record_bytes = device_data.record_bytes(dataset)
         self._connection = Connection(address, time_limit_seconds)
         self._ray = self._connection.ray
@@ -89,6 +98,7 @@ class ClusterRuntime(base.Runtime):
             list(self.frozen),
             composition.signature,
             extensions.loaded(),
+            self._choice.strategy,
         )
         count = min(workers or max(1, self._connection.processors), self._most_chunks(dataset))
         # No processor is reserved (Ray needs one to place an actor, none to run it): when a machine is lost, its
@@ -129,6 +139,10 @@ class ClusterRuntime(base.Runtime):
         hospitals, records = len(dataset.hospitals), sum(dataset.records().values())
         by_number = -(-hospitals // (self._per_chunk or chunked.usual_size(hospitals)))
         return min(hospitals, max(by_number, -(-records * self._record_bytes // device_data.CHUNK_BYTES)))
+
+    def settle(self, state: ServerState, rounds: Sequence[RoundInput]) -> Mapping[str, Any]:
+        """What the driver chose for all workers."""
+        return self._choice.record()
 
     def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> base.Result:
         """Runs the rounds one after the other and returns numpy state."""

@@ -68,6 +68,7 @@ class Worker:
       frozen: weights that do not travel from round to round.
       signature: of the driver's composition; another one here means other code or other data.
       extension_names: modules that the driver loaded beside the package.
+      strategy: that the driver chose; None: by the rule.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Worker:
         frozen: Sequence[np.ndarray],
         signature: str,
         extension_names: Sequence[str] = (),
+        strategy: str | None = None,
     ):
         from tff_hospitals.foundations import extensions, quiet
 
@@ -104,7 +106,7 @@ class Worker:
         self._data = device_data.StreamedData(self._dataset, _KEPT_BYTES)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
         # A worker counts as one processor, so it runs one hospital at a time.
-        self._execute = compiled.Executor(self._parts, compiled.in_chunks(self._parts), threads=1)
+        self._execute = compiled.Executor(self._parts, compiled.in_chunks(self._parts, strategy), threads=1)
         self._tf, self._chunk_by_chunk = tf, compiled.chunk_by_chunk
 
     def ready(self) -> bool:

@@ -6,9 +6,11 @@ Three ways of running a round, all calling the composition's own functions:
   to pay for leaving the program (logistic regression).
 * *scanned*: chunks of the cohort, each scanned by one XLA program, several chunks at once; best for larger dense
   models.
-* *side by side*: one TensorFlow function per hospital without XLA, as many at once as there are cores; for
-  convolutions, where XLA on the CPU loses to oneDNN, and for models that draw random numbers, whose bits XLA would
-  change.
+* *side by side*: one TensorFlow function per hospital without XLA, as many at once as there are cores; where oneDNN's
+  products count for more than what XLA fuses, and for models that draw random numbers, whose bits XLA would change.
+
+Which of the last two is quicker is measured, where a run is long enough to pay for it (see `trial`); else a rule
+chooses (`choose_strategy`).
 
 Sums are taken in the cohort's order and do not depend on the number of cores. In the last two, memory does not grow
 with the cohort. With `TF_NUM_INTRAOP_THREADS=1` (the scripts set it) an operation stays on one core and hospitals or
@@ -28,17 +30,18 @@ from __future__ import annotations
 import collections
 import re
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Callable, TypeVar, Union, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union, cast
 
 import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.foundations import quiet
+from tff_hospitals.foundations.validation import one_of, raise_if
 from tff_hospitals.processes.composition import Composition, ServerState
 from tff_hospitals.processes.rounds import RoundInput
 from tff_hospitals.runtimes import base
-from tff_hospitals.runtimes.compiled import device_data
+from tff_hospitals.runtimes.compiled import choice, device_data, trial
 from tff_hospitals.runtimes.compiled.chunked import ChunkedProgram
 from tff_hospitals.runtimes.compiled.encoded import EncodedProgram
 from tff_hospitals.runtimes.compiled.fused import FusedProgram
@@ -96,10 +99,9 @@ class Executor:
         try:
             return call(self.program)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            if self.strategy not in _BY_XLA or not re.search("XLA|compil", str(error)):
+            lacks = what_xla_lacks(error)
+            if self.strategy not in _BY_XLA or lacks is None:
                 raise
-            found = _LACKS.search(str(error))
-            lacks = next(filter(None, found.groups())) if found else str(error).strip().splitlines()[-1][:200]
             _not_compilable[self._parts.signature] = lacks
         self._do_without_xla()
         self.program = program(self._parts, self.strategy, self._threads)
@@ -118,15 +120,30 @@ class CompiledRuntime(base.Runtime):
       composition: the composed plan.
       dataset: its hospitals.
       frozen: weights that do not travel.
-      strategy: `fused`, `scanned`, `side_by_side`, or None to choose by the model.
+      strategy: `fused`, `scanned`, `side_by_side`, or None to choose: by the environment's wish (see `choice`), by
+        the rule, or by a trial when a run settles.
+      expected_records: that a run trains on, all rounds and passes together; without it nothing is tried.
+
+    Raises:
+      validation.InvalidInput: there is no such strategy.
     """
 
     def __init__(
-        self, composition: Composition, dataset: HospitalDataset, frozen: tuple, *, strategy: str | None = None
+        self,
+        composition: Composition,
+        dataset: HospitalDataset,
+        frozen: tuple,
+        *,
+        strategy: str | None = None,
+        expected_records: float | None = None,
     ):
         super().__init__(frozen)
+        raise_if([*choice.problems(), None if strategy is None else one_of("strategy", strategy, _KINDS)])
         if (late := quiet.threads_warning()) is not None:
             warnings.warn(late, stacklevel=2)
+        strategy = strategy or choice.asked()
+        self._records, self._open = expected_records, strategy is None
+        by = choice.RULE if strategy is None else "asked"
         strategy = strategy or choose_strategy(composition)
         # Whole rounds need all records at once, padded to the largest hospital.
         # What hospitals keep from round to round stays on the host, between the halves of a round.
@@ -134,10 +151,27 @@ class CompiledRuntime(base.Runtime):
         if on_host or device_data.is_streamed(dataset) or device_data.is_uneven(dataset):
             strategy = in_chunks(composition, strategy)
         self._composition = composition
+        self._choice = choice.Choice(strategy, by)
         self._execute = Executor(composition, strategy)
         self.notes = self._execute.notes
         self._held: device_data.Data | None = device_data.load(dataset)
         self._frozen = tuple(tf.constant(weight) for weight in frozen)
+
+    def settle(self, state: ServerState, rounds: Sequence[RoundInput]) -> Mapping[str, Any]:
+        """Chooses between the strategies with XLA and without, by a trial on the first round that has hospitals."""
+        if self._open:
+            one = next((one for one in rounds if one.cohort), None)
+            if one is None:
+                return {}
+            parts = self._composition
+            given = (parts, self._choice.strategy, state, one, self._data, self._frozen, self._records)
+            self._choice, self._open = trial.choose(*given, what_xla_lacks), False
+            if self._choice.lacks:
+                _not_compilable[parts.signature] = self._choice.lacks
+            if self._choice.by != choice.RULE:
+                self._execute = Executor(parts, self._choice.strategy)
+                self.notes = self._execute.notes
+        return self._choice.record()
 
     def run_rounds(self, state: ServerState, rounds: Sequence[RoundInput]) -> base.Result:
         """Runs the rounds in order and returns numpy state."""
@@ -193,8 +227,9 @@ class CompiledRuntime(base.Runtime):
 
 
 def choose_strategy(composition: Composition) -> str:
-    """By what was measured (see benchmarks/round_time.py): XLA wins except for convolutions, where it loses to oneDNN;
-    whole rounds in one program win where a round is short, chunks on all cores where it is long.
+    """The rule for runs that are too short for a trial, by what was measured (see benchmarks/round_time.py): whole
+    rounds in one program win where a round is short, chunks on all cores where it is long; convolutions are left to
+    oneDNN, whose programs are ready sooner, whichever is quicker then.
     """
     model = composition.model
     if model.draws_random_numbers or has_convolution(model):
@@ -251,7 +286,13 @@ def _kept(key: tuple, build: Callable[[], P]) -> P:
 
 
 def has_convolution(model: FunctionalModel) -> bool:
-    """Whether a trainable or frozen weight belongs to a convolution (four axes: XLA on the CPU loses to oneDNN
-    there).
-    """
+    """Whether a trainable or frozen weight has three axes or more, as those of convolutions (and of attention) have."""
     return any(len(spec.shape) >= 3 for spec in (*model.trainable_specs, *model.frozen_specs))
+
+
+def what_xla_lacks(error: BaseException) -> str | None:
+    """The operation that XLA could not compile, or its last words; None for an error of another kind."""
+    if not re.search("XLA|compil", str(error)):
+        return None
+    found = _LACKS.search(str(error))
+    return next(filter(None, found.groups())) if found else str(error).strip().splitlines()[-1][:200]
