@@ -7,6 +7,9 @@ processes are measured in turn: Keras, a round of the compiled runtime, and one 
 `cnn_over_keras`, `cnn_private_over_keras` and so on (seconds for each record, ours over Keras), the seconds, and the
 peak memory of each process in MiB, after each model, so that a cut keeps what was measured.
 
+`--strategies` measures, in Keras' place, each round with XLA (`scanned`) and without (`side_by_side`) beside what a
+long run settles on by its trial: `cnn_plain_xla_over_without`, `cnn_plain_chosen_over_best` and so on.
+
 On a busy machine time that passes says little: `--clock=processor` counts the work of all cores instead.
 """
 
@@ -27,6 +30,8 @@ from tff_hospitals.foundations.validation import one_of, raise_if
 FLAGS = flags.FLAGS
 ROWS = pathlib.Path(__file__).resolve().parent / "models_rows.py"
 WAYS = ("keras", "plain", "private")
+BY_XLA, WITHOUT_XLA = ":scanned", ":side_by_side"
+_ENDS = ("", BY_XLA, WITHOUT_XLA)
 
 
 def measure(model: str, turns: int, clock: str) -> dict[str, Any]:
@@ -50,6 +55,19 @@ def measure(model: str, turns: int, clock: str) -> dict[str, Any]:
     }
 
 
+def measure_strategies(model: str, turns: int, clock: str) -> dict[str, Any]:
+    """Figures of one model with XLA, without, and as a trial chooses."""
+    figures: dict[str, Any] = {}
+    for kind in WAYS[1:]:
+        commands = {f"{kind}{end}": [sys.executable, str(ROWS), f"{kind}{end}", model, clock] for end in _ENDS}
+        seconds = paired.in_turn(commands, turns)
+        figures[f"{model}_{kind}_xla_over_without"] = paired.ratio(seconds, kind + BY_XLA, kind + WITHOUT_XLA)
+        best = min((kind + BY_XLA, kind + WITHOUT_XLA), key=lambda way: statistics.median(seconds[way]))
+        figures[f"{model}_{kind}_chosen_over_best"] = paired.ratio(seconds, kind, best)
+        figures.update({f"{model}_{way}_us": 1e6 * statistics.median(seconds[way]) for way in commands})
+    return figures
+
+
 def _threads(way: str) -> str:
     """Threads of an operation: all cores for Keras, as without us; one for a round, as the package asks for."""
     return "0" if way == "keras" else "1"
@@ -60,6 +78,7 @@ def define_flags() -> None:
     flags.DEFINE_string("json", None, "file for the figures")
     flags.DEFINE_list("models", list(models_rows.BUILDERS), "what to measure")
     flags.DEFINE_enum("clock", "wall", list(models_rows.CLOCKS), "what is counted")
+    flags.DEFINE_bool("strategies", False, "compare strategies of the compiled runtime instead of Keras")
     flags.DEFINE_integer("turns", 7, "measurements of every process", lower_bound=1)
 
 
@@ -67,6 +86,12 @@ def run() -> None:
     """Measures, prints and writes the figures."""
     raise_if([one_of("--models", model, models_rows.BUILDERS) for model in FLAGS.models])
     figures: dict[str, Any] = {"clock": FLAGS.clock}
+    if FLAGS.strategies:
+        for model in FLAGS.models:
+            figures.update(measure_strategies(model, FLAGS.turns, FLAGS.clock))
+            print("\n".join(f"| {name} | {value} |" for name, value in figures.items() if model in name), flush=True)
+            paired.write_json(FLAGS.json, figures)
+        return
     print(
         "| model | Keras, us a record | round | with DP-SGD | over Keras | with DP-SGD | Keras, MiB | round | DP-SGD |"
     )

@@ -102,8 +102,14 @@ def keras(name: str) -> Callable[[], int]:
     return epoch
 
 
-def ours(name: str, *, private: bool) -> Callable[[], int]:
-    """A round in which every hospital passes once over its records: records that it took."""
+def ours(name: str, *, private: bool, strategy: str = "") -> Callable[[], int]:
+    """A round in which every hospital passes once over its records: records that it took.
+
+    Args:
+      name: of the model.
+      private: whether with DP-SGD.
+      strategy: of the compiled runtime; "": as a long run settles.
+    """
     import round_time_rows
 
     from tff_hospitals.foundations import quiet
@@ -118,7 +124,8 @@ def ours(name: str, *, private: bool) -> Callable[[], int]:
     }
     if private:
         changes["privacy"] = {"mechanism": "dp_sgd", "noise_multiplier": 1.0, "clip_norm": 1.0}
-    a_round = round_time_rows.ours(Plan(rounds=10_000).replace(**changes), dataset, "compiled")
+    options = {"strategy": strategy} if strategy else {}
+    a_round = round_time_rows.ours(Plan(rounds=10_000).replace(**changes), dataset, "compiled", options=options)
     records = sum(hospital.train.records for hospital in dataset.hospitals)
 
     def one_round() -> int:
@@ -143,7 +150,8 @@ def per_record(work: Callable[[], int], clock: Callable[[], float]) -> Callable[
 
 def _main(way: str, chosen: str, clock: str) -> None:
     def prepare() -> Callable[[], float]:
-        work = keras(chosen) if way == "keras" else ours(chosen, private=way == "private")
+        kind, _, strategy = way.partition(":")
+        work = keras(chosen) if kind == "keras" else ours(chosen, private=kind == "private", strategy=strategy)
         return per_record(work, CLOCKS[clock])
 
     paired.serve(prepare)
