@@ -18,6 +18,7 @@ from __future__ import annotations
 import pathlib
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import models_rows
@@ -59,7 +60,9 @@ def measure_strategies(model: str, turns: int, clock: str) -> dict[str, Any]:
     """Figures of one model with XLA, without, and as a trial chooses."""
     figures: dict[str, Any] = {}
     for kind in WAYS[1:]:
-        commands = {f"{kind}{end}": [sys.executable, str(ROWS), f"{kind}{end}", model, clock] for end in _ENDS}
+        commands: dict[str, Sequence[str]] = {
+            f"{kind}{end}": [sys.executable, str(ROWS), f"{kind}{end}", model, clock] for end in _ENDS
+        }
         seconds = paired.in_turn(commands, turns)
         figures[f"{model}_{kind}_xla_over_without"] = paired.ratio(seconds, kind + BY_XLA, kind + WITHOUT_XLA)
         best = min((kind + BY_XLA, kind + WITHOUT_XLA), key=lambda way: statistics.median(seconds[way]))
