@@ -123,6 +123,32 @@ def test_speeds_that_nobody_can_read_are_refused(text):
     assert all(one.remedy and "speeds" in one.name for one in found)
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"speeds": "site-0001:1,site-0002:2"}, "speeds"),
+        ({"speeds": "site-0001:1,site-0002:2,site-0003:3,site-0004:1"}, "hospital of speeds"),
+        ({"cohort": {"hospitals_per_round": 4}}, "hospitals_per_round"),
+        ({"poison": "sign_flip:site-0004:2"}, "poison"),
+        (
+            {
+                "cohort": {"kind": "fixed_size"},
+                "speeds": "",
+                "by_round": "hospitals_per_round=linear:3",
+            },
+            "by_round",
+        ),
+    ],
+)
+def test_what_names_or_counts_simulated_hospitals_is_refused_before_they_are_loaded(changes, name):
+    """Their number is in the plan."""
+    plan = PLAN.replace(data={"partition": "iid", "sites": 3}, speeds="site-0001:1,site-0002:2,site-0003:3")
+    assert review.problems(plan) == []
+    found = review.problems(plan.replace(**changes))
+    assert any(name in one.name for one in found), found
+    assert review.problems(PLAN.replace(speeds="anybody:1")) == []  # only their records tell who they are
+
+
 def drawer(plan, data=DATA):
     return RoundDrawer(plan, data, noise_plan.make(plan, data))
 

@@ -221,6 +221,18 @@ def test_a_cohort_for_all_leaves_a_method_its_own_and_is_refused_where_it_would_
         method.name: plan for method, plan in Comparison(("mean", "fedbuff"), (), (1,), given=given).method_plans()
     }
     assert {name: plan.cohort.kind for name, plan in found.items()} == {"mean": "fixed_size", "fedbuff": "buffered"}
+    assert {name: plan.cohort.hospitals_per_round for name, plan in found.items()} == {"mean": 3, "fedbuff": 2}
+    asked = Comparison(("mean", "fedbuff"), (), (1,), given={"hospitals_per_round": 4})
+    assert [plan.cohort.hospitals_per_round for _, plan in asked.method_plans()] == [
+        None,
+        4,
+    ]  # its buffer, and nobody's
+    for grid in ((("hospitals_per_round", (1, 3)),), (("cohort", ("all", "fixed_size")),)):
+        asked = Comparison(("mean", "fedbuff"), (), (1,), given=given, grid=grid)
+        buffers = {method.name: plan.cohort for method, plan in asked.method_plans() if "fedbuff" in method.name}
+        assert {name: (one.kind, one.hospitals_per_round) for name, one in buffers.items()} == {
+            "fedbuff": ("buffered", 2)
+        }
     assert [one.name for one in Comparison(("fedbuff",), (), (1,), given=given).problems()] == ["--cohort"]
     with pytest.raises(InvalidInput, match="what fedbuff is about"):
         method_plans.federated_plan("fedbuff", given, {}, {})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tff_hospitals.accounting import Ledger
 from tff_hospitals.experiments import audit_rows, baselines, sweep
 from tff_hospitals.experiments.grid import Grid, points, title_of
-from tff_hospitals.experiments.method_plans import base_plan, cohort_problems, of_memory, own_cohort
+from tff_hospitals.experiments.method_plans import base_plan, cohort_problems, for_cohort, of_memory, own_cohort
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.outcome import Outcome
 from tff_hospitals.experiments.runner import MethodRunner, RunResult
@@ -144,13 +144,13 @@ class Comparison:
                 plan = method.plan(base, target)
                 if method.kind == "federated" and self.finetune_epochs is not None:
                     plan = plan.replace(personal={"kind": "fine_tune", "epochs": self.finetune_epochs})
-                found += points(self.grid, method, options.apply(plan, self._given_for(method, plan)))
+                found += points(self.grid, method, options.apply(plan, self._given_for(method, plan)), self.given)
         return found
 
     def _given_for(self, method: Method, plan: Plan) -> dict[str, Any]:
         """Options that reach a method: all that its plan uses; baselines keep their own way of training."""
         shared = {"dataset", "partition", "sites", "data_seed", "model", "batch_size"}
-        given = {name: value for name, value in self.given.items() if name != "cohort" or not own_cohort(method)}
+        given = for_cohort(method, self.given)
         changed = options.apply(
             plan, {name: given[name] for name in given if name in shared or method.kind == "federated"}
         )

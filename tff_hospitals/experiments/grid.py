@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tff_hospitals.experiments.method_plans import for_cohort, own_cohort
 from tff_hospitals.experiments.methods import Method, find_methods
 from tff_hospitals.experiments.search_space import parse_axes
 from tff_hospitals.foundations.validation import Problem, raise_if
@@ -50,17 +51,23 @@ def parse_grid(texts: Sequence[str]) -> Grid:
     return tuple((axis.option.flag, axis.values) for axis in axes)
 
 
-def points(grid: Grid, method: Method, plan: Plan) -> list[tuple[Method, Plan]]:
+def points(grid: Grid, method: Method, plan: Plan, given: Mapping[str, Any] | None = None) -> list[tuple[Method, Plan]]:
     """A method at every point of a grid; axes that its plan does not use are left out, baselines stay as they are.
 
     Args:
       grid: may be empty.
       method, plan: where the grid starts.
+      given: options of all rows; a cohort among them, or in the grid, is not that of a method with its own.
     """
     if method.kind != "federated":
         return [(method, plan)]
+    own_kind = own_cohort(method)
+    others = {flag: next((one for one in values if one != own_kind), values[0]) for flag, values in grid}
+    taken = for_cohort(method, {**(given or {}), **others})
     used = [
-        axis for axis in grid if not option_checks.unused([options.apply(plan, {axis[0]: axis[1][0]})], {axis[0]: None})
+        axis
+        for axis in grid
+        if axis[0] in taken and not option_checks.unused([options.apply(plan, {axis[0]: axis[1][0]})], {axis[0]: None})
     ]
     found = []
     for values in itertools.product(*(values for _, values in used)):

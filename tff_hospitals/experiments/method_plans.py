@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OWN = ("target_epsilon", "seed")
 """Options that a single run has of its own; a comparison has several of them."""
+_OF_COHORTS = ("cohort", "hospitals_per_round", "hospital_sampling_probability")
 DATA_OPTIONS, MODEL_OPTIONS = ("schema", "scaling"), ("trainable", "pretrained", "lora_rank")
 """Options of data set and model that are given by their names alone."""
 
@@ -46,6 +47,20 @@ def base_plan(
 def own_cohort(method: Method) -> str:
     """The kind of cohort that a method is about; empty where it may be any."""
     return str(method.changes.get("cohort", {}).get("kind", ""))
+
+
+def for_cohort(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a method takes from those of a comparison: beside a cohort of its own none of another one's.
+
+    >>> for_cohort(METHODS["fedbuff"], {"cohort": "fixed_size", "hospitals_per_round": 5, "rounds": 3})
+    {'rounds': 3}
+    >>> for_cohort(METHODS["fedbuff"], {"hospitals_per_round": 5})  # nobody else has a use for it
+    {'hospitals_per_round': 5}
+    """
+    own = own_cohort(method)
+    if not own or given.get("cohort", own) == own:
+        return dict(given)
+    return {name: value for name, value in given.items() if name not in _OF_COHORTS}
 
 
 def cohort_problems(method: Method, given: Mapping[str, Any]) -> list[Problem]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tff_hospitals.foundations.validation import Problem
 from tff_hospitals.plan import mechanisms, speeds
+from tff_hospitals.plan.known_hospitals import hospital_ids
 from tff_hospitals.plan.mechanisms.base import HospitalLevel
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _SYNCHRONOUS = "set --cohort=all"
 
 def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
     """Speeds that nobody can read, and what a buffered cohort cannot be combined with."""
-    found = speeds.problems(plan.speeds, None if dataset is None else dataset.ids)
+    found = speeds.problems(plan.speeds, hospital_ids(plan, dataset))
     if not plan.cohort.asynchronous:
         return found
     if not plan.speeds.strip():

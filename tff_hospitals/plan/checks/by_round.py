@@ -9,6 +9,7 @@ from tff_hospitals.foundations.validation import InvalidInput, Problem
 from tff_hospitals.plan import mechanisms, schedules
 from tff_hospitals.plan.checks.asynchronous import ROUND_UNKNOWN
 from tff_hospitals.plan.clip_styles import CLIP_STYLES
+from tff_hospitals.plan.known_hospitals import hospital_count
 from tff_hospitals.plan.mechanisms.base import Mechanism
 from tff_hospitals.plan.options import options_of
 from tff_hospitals.plan.plan import Plan
@@ -177,10 +178,11 @@ def _of_cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
         bound = f"cannot change by round under {around.name}, which reckons with one number of hospitals"
         return [Problem("by_round", "hospitals_per_round", bound, _DROP)]
     found = _refused(around, "hospitals_per_round", "hospitals_per_round")
-    if dataset is not None:
+    hospitals = hospital_count(plan, dataset)
+    if hospitals is not None:
         by = schedules.factors(plan.by_round, "hospitals_per_round", plan.rounds)
         most = max(schedules.whole(int(plan.cohort.hospitals_per_round or 1), one) for one in by)
-        if most > len(dataset.hospitals):
-            bound = f"would be {most} of {len(dataset.hospitals)} hospitals in some round"
+        if most > hospitals:
+            bound = f"would be {most} of {hospitals} hospitals in some round"
             found.append(Problem("by_round", "hospitals_per_round", bound, "take smaller factors"))
     return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tff_hospitals.foundations.validation import Problem, in_range, one_of
 from tff_hospitals.plan import mechanisms, poison
 from tff_hospitals.plan.checks import asynchronous, by_round
+from tff_hospitals.plan.known_hospitals import hospital_count, hospital_ids
 from tff_hospitals.plan.parts import STOPPING_METRICS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None
         *(by_round.problems(plan, dataset) if mechanisms.understood(plan.privacy) else ()),
         *_options_of_their_own(plan),
         *asynchronous.problems(plan, dataset),
-        *poison.problems(plan.poison, None if dataset is None else dataset.ids),
+        *poison.problems(plan.poison, hospital_ids(plan, dataset)),
     ]
 
 
@@ -102,7 +103,7 @@ def schedule_problem(schedule: str) -> Problem | None:
 
 
 def _cohort(plan: Plan, dataset: HospitalDataset | None) -> list[Problem | None]:
-    size = plan.cohort.hospitals_per_round
-    if size is None or dataset is None:
+    size, hospitals = plan.cohort.hospitals_per_round, hospital_count(plan, dataset)
+    if size is None or hospitals is None:
         return []
-    return [in_range("hospitals_per_round", size, high=len(dataset.hospitals), remedy="take at most all hospitals")]
+    return [in_range("hospitals_per_round", size, high=hospitals, remedy="take at most all hospitals")]
