@@ -206,3 +206,28 @@ def test_a_recurrent_model_is_a_pure_function_too():
         ModelSignature((5, 2), 3, "multiclass"),
     )
     assert model.problems(under_dp=True) == []
+
+
+class Scattered(layers.Layer):
+    """Makes a new tensor by an operation whose name begins as those that write into variables do."""
+
+    def build(self, shape):
+        self.scale = self.add_weight("scale", shape[1:], initializer="ones")
+
+    def call(self, inputs):
+        records = tf.shape(inputs)[0]
+        places = tf.stack(tf.meshgrid(tf.range(records), [3, 2, 1, 0], indexing="ij"), axis=-1)
+        return tf.scatter_nd(places, inputs * self.scale, tf.shape(inputs))
+
+
+def test_operations_that_only_sound_like_writing_are_not_refused():
+    assert functional(lambda: one(Scattered())).problems(under_dp=True) == []
+
+
+def test_an_operation_without_gradient_in_front_of_all_weights_is_no_fault():
+    """Keras' random contrast has none; the look for mixed records asked for the gradient of the features."""
+    made = functional(
+        lambda: one(layers.RandomContrast(0.1), layers.Flatten(), shape=(4, 4, 1)),
+        ModelSignature((4, 4, 1), 3, "multiclass"),
+    )
+    assert made.problems(under_dp=True) == []

@@ -88,6 +88,8 @@ class SiteWork:
         self.parts, self.model = parts, parts.model
         self.private = any(mechanism.private for mechanism, _ in mechanisms.layers(self.plan.privacy))
         raise_if(self.model.problems(under_dp=self.private, records=hospital.train.features[:64]))
+        for word, part in (("train", hospital.train), ("test", hospital.test)):
+            raise_if(self.model.token_problems(part.features, self.dataset.feature_names, f"{word} part of {self.own}"))
         self.noise = noise_plan.make(self.plan, self.dataset)
         self.records = _content(hospital.train)
         self.repeatable = mechanisms.repeatable(self.plan.privacy)

@@ -31,6 +31,7 @@ from tff_hospitals.models import (
     penalties,
     saving,
     target,
+    tokens,
 )
 from tff_hospitals.models.logits import as_logits, hides_logits, single
 from tff_hospitals.models.randomness import MissingKey, Rows
@@ -120,6 +121,7 @@ class FunctionalModel:
             if pretrained is not None or keep_initial:
                 self._given = self._values(self.keras)
         self._findings: inspection.Findings | None = None
+        self._tables: tuple[tokens.Table, ...] | None = None
         self.mixing: dict[str, mixing.Mixing | None] = {}  # what `mixing.mixing` saw, by the records that it was shown
         self._activation: str | None = None
         self._objective: objectives.Objective | None = None
@@ -337,6 +339,13 @@ class FunctionalModel:
           records: some of the features that it will see, for the probe that looks for mixed records.
         """
         return inspection.problems(self, under_dp=under_dp, records=records)
+
+    def token_problems(self, features: np.ndarray, names: Sequence[str], where: str) -> list[Problem]:
+        """Numbers that an Embedding of this model has no row for; see `tokens.problems`."""
+        with self.lock:
+            if self._tables is None:
+                self._tables = tokens.tables(self)
+        return tokens.problems(self._tables, features, names, where)
 
     @property
     def findings(self) -> inspection.Findings:

@@ -34,6 +34,18 @@ def arrangement(keras: tf.keras.Model, signature: ModelSignature) -> Callable[[t
     return lambda features: features
 
 
+def places_of_inputs(keras: tf.keras.Model, signature: ModelSignature) -> list[tuple[int, int] | None]:
+    """Where each input of a functional model begins in a record's numbers, and how many it takes.
+
+    None: the data do not have it.
+    """
+    places = {name: (start, int(np.prod(shape))) for name, (start, shape) in _places(signature)}
+    names = list(getattr(keras, "input_names", None) or [])
+    if len(names) == 1 and (names[0] not in places or _fits(keras.inputs[0], signature.feature_shape)):
+        return [(0, int(np.prod(signature.feature_shape)))]
+    return [places.get(name) for name in names]
+
+
 def problems(keras: tf.keras.Model, signature: ModelSignature, name: str) -> list[Problem]:
     """Inputs of a functional model that the data do not have, or have in another shape."""
     inputs, named = list(keras.inputs or []), dict(_places(signature))

@@ -34,7 +34,8 @@ _IMPURE = {
     "StatefulStandardNormalV2": "draws random numbers from a generator with state",
     "StatefulUniform": "draws random numbers from a generator with state",
 }
-_WRITES = ("Assign", "AssignAdd", "AssignSub", "Scatter", "ResourceScatter")
+_WRITES = ("Assign", "Scatter", "ResourceScatter")
+_WRITES_NOTHING = ("ScatterNd", "ScatterNdNonAliasingAdd")  # which make a new tensor, whatever their names say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _operations(model: Any, graph: Any) -> list[Problem]:
     found: dict[str, Problem] = {}
     for node in nodes:
         reason = _IMPURE.get(node.op)
-        if reason is None and node.op.startswith(_WRITES):
+        if reason is None and node.op.startswith(_WRITES) and node.op not in _WRITES_NOTHING:
             reason = "writes to a variable"
         if reason is not None and node.op not in found:
             where = node.name.split("/StatefulPartitionedCall")[0]

@@ -23,7 +23,8 @@ from tff_hospitals.models.mixing_place import Observed, Place
 from tff_hospitals.models.randomness import Rows
 from tff_hospitals.models.tracing import plain_python
 
-_BATCH = 4
+RECORDS = 4
+"""Records of a batch that a model is looked at with."""
 # The change of another record's result, relative to its size, that rounding explains: the same kernels see the same
 # shapes. Another number of records may take other kernels.
 _ROUNDING, _OTHER_KERNELS = 1e-5, 1e-3
@@ -85,11 +86,11 @@ def _probe(model: Any, records: np.ndarray | None) -> Mixing | None:
     trainable, frozen = model.initial_weights(np.array([1, 2], np.int64))
     # Off the initial weights, which may be all zero and hide what a layer does.
     moved = [np.asarray(value + 0.05 * generator.standard_normal(value.shape), np.float32) for value in trainable]
-    batches = _batches(model.feature_shape, records, generator)
+    looked = batches(model.feature_shape, records, generator)
     for training in (False, True):
         seen = Observed(model, moved, frozen, training=training, key=_KEY)
-        found = _by_number(model, moved, frozen, batches[0], training, seen)
-        found = found or _by_content(_whole(model, moved, frozen, training), batches, seen)
+        found = _by_number(model, moved, frozen, looked[0], training, seen)
+        found = found or _by_content(_whole(model, moved, frozen, training), looked, seen)
         if found is not None:
             return found._replace(words=f"{found.words} (in {'training' if training else 'inference'})")
     return None
@@ -177,15 +178,15 @@ def _of_last_axes(layer: Any) -> bool:
     return min(axes) > 0 or axes == [-1]
 
 
-def _batches(shape: tuple[int, ...], records: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:
+def batches(shape: tuple[int, ...], records: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:
     """What a batch may look like: features between 0 and 1, standardised ones, large ones, real ones."""
     made = [
-        generator.uniform(0.0, 1.0, (_BATCH, *shape)),
-        generator.standard_normal((_BATCH, *shape)),
-        300.0 * generator.standard_normal((_BATCH, *shape)),
+        generator.uniform(0.0, 1.0, (RECORDS, *shape)),
+        generator.standard_normal((RECORDS, *shape)),
+        300.0 * generator.standard_normal((RECORDS, *shape)),
     ]
     if records is not None and len(records) > 0:
-        made.append(records[generator.choice(len(records), _BATCH, replace=len(records) < _BATCH)])
+        made.append(records[generator.choice(len(records), RECORDS, replace=len(records) < RECORDS)])
     return [np.asarray(batch, np.float32) for batch in made]
 
 
@@ -207,11 +208,11 @@ def _by_number(
     """Compares the records of a batch with each of them alone."""
 
     def outputs(first: int, last: int) -> np.ndarray:
-        rows, part = Rows(tf.range(first, last), _BATCH), batch[first:last]
+        rows, part = Rows(tf.range(first, last), RECORDS), batch[first:last]
         return np.asarray(model.predict(trainable, frozen, part, training=training, key=_KEY, rows=rows))
 
     try:
-        alone = np.concatenate([outputs(row, row + 1) for row in range(_BATCH)])
+        alone = np.concatenate([outputs(row, row + 1) for row in range(RECORDS)])
     except (tf.errors.OpError, ValueError) as error:  # a layer that counts on a number of records
         where = failures.failing_layer(model, trainable, frozen, batch[:1], training=training, key=_KEY)
         return Mixing(f"a record alone cannot be computed ({where or failures.reason(error)})", None)
@@ -220,7 +221,7 @@ def _by_number(
         near = one.shape == other.shape and np.allclose(one, other, rtol=_OTHER_KERNELS, atol=1e-4, equal_nan=True)
         return not near
 
-    if not differ(outputs(0, _BATCH), alone):
+    if not differ(outputs(0, RECORDS), alone):
         return None
     return Mixing("a record alone gives another output than in a batch", seen.by_number(batch, differ))
 
@@ -233,31 +234,34 @@ def _whole(model: Any, trainable: Any, frozen: Any, training: bool) -> Callable[
         outputs = model.predict(trainable, frozen, features, training=training, key=_KEY)
         total = tf.reduce_sum(outputs + 0.5 * tf.square(outputs))  # its gradient depends on the outputs
         # No tape: outside of graphs, where this runs, tapes do not record.
-        (gradient,) = tf.gradients(total, features, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        try:
+            (gradient,) = tf.gradients(total, features, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        except LookupError:  # an operation without gradient, such as Keras' random contrast: none reaches the features
+            gradient = tf.zeros_like(features)
         return outputs, gradient
 
-    shape = tf.TensorSpec([_BATCH, *model.feature_shape], tf.float32)
+    shape = tf.TensorSpec([RECORDS, *model.feature_shape], tf.float32)
     compiled = tf.function(compute, input_signature=[shape], autograph=False)
-    return lambda features: [np.reshape(one, (_BATCH, -1)) for one in compiled(features)]
+    return lambda features: [np.reshape(one, (RECORDS, -1)) for one in compiled(features)]
 
 
 def _by_content(
-    call: Callable[[np.ndarray], list[np.ndarray]], batches: list[np.ndarray], seen: Observed
+    call: Callable[[np.ndarray], list[np.ndarray]], looked: list[np.ndarray], seen: Observed
 ) -> Mixing | None:
     """Replaces one record and compares what the others give."""
-    for batch in batches:
+    for batch in looked:
         try:
             before = call(batch)
         except tf.errors.OpError:  # numbers that the model cannot take at all, such as words that are not in its table
             continue
         for number, (words, outlier) in enumerate(_outliers(batch[0])):
-            changed, row = batch.copy(), number % _BATCH
+            changed, row = batch.copy(), number % RECORDS
             changed[row] = outlier
             try:
                 after = call(changed)
             except tf.errors.OpError:
                 continue
-            others = np.arange(_BATCH) != row
+            others = np.arange(RECORDS) != row
             for what, old, new in zip(("output", "gradient"), before, after):
                 if _moved(old[others], new[others]):
                     place = seen.by_content(batch, changed, others, _moved)

@@ -89,7 +89,10 @@ class Observed:
             both = [[_of_records(part, records) for part in parts] for _, *parts in noted]
             counts[:] = [tuple(map(len, parts)) for parts in both]
             tensors = [tensor for parts in both for part in parts for tensor in part]
-            gradients = tf.gradients(total, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            try:
+                gradients = tf.gradients(total, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            except LookupError:  # an operation without gradient
+                gradients = [tf.zeros_like(tensor) for tensor in tensors]
             return tensors, gradients
 
         shape = tf.TensorSpec(features.shape, tf.float32)

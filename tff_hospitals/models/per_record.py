@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tff_hospitals.foundations.validation import one_of, raise_if
-from tff_hospitals.models import building, clipping
+from tff_hospitals.models import building, clipping, mixing
 from tff_hospitals.models.ghost import plan as ghost
 from tff_hospitals.models.ghost.parts import Part, formed
 from tff_hospitals.models.randomness import Rows
@@ -24,6 +25,8 @@ from tff_hospitals.models.vectorizing import of_each_record
 METHODS = ("auto", "ghost", "loop", "vectorized")
 # Per-record gradients of one chunk, with their squares in float64, are kept below this size.
 _CHUNK_BYTES = 192 * 2**20
+
+_Result = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]
 
 
 @plain_python
@@ -129,31 +132,55 @@ def _choose(model: Any) -> tuple[str, str]:
 
 
 def _cannot_trace(model: Any, method: str) -> str | None:
-    """Why a layer that no rule knows cannot be vectorised; None when it can."""
+    """Why a model that no rule knows cannot be vectorised; None when it can, and gives what single records give."""
     label = tf.float32 if model.task == "regression" else tf.int64
-    work = _Work(model, list(model.trainable_specs), model.frozen_specs, 1.0, None, "flat")
+    work = _Work(model, list(model.trainable_specs), model.frozen_specs, 1.0, None, "automatic")
 
-    def trace(trainable: Any, frozen: Any, features: Any, labels: Any, key: Any) -> Any:
-        given = dataclasses.replace(work, trainable=trainable, frozen=frozen, key=key)
-        way = _ghost if method == "ghost" else _vectorized
-        return way(given, features, labels, tf.ones_like(labels, tf.bool))
+    def traced(way: Callable[..., _Result]) -> Any:
+        def trace(trainable: Any, frozen: Any, features: Any, labels: Any, key: Any) -> Any:
+            given = dataclasses.replace(work, trainable=trainable, frozen=frozen, key=key)
+            return way(given, features, labels, tf.ones_like(labels, tf.bool))
+
+        return tf.function(trace, autograph=False).get_concrete_function(
+            model.trainable_specs,
+            model.frozen_specs,
+            tf.TensorSpec([mixing.RECORDS, *model.feature_shape], tf.float32),
+            tf.TensorSpec([mixing.RECORDS], label),
+            tf.TensorSpec([2], tf.int64),
+        )
 
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("FATAL")  # TensorFlow prints whole graphs when a layer cannot be vectorised
     try:
         with building.recording():
-            tf.function(trace, autograph=False).get_concrete_function(
-                model.trainable_specs,
-                model.frozen_specs,
-                tf.TensorSpec([2, *model.feature_shape], tf.float32),
-                tf.TensorSpec([2], label),
-                tf.TensorSpec([2], tf.int64),
-            )
+            together = traced(_ghost if method == "ghost" else _vectorized)
+            return _differs(model, together, traced(_loop), label)
     except Exception as error:  # whatever an unknown layer makes of it
         return f"it cannot be vectorised ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
     finally:
         logger.setLevel(level)
+
+
+def _differs(model: Any, together: Any, one_by_one: Any, label: tf.DType) -> str | None:
+    """Whether gradients of records together are others than those of one record after the other, on ordinary numbers.
+
+    They would be where TensorFlow's vectorised form of some operation is wrong (see `vectorizing`).
+    """
+    generator = np.random.default_rng(0)
+    key = tf.constant([1, 2], tf.int64)
+    trainable, frozen = model.initial_weights(key.numpy())
+    moved = [np.asarray(value + 0.05 * generator.standard_normal(value.shape), np.float32) for value in trainable]
+    labels = tf.cast(tf.range(mixing.RECORDS) % 2, label)
+    for features in mixing.batches(model.feature_shape, None, generator)[:2]:
+        given = [tf.nest.map_structure(tf.constant, one) for one in (tuple(moved), tuple(frozen), features)]
+        try:
+            expected = tf.nest.flatten(one_by_one(*given, labels, key))
+        except tf.errors.OpError:  # numbers that the model cannot take, such as tokens below zero
+            continue
+        for found, right in zip(tf.nest.flatten(together(*given, labels, key)), expected):
+            if not np.allclose(found, right, rtol=1e-2, atol=1e-3, equal_nan=True):
+                return "TensorFlow's vectorised form of it gives other gradients than single records have"
     return None
 
 
@@ -201,9 +228,6 @@ class _Work:
             loss = self.model.per_record_loss(outputs, label[None])[0]
         gradients = tape.gradient(loss, self.trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(gradient) for gradient in gradients], loss
-
-
-_Result = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]
 
 
 def _ghost(work: _Work, features: tf.Tensor, labels: tf.Tensor, keep: tf.Tensor) -> _Result:

@@ -4,6 +4,9 @@
 i * segments + s. A number below zero, which TensorFlow leaves out of a sum, then means a segment of the record before,
 and a number that is too large (compiled code leaves it out, too) one of the record behind. So what one record holds
 would enter the gradients of its neighbours, beside the clipping that bounds it. Here such numbers stay outside.
+
+It also puts the axis of records before the axes of a `tf.roll`, and leaves an axis that is counted from the end as it
+is, plus one: the last axis, -1, became 0, that of the records. Here axes are counted from the beginning.
 """
 
 from __future__ import annotations
@@ -55,6 +58,28 @@ def _segments_apart(operation: Callable[..., tf.Tensor], converted: Any) -> Any:
     return wrap(tf.reshape(output, tf.concat([[records, segments], tf.shape(output, tf.int64)[1:]], 0)), True)
 
 
+class _RollOfPositiveAxes:
+    """What pfor knows of the inputs of a `tf.roll`, with axes counted from the beginning."""
+
+    def __init__(self, converted: Any):
+        self._converted = converted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._converted, name)
+
+    def unstacked_input(self, index: int) -> tf.Tensor:
+        """The axis is the third one."""
+        found = self._converted.unstacked_input(index)
+        if index != 2:
+            return found
+        return tf.where(found < 0, found + tf.rank(self._converted.stacked_input(0)) - 1, found)
+
+
+def _roll_apart(operation: Callable[[Any], Any], converted: Any) -> Any:
+    converted.stack_inputs([0])
+    return operation(_RollOfPositiveAxes(converted))
+
+
 def _keep_records_apart() -> None:
     # For good: a conversion that is put back for a moment would be met by whatever else is traced in that moment.
     registry: dict[str, Any] = _pfor_converter_registry
@@ -62,6 +87,7 @@ def _keep_records_apart() -> None:
         registry[name] = functools.partial(_segments_apart, operation)
     for name in _RECORD_BY_RECORD:
         registry.pop(name, None)
+    registry["Roll"] = functools.partial(_roll_apart, registry["Roll"])
 
 
 _keep_records_apart()

@@ -20,7 +20,7 @@ import tensorflow as tf
 from tff_hospitals.communication.bits import packed_bytes
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.random_streams import Streams
-from tff_hospitals.foundations.validation import raise_if
+from tff_hospitals.foundations.validation import Problem, raise_if
 from tff_hospitals.plan import mechanisms, poison, review
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.parts import ClientPlan, ServerPlan
@@ -319,6 +319,20 @@ def _structure(part: ClientPlan | ServerPlan) -> dict[str, Any]:
     return {name: bool(value) if name in inputs else value for name, value in dataclasses.asdict(part).items()}
 
 
+def _token_problems(dataset: HospitalDataset, model: FunctionalModel) -> list[Problem]:
+    """Numbers in the records that an Embedding has no row for, of the first hospital that has some."""
+    look = getattr(model, "token_problems", None)  # TFF's models keep their layers to themselves
+    if look is None:
+        return []
+    for hospital in dataset.hospitals:
+        for word, part in (("train", hospital.train), ("test", hospital.test)):
+            where = f"{word} part of {hospital.hospital_id}"
+            found = look(part.features, dataset.feature_names, where)
+            if found:
+                return found
+    return []
+
+
 def compose(
     plan: Plan, dataset: HospitalDataset, model: FunctionalModel, *, compile_steps: bool = False
 ) -> Composition:
@@ -330,6 +344,8 @@ def compose(
     """
     raise_if(review.problems(plan, dataset))
     raise_if(model.problems(under_dp=mechanisms.of(plan.privacy).private, records=dataset.examples()))
+    if not dataset.recipe:  # else records are read when they are needed
+        raise_if(_token_problems(dataset, model))
     trained = sum(spec.shape.num_elements() for spec in model.trainable_specs)
     raise_if([noise_plan.size_problem(plan, dataset, trained)])
     hospitals = len(dataset.hospitals)
