@@ -109,6 +109,8 @@ def test_a_figure_that_cannot_be_drawn_says_what_it_needs(compared):
 def test_data_frames_and_a_function_go_in_and_a_data_frame_comes_out():
     asked = {"target_epsilon": 3.0, "schema": SCHEMA, "model": make_model, "batch_size": 8, **FEW}
     run = th.train("dp_sgd", frames(), seed=np.int64(4), **asked)
+    assert len(repr(run)) < 400  # in a notebook a run is a few lines, not pages of numbers
+    assert f"epsilon {run.summary['epsilon']:.3g} per record at delta" in repr(run)
     assert run.plan.model.name.endswith("test_api:make_model")
     assert (run.plan.data.name, run.plan.seed) == ("frames", 4)
     rows = run.to_frame()
@@ -192,6 +194,8 @@ def test_all_problems_are_said_at_once():
 @pytest.mark.tensorflow
 def test_a_run_in_memory_cannot_be_audited():
     run = th.train(th.Plan(rounds=1), DATA, local_steps=1)
+    assert repr(run).splitlines()[0] == f"{run.summary['method']} on {DATA}: 1 round, seed 42"
+    assert repr(run).splitlines()[2:] == ["  no formal guarantee", "  files: none were written (run_dir=)"]
     with pytest.raises(InvalidInput, match="train it with run_dir="):
         th.audit(run)
 

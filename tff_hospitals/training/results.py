@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tff_hospitals.accounting import Ledger
-from tff_hospitals.foundations.validation import Failure, one_of, raise_if
+from tff_hospitals.foundations.validation import Failure, counted, one_of, raise_if
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.training.evaluation import OwnWeights
 
@@ -75,6 +75,24 @@ class Run:
     model: FunctionalModel
     metrics: Sequence[Mapping[str, Any]] = ()
     own: OwnWeights = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """A few lines; all fields together are pages of numbers."""
+        found = self.summary
+        rounds = counted(int(found.get("rounds") or 0), "round")
+        lines = [f"{found.get('method', 'run')} on {self.plan.data.name}: {rounds}, seed {self.plan.seed}"]
+        names = [name for name in ("accuracy", "auc", "rmse", "loss") if found.get(f"{name}_mean") is not None]
+        if names:
+            figures = ", ".join(f"{name} {found[f'{name}_mean']:.3g}" for name in names)
+            lines.append(f"  mean of the hospitals: {figures}")
+        epsilon = found.get("epsilon")
+        if epsilon is None:
+            lines.append("  no formal guarantee")
+        else:
+            worst = f", worst hospital {found['worst_hospital']}" if found.get("worst_hospital") else ""
+            lines.append(f"  epsilon {epsilon:.3g} per {found.get('unit')} at delta {self.ledger.delta:g}{worst}")
+        lines.append(f"  files: {self.directory or 'none were written (run_dir=)'}")
+        return "\n".join(lines)
 
     def keras_model(self, hospital: str | None = None) -> Any:
         """The trained model as a plain `tf.keras.Model`.
