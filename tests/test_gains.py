@@ -19,7 +19,7 @@ from tff_hospitals.experiments.outcome import Outcome
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import Part
 from tff_hospitals.plan import Plan
-from tff_hospitals.reports.gains import gain_sentence, verdicts
+from tff_hospitals.reports.gains import gain_sentence, gain_sentences, verdicts
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.training.loop import train
 from tff_hospitals.training.metrics import Predictions
@@ -159,3 +159,6 @@ def test_the_sentence_names_the_promise_and_counts_who_loses():
     assert gain_sentence(row).endswith(": b, c, d and e lose; of 1 other the test records cannot tell.")
     row.values["gain_high_per_hospital"].update(dict.fromkeys("bcde", 0.1))
     assert gain_sentence(row).endswith("alone: no hospital gains or loses more than chance may have it.")
+    other = dataclasses.replace(row, target_epsilon=5.0)
+    (said,) = gain_sentences([row, other])
+    assert said.endswith("more than chance may have it from dp_sgd, ε = 1; dp_sgd, ε = 5.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tff_hospitals.reports.differences import difference, told_apart
-from tff_hospitals.reports.gains import gain_sentence
+from tff_hospitals.reports.gains import gain_sentences
 from tff_hospitals.reports.rows import Row, common_warnings, ordered
 from tff_hospitals.reports.spread import Interval
 from tff_hospitals.reports.summary import Summary
@@ -59,7 +59,7 @@ def findings(summary: Summary) -> list[str]:
     for unit in ("record", "hospital"):
         for target in sorted({key[1] for key in best if key[0] == unit}, key=lambda value: (value is None, value)):
             sentences.append(_private_sentence(best[(unit, target)], yardstick, summary))
-    sentences += filter(None, map(gain_sentence, best.values()))
+    sentences += gain_sentences(list(best.values()))
     cheapest = _cheapest(summary.rows)
     if cheapest:
         sentences.append(cheapest)

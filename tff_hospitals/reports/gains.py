@@ -112,6 +112,16 @@ def gain_table(rows: Sequence[Row], ids: Sequence[str]) -> list[dict[str, Any]]:
     return [{"title": title, "caption": caption, "columns": ["hospital", *map(row_title, known)], "rows": lines}]
 
 
+def gain_sentences(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each method whose gains can be told, and one for all others together."""
+    unclear = [row for row in rows if set(verdicts(row).values()) == {CANNOT_TELL}]
+    told = [sentence for row in rows if row not in unclear and (sentence := gain_sentence(row))]
+    if len(unclear) < 2:
+        return told + [gain_sentence(row) for row in unclear]
+    names = "; ".join(map(row_title, unclear))
+    return [*told, f"Against each hospital alone no hospital gains or loses more than chance may have it from {names}."]
+
+
 def gain_sentence(row: Row) -> str:
     """Who gains from a method and who loses, by name where it can be told; empty where nothing is known."""
     found = verdicts(row)
