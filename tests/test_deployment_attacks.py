@@ -11,7 +11,7 @@ import pytest
 from federations import BASE, Members
 
 from tff_hospitals.deployment import body, journal, wire
-from tff_hospitals.deployment.envelope import Envelope, Kind, seal, unseal
+from tff_hospitals.deployment.envelope import REFUSALS, Envelope, Kind, seal, unseal
 from tff_hospitals.deployment.federation import Federation
 from tff_hospitals.deployment.keys import SigningKey
 from tff_hospitals.deployment.loopback import Hub
@@ -57,13 +57,18 @@ class Server:
         return self.message(Kind.ROUND, number_of_round, body.pack(fields, sections))
 
     def ask(self, data):
-        """(kind, body) of the site's answer; None without one."""
+        """(kind, body) of the answer, with the words that a refusal has in the journal alone; None without one."""
         answer = self.site.handle(data)
         if answer is None:
             return None
         one = self.members.agreement
         opened = unseal(answer, one.hospital_keys, one.identity_bytes, one.digest)
-        return opened.kind, body.unpack(opened.body)
+        content = body.unpack(opened.body)
+        if opened.kind is Kind.REFUSAL:
+            assert set(content.fields) == {"kind"}
+            assert content.fields["kind"] in REFUSALS
+            content = body.Body({**content.fields, "why": self.site.journal.entries[-1]["why"]}, {})
+        return opened.kind, content
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import shutil
+import socket
 import time
 
 import grpc
@@ -84,3 +86,49 @@ def test_streams_that_a_hospital_opens_and_never_reads_keep_nobody_out(tmp_path)
         for channel, _ in opened:
             channel.close()
         server.close()
+
+
+def test_connections_of_strangers_use_up_no_files_and_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(grpc_engine, "_STRANGERS", 8)
+    monkeypatch.setattr(grpc_engine, "_HANDSHAKE_MILLISECONDS", 1000)
+    write(Authority("ours"), tmp_path, 90)
+    server, opened = GrpcServer(tmp_path / "server", "127.0.0.1:0", IDS, MOST), []
+    host, port = server.address.split(":")
+    try:
+        line = GrpcLine(tmp_path / "north", server.address, "north", MOST, 5.0)
+        assert said(server, line, b"hello") == ("north", b"hello")
+        before = len(os.listdir("/proc/self/fd"))
+        opened += [socket.create_connection((host, int(port)), 5.0) for _ in range(60)]
+        time.sleep(0.3)
+        assert len(os.listdir("/proc/self/fd")) - before - len(opened) <= 4 * len(IDS) + 8
+        assert said(server, line, b"still here") == ("north", b"still here")
+        other = GrpcLine(tmp_path / "south", server.address, "south", MOST, 10.0)  # once they are cut
+        assert said(server, other, b"hello") == ("south", b"hello")
+        for one in (line, other):
+            one.close()
+    finally:
+        for one in opened:
+            one.close()
+        server.close()
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_what_is_for_this_machine_takes_no_proxy_of_the_environment(tmp_path, monkeypatch, secure):
+    write(Authority("ours"), tmp_path, 90)
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.settimeout(0.0)
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        server = GrpcServer(tmp_path / "server" if secure else None, "127.0.0.1:0", IDS, MOST)
+        try:
+            line = GrpcLine(tmp_path / "north" if secure else None, server.address, "north", MOST, 3.0)
+            assert said(server, line, b"hello") == ("north", b"hello")
+            line.close()
+        finally:
+            server.close()
+        with pytest.raises(BlockingIOError):  # nobody came
+            proxy.accept()

@@ -8,7 +8,7 @@ from federations import BASE, Members, running, train_deployed
 
 from tff_hospitals.deployment import secure_sum
 from tff_hospitals.deployment.body import pack, unpack
-from tff_hospitals.deployment.envelope import Kind, Rejected
+from tff_hospitals.deployment.envelope import REFUSALS, Kind, Rejected
 from tff_hospitals.deployment.keys import SigningKey
 
 pytestmark = pytest.mark.tensorflow
@@ -27,8 +27,11 @@ def test_a_hospital_opens_one_sum_of_a_round_and_none_with_too_little_noise(tmp_
             if kind is Kind.UNMASK:
                 content = unpack(bodies["site_0"])
                 fewer = pack({"survivors": ["site_0", "site_1", "site_2"]}, content.sections)
-                asked.append(original(kind, number, {"site_0": bodies["site_0"]}).missing["site_0"])
-                asked.append(original(kind, number, {"site_0": fewer}).missing["site_0"])
+                for content in (bodies["site_0"], fewer):
+                    assert (
+                        original(kind, number, {"site_0": content}).missing["site_0"] == f"refused: {REFUSALS['sum']}"
+                    )
+                    asked.append(sites["site_0"].journal.entries[-1]["why"])
             return answers
 
         federation.ask = ask
@@ -43,13 +46,14 @@ def test_a_round_whose_noise_would_be_too_little_is_not_opened(tmp_path):
     noise = {**PRIVATE, "mechanism": "discrete_gaussian", "noise_multiplier": 0.3}
     members = Members(BASE.replace(privacy=noise, weighting="equal"))
     refused = []
-    with running(members, tmp_path) as (federation, _):
+    with running(members, tmp_path) as (federation, sites):
         original = federation.ask
 
         def ask(kind, number, bodies, **more):
             if kind is Kind.UNMASK:
                 fewer = pack({"survivors": ["site_0", "site_1", "site_2"]}, unpack(bodies["site_0"]).sections)
-                refused.append(original(kind, number, {"site_0": fewer}).missing["site_0"])
+                assert original(kind, number, {"site_0": fewer}).missing["site_0"] == f"refused: {REFUSALS['sum']}"
+                refused.append(sites["site_0"].journal.entries[-1]["why"])
             return original(kind, number, bodies, **more)
 
         federation.ask = ask

@@ -37,8 +37,28 @@ _HEAD = struct.Struct("<4sBB16s32sIQQB")
 OVERHEAD_BYTES = _HEAD.size + SIGNATURE_BYTES
 
 
+REFUSALS = {
+    "message": "the request is not whole, or none of this agreement",
+    "plan": "the request is beyond the approved plan, or other than it",
+    "limit": "the request is beyond a limit of this hospital",
+    "over": "the agreement is over",
+    "model": "this hospital does not hold the model before: send the whole model",
+    "sum": "this step of the secure sum is not due, or too few hospitals are in it",
+}
+"""What a server learns of a refusal. The words themselves stay in the hospital's journal: they name its budget."""
+
+
 class Rejected(ValueError):
-    """A message that is not what may come here; the text says why. It changes nothing."""
+    """A message that is not what may come here; the text says why. It changes nothing.
+
+    Args:
+      text: for those on whose machine it is raised.
+      kind: what the other side learns, one of `REFUSALS`.
+    """
+
+    def __init__(self, text: str = "", kind: str = "message"):
+        super().__init__(text)
+        self.kind = kind
 
 
 class Kind(enum.IntEnum):

@@ -8,19 +8,23 @@ asked gets the request once more, under a new number.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from tff_hospitals.deployment.agreement import SERVER, Agreement
 from tff_hospitals.deployment.body import Body, pack, unpack
-from tff_hospitals.deployment.envelope import Envelope, Kind, Rejected, seal, unseal
-from tff_hospitals.deployment.journal import JOURNALLED_REJECTIONS, Journal, printable
+from tff_hospitals.deployment.envelope import REFUSALS, Envelope, Kind, Rejected, seal, unseal
+from tff_hospitals.deployment.journal import Journal, printable
 from tff_hospitals.deployment.keys import SigningKey, sha512
 from tff_hospitals.deployment.transport import DeploymentError, Transport
 from tff_hospitals.foundations.validation import Problem, raise_if
 
 _MOST_WORKERS = 16  # of one hospital, one after the other, that are remembered
+_MOST_LINES = 200  # of one kind about one hospital that the journal holds; more are counted only
+_MOST_RETURNS = 10  # of one hospital during one request, after each of which it is asked once more
 
 
 @dataclasses.dataclass
@@ -75,6 +79,9 @@ class Federation:
         self.heard: dict[str, float] = {}
         self.asking: tuple[str, int] = ("", -1)
         self.waiting: frozenset[str] = frozenset()
+        self._lines = collections.Counter[tuple[str, str]]()
+        for entry in journal.entries:
+            self._lines[entry["event"], entry.get("hospital", "")] += 1
 
     # -- who is there -----------------------------------------------------------
 
@@ -134,7 +141,7 @@ class Federation:
             waiting[name] = self._send(name, kind, number_of_round, content[name])
 
         self.asking = kind.name, number_of_round
-        arrived = dict(self.arrivals)
+        arrived, returns = dict(self.arrivals), collections.Counter[str]()
         found: dict[str, Body] = {}
         for name in bodies:
             send(name, bodies)
@@ -154,6 +161,9 @@ class Federation:
             for name in list(waiting):
                 if self.arrivals.get(name, 0) != arrived.get(name, 0):
                     arrived[name] = self.arrivals[name]
+                    returns[name] += 1
+                    if returns[name] > _MOST_RETURNS:
+                        continue  # its line does not hold, or it wants to keep the server busy
                     send(name, bodies if when_back is None else when_back)
         self.waiting = frozenset()
         for name in waiting:
@@ -205,10 +215,10 @@ class Federation:
                 raise Rejected("an answer that nobody waits for: late, repeated, or to another request")
             del waiting[hospital]
             if message.kind is Kind.REFUSAL:
-                why = printable(str(body.fields.get("why", "no reason")))
+                why = REFUSALS.get(str(body.fields.get("kind")), "for a reason that is not known here")
                 missing[hospital] = f"refused: {why}"
                 self.refusals[hospital] = why
-                self.journal.append("refused", hospital=hospital, round=message.round, why=why)
+                self._write("refused", hospital, round=message.round, why=why)
                 return None
             return hospital, body
         except Rejected as error:
@@ -234,7 +244,7 @@ class Federation:
             self._workers[hospital] = [*known[-_MOST_WORKERS:], worker]
         self.refusals.pop(hospital, None)
         self.arrivals[hospital] = self.arrivals.get(hospital, 0) + 1
-        self.journal.append("present", hospital=hospital)
+        self._write("present", hospital)
 
     def _only_one_worker(self, hospital: str, worker: str, number: int) -> None:
         """Sends a worker away that another one of its hospital has followed: they would disturb each other for ever.
@@ -258,8 +268,13 @@ class Federation:
 
     def _reject(self, hospital: str, why: str) -> None:
         self.rejected += 1
-        if self.rejected <= JOURNALLED_REJECTIONS:
-            self.journal.append("rejected", durable=False, connection=hospital, why=why[:200])
+        self._write("rejected", hospital, why=why[:200])
+
+    def _write(self, event: str, hospital: str, **fields: Any) -> None:
+        """A line of what came from a hospital: so many of each, started again or not, that nobody fills the disk."""
+        self._lines[event, hospital] += 1
+        if self._lines[event, hospital] <= _MOST_LINES:
+            self.journal.append(event, durable=False, hospital=hospital, **fields)
 
     def close(self) -> None:
         """Tells everybody that it is over, and ends the connections."""

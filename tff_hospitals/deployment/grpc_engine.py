@@ -26,6 +26,8 @@ _FRAMING_BYTES = 4096
 _WAITING = 8  # messages of one hospital that are held
 _ALIVE_MILLISECONDS = 10_000
 _LOOK_SECONDS = 0.5
+_STRANGERS = 64  # connections beyond those of hospitals; more would use up the files that a process may have open
+_HANDSHAKE_MILLISECONDS = 10_000  # after which a connection is cut that does not say who it is
 
 
 def _options(most_bytes: int) -> list[tuple[str, int]]:
@@ -95,7 +97,11 @@ class GrpcServer(Transport):
         self._server = grpc.server(
             self._pool,
             handlers=[grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler})],
-            options=_options(most_bytes),
+            options=[
+                *_options(most_bytes),
+                ("grpc.max_allowed_incoming_connections", 4 * len(hospitals) + _STRANGERS),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
+            ],
             maximum_concurrent_rpcs=2 * len(hospitals) + 2,
         )
         try:
@@ -195,14 +201,17 @@ class GrpcLine(Line):
 
     def __init__(self, folder: pathlib.Path | None, address: str, hospital: str, most_bytes: int, seconds: float):
         metadata: tuple[tuple[str, str], ...] = ()
+        options = _options(most_bytes)
+        if _is_loopback(address.rpartition(":")[0]):
+            options.append(("grpc.enable_http_proxy", 0))  # whatever the environment says: it stays on this machine
         if folder is None:
             only_loopback(address.rpartition(":")[0])
-            self._channel = grpc.insecure_channel(address, _options(most_bytes))
+            self._channel = grpc.insecure_channel(address, options)
             metadata = (("hospital", hospital),)
         else:
             key, certificate, authority = credentials(folder)
             given = grpc.ssl_channel_credentials(authority, key, certificate)
-            self._channel = grpc.secure_channel(address, given, _options(most_bytes))
+            self._channel = grpc.secure_channel(address, given, options)
         try:
             grpc.channel_ready_future(self._channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
@@ -269,6 +278,10 @@ def only_loopback(host: str) -> None:
     Raises:
       InvalidInput: another interface.
     """
-    if host not in ("127.0.0.1", "localhost", "[::1]"):
+    if not _is_loopback(host):
         remedy = "give certificates, or stay on 127.0.0.1"
         raise_if([Problem("insecure", host, "is not the loopback interface: nothing runs there without TLS", remedy)])
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("127.0.0.1", "localhost", "[::1]")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _FIRST = "0" * 64
 FILE_NAME = "journal.jsonl"
 JOURNALLED_REJECTIONS = 1000
-"""More of them are counted only: nobody may fill the disk from outside."""
+"""More of them are counted only, in a journal and not in a process: nobody may fill the disk from outside."""
 
 
 class Journal:

@@ -93,11 +93,11 @@ class Member:
           Rejected: fewer than the threshold, a stranger, a wrong signature, or shares were given before.
         """
         if self._statements:
-            raise Rejected("shares were given in this session already")
+            raise Rejected("shares were given in this session already", "sum")
         if len(statements) < self._threshold:
-            raise Rejected(f"{len(statements)} members: a sum of fewer than {self._threshold} is not opened")
+            raise Rejected(f"{len(statements)} members: a sum of fewer than {self._threshold} is not opened", "sum")
         if statements.get(self._name) != self.statement():
-            raise Rejected("this hospital's own keys are missing or were changed")
+            raise Rejected("this hospital's own keys are missing or were changed", "sum")
         check_statements(statements, self._session, self._roster)
         self._statements = dict(statements)
         names = sorted(statements)
@@ -128,18 +128,18 @@ class Member:
           Rejected: fewer than the threshold, or shares that are not from whom they claim to be.
         """
         if len(self._received) > 1:
-            raise Rejected("numbers were masked in this session already")
+            raise Rejected("numbers were masked in this session already", "sum")
         for name, box in boxes.items():
             if name not in self._statements or name == self._name or len(box) != BOX_BYTES:
-                raise Rejected(f"shares of {name[:64]!r} do not belong here")
+                raise Rejected(f"shares of {name[:64]!r} do not belong here", "sum")
             try:
                 text = self._box(name).decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], self._way(name, self._name))
             except InvalidTag as error:
-                raise Rejected(f"shares of {name!r} were changed on the way") from error
+                raise Rejected(f"shares of {name!r} were changed on the way", "sum") from error
             both = int.from_bytes(text[:SHARE_BYTES], "big"), int.from_bytes(text[SHARE_BYTES:], "big")
             self._received[name] = both
         if len(self._received) < self._threshold:
-            raise Rejected(f"{len(self._received)} members: a sum of fewer than {self._threshold} is not opened")
+            raise Rejected(f"{len(self._received)} members: a sum of fewer than {self._threshold} is not opened", "sum")
         total = words + _expand(self._seed, len(words))
         for name in boxes:
             mask = _pair_mask(self._mask_key, self._statements[name], self._session + asked, len(words))
@@ -157,11 +157,11 @@ class Member:
         """
         inside = set(survivors)
         if self._opened:
-            raise Rejected("this session was opened already: one unmasking, never both shares of anybody")
+            raise Rejected("this session was opened already: one unmasking, never both shares of anybody", "sum")
         if self._name not in inside or not inside <= set(self._received):
-            raise Rejected("the survivors are not members who masked their numbers in this session")
+            raise Rejected("the survivors are not members who masked their numbers in this session", "sum")
         if len(inside) < self._threshold:
-            raise Rejected(f"{len(inside)} survivors: a sum of fewer than {self._threshold} is not opened")
+            raise Rejected(f"{len(inside)} survivors: a sum of fewer than {self._threshold} is not opened", "sum")
         self._opened = True
         return {
             name: (of_seed if name in inside else of_key).to_bytes(SHARE_BYTES, "big")

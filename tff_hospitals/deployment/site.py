@@ -97,7 +97,7 @@ class Site:
             elif entry["event"] == "evaluated":
                 self._evaluated.setdefault(entry["round"], set()).add(entry["request"])
             self._taken += entry["event"] in ("answered", "refused")
-        self._rejected = 0
+        self._rejected = sum(entry["event"] == "rejected" for entry in journal.entries)
         self.ended, self.why = False, ""
         self._handlers: Mapping[Kind, Callable[[Envelope, body.Body], bytes]] = {
             Kind.ROUND: self._round,
@@ -135,7 +135,7 @@ class Site:
                 self._end(request, body.unpack(request.body))
                 return None
             if one.problems_of_today():
-                raise Rejected("the agreement is over")
+                raise Rejected("the agreement is over", "over")
             if request.kind not in self._handlers:
                 raise Rejected(f"the server does not send {request.kind.name}")
             answer = self._once_in_session(request)
@@ -143,7 +143,8 @@ class Site:
         except (Rejected, PayloadError, InvalidInput) as error:
             why = str(error)[:500]
             self.journal.append("refused", number=request.number, asked=request.kind.name, round=request.round, why=why)
-            answer, kind = body.pack({"why": why}), Kind.REFUSAL
+            told = error.kind if isinstance(error, Rejected) else "message"
+            answer, kind = body.pack({"kind": told}), Kind.REFUSAL
         else:
             self.journal.append(
                 "answered",
@@ -238,16 +239,16 @@ class Site:
 
     def _evaluate(self, request: Envelope, asked: body.Body) -> bytes:
         if not self.agreement.share_test_metrics:
-            raise Rejected("the agreement says that no metrics of test records leave")
+            raise Rejected("the agreement says that no metrics of test records leave", "plan")
         if request.round > self.work.plan.rounds:
-            raise Rejected("beyond the rounds of the approved plan")
+            raise Rejected("beyond the rounds of the approved plan", "plan")
         data = asked.section("weights")
         weights = self.work.wire.weights.unpack(data)
         known = self._evaluated.setdefault(request.round, set())
         digest = sha512(data)[:32].hex()
         if digest not in known:
             if len(known) >= _MOST_EVALUATIONS:
-                raise Rejected(f"{len(known)} different models were evaluated in this round already")
+                raise Rejected(f"{len(known)} different models were evaluated in this round already", "plan")
             self.journal.append("evaluated", round=request.round, request=digest)
             known.add(digest)
         started = time.perf_counter()
@@ -272,7 +273,7 @@ class Site:
     def _keys(self, request: Envelope, asked: body.Body) -> bytes:
         name = asked.section("session", _SESSION_BYTES)
         if self.work.wire.bits is None:
-            raise Rejected("the plan has no secure sum")
+            raise Rejected("the plan has no secure sum", "plan")
         one = self.agreement
         context = b"|".join((one.identity_bytes, one.digest, str(request.round).encode(), name))
         member = Member(self.work.own, self._key, context, one.hospital_keys, one.threshold)
@@ -289,11 +290,11 @@ class Site:
         session = self._current(request.round, asked)
         survivors = tuple(sorted(wire.rows_of_text(asked.field("survivors", list))))
         if not session.request:
-            raise Rejected("nothing was masked in this session")
+            raise Rejected("nothing was masked in this session", "sum")
         before = self._opened.get(request.round)
         if before is not None and before != (session.request, survivors):
             # The difference of two sums would be somebody's own numbers.
-            raise Rejected("another sum of this round was opened already")
+            raise Rejected("another sum of this round was opened already", "sum")
         if self.work.needs_everyone:
             self._check_whole(len(survivors), session.charged)
         shares = session.member.unmask(survivors)
@@ -304,13 +305,13 @@ class Site:
     def _current(self, number: int, asked: body.Body) -> _Session:
         session = self._session
         if session is None or session.number != number or session.name != asked.section("session", _SESSION_BYTES):
-            raise Rejected("not the session that is under way here")
+            raise Rejected("not the session that is under way here", "sum")
         return session
 
     def _in_session(self, number: int, digest: str, hospitals: int, asked: body.Body) -> _Session:
         session = self._current(number, asked)
         if session.request:
-            raise Rejected("numbers were masked in this session already")
+            raise Rejected("numbers were masked in this session already", "sum")
         session.request, session.charged = digest, hospitals
         return session
 
@@ -318,7 +319,8 @@ class Site:
         """Noise in shares is calibrated for the smallest cohort, and charged for the one that was named."""
         planned = max(charged, self.work.plan.cohort.smallest_size(len(self.agreement.hospital_keys)))
         if hospitals < planned:
-            raise Rejected(f"the noise is planned for {planned:g} hospitals, and {hospitals} would be in the sum")
+            said = f"the noise is planned for {planned:g} hospitals, and {hospitals} would be in the sum"
+            raise Rejected(said, "sum")
 
     # -- inside -------------------------------------------------------------------
 

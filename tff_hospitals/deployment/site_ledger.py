@@ -93,18 +93,19 @@ class SiteLedger:
         if request in known and not drawn_anew:
             return
         if number >= self._rounds:
-            raise Rejected(f"round {number + 1} is beyond the {self._rounds} rounds of the approved plan")
+            raise Rejected(f"round {number + 1} is beyond the {self._rounds} rounds of the approved plan", "plan")
         if known and self._repeats_noise:
-            raise Rejected(f"round {number + 1} was answered for other weights: in test mode its noise would repeat")
+            said = "was answered for other weights: in test mode its noise would repeat"
+            raise Rejected(f"round {number + 1} {said}", "plan")
         if len(known) >= _MOST_CONTENTS:
-            raise Rejected(f"round {number + 1} was asked with {len(known)} different contents already")
+            raise Rejected(f"round {number + 1} was asked with {len(known)} different contents already", "plan")
         would_be = Ledger.from_json(self._ledger.to_json())
         self._enter(would_be, number, cohort, request, dry=True)
         epsilon = worst_epsilon(would_be, self._noise, self._own)
         budget = self._limits.budget
         if epsilon > budget:
             said = f"would bring epsilon to {epsilon:.4g}: this hospital's budget is {budget:g}"
-            raise Rejected(f"round {number + 1} {said}")
+            raise Rejected(f"round {number + 1} {said}", "limit")
         if not self._journal.entries:
             self._journal.append("began")  # its hash tells this journal from one that was lost
         line: dict[str, Any] = {"round": number, "cohort": list(cohort), "request": request}
@@ -124,7 +125,7 @@ class SiteLedger:
             charge = Charge(self._name, self._name, count, released_by(ledger, self._own), words=words)
             self._odometer.charge(charge, self._limits.together)
         except InvalidInput as error:
-            raise Rejected(str(error)) from error
+            raise Rejected(str(error), "limit") from error
 
     @property
     def _name(self) -> str:

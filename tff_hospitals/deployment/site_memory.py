@@ -43,7 +43,9 @@ class SiteMemory:
           Rejected: the hospital holds another one; the server has to send the whole model.
         """
         if self._held is None or self._held[0] != number:
-            raise Rejected(f"this hospital does not hold the model of round {number + 1}: send the whole model")
+            raise Rejected(
+                f"this hospital does not hold the model of round {number + 1}: send the whole model", "model"
+            )
         return self._held[1]
 
     def residual_before(self, number: int, request: str) -> np.ndarray | None:

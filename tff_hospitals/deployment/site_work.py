@@ -134,7 +134,7 @@ class SiteWork:
             own = value if name in told else tf.nest.map_structure(_as, self._planned[name], value)
             for mine, theirs in zip(tf.nest.flatten(own), tf.nest.flatten(value)):
                 if not np.allclose(mine, theirs, rtol=_SAME, atol=0.0):
-                    raise Rejected(f"{name} is {theirs}, and the approved plan has {mine}")
+                    raise Rejected(f"{name} is {theirs}, and the approved plan has {mine}", "plan")
             found[name] = own
         return type(asked)(found)
 
