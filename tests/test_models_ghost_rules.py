@@ -190,6 +190,31 @@ def test_under_xla_as_well_and_one_record_alone(name):
     check(model, call=call)
 
 
+@pytest.mark.parametrize(
+    "name",
+    few_fast(
+        [*CASES, "a large table"],
+        {"conv1d, groups", "einsum, two axes", "a large table"},
+        ["tokens with mask", "gru, reset before", "conv2d transposed", "separable 1d, causal"],
+    ),
+)
+def test_with_a_number_of_records_that_is_not_known_when_it_is_traced(name):
+    """As TFF's client work is traced: a table too large for a gradient of its own for each record could not be."""
+    shape, *inside = {**CASES, "a large table": (TOKENS, layers.Embedding(40, 4))}[name]
+    model = model_of(shape, *inside)
+
+    def call(model, weights, frozen, features, labels, *rest, **keywords):
+        records = [tf.TensorSpec([None, *model.feature_shape], tf.float32), tf.TensorSpec([None], tf.int64)]
+
+        @tf.function(input_signature=records, autograph=False)
+        def run(features, labels):
+            return clipped_gradient_sum(model, weights, frozen, features, labels, *rest, **keywords)
+
+        return run(tf.constant(features), tf.constant(labels))
+
+    check(model, call=call)
+
+
 @pytest.mark.parametrize("method", ["ghost", "vectorized"])
 def test_numbers_that_are_in_no_table_do_not_reach_the_tables_of_other_records(method):
     """Compiled code reads some row for them; they counted as rows of the neighbours' tables, past the clip norm."""

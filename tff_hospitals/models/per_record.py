@@ -62,7 +62,7 @@ def clipped_gradient_sum(
       model: a `FunctionalModel` that does not mix records.
       trainable: weights in the order of `model.trainable_specs`.
       frozen: weights in the order of `model.frozen_specs`.
-      features: float32 [batch, *feature_shape]. Padded records may hold any finite numbers.
+      features: float32 [batch, *feature_shape]. Padded records may hold any finite numbers; there may be no records.
       labels: [batch]. Padded records may hold anything.
       mask: [batch], zero for padded records, which contribute exactly nothing.
       clip_norm: bound on each record's gradient, a positive number or scalar tensor; infinity does not clip.
@@ -83,6 +83,9 @@ def clipped_gradient_sum(
     raise_if([one_of("style", style, clipping.STYLES), one_of("method", method, METHODS)])
     features, labels = tf.convert_to_tensor(features), tf.convert_to_tensor(labels)
     trainable = [tf.convert_to_tensor(w, spec.dtype) for w, spec in zip(trainable, model.trainable_specs)]
+    if features.shape[0] == 0:
+        none = tf.zeros([0]), tf.constant(0.0)
+        return tuple(tf.zeros(spec.shape, spec.dtype) for spec in model.trainable_specs), *none
     keep = tf.not_equal(tf.cast(mask, tf.float32), 0.0)  # `!=` compares identities inside a TFF computation
     # A label that stands for "none", such as -1, would make the loss of a padded record fail before it is masked.
     labels = tf.where(keep, labels, tf.zeros([], labels.dtype))

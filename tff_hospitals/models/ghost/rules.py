@@ -81,9 +81,11 @@ class Embedding(Rule):
         # Compiled code reads the first or last row for a number that is in no table; and past its own table a record's
         # numbers would be those of its neighbours' tables below.
         numbers = tf.clip_by_value(tf.cast(seen.remembered, tf.int32), 0, size - 1)
-        tokens = tf.reshape(numbers, [batch, -1])
-        steps = tf.reshape(gradient, [batch, -1, width])
-        known = gradient.shape[1:-1].num_elements()
+        known = seen.watched.shape[1:-1].num_elements()
+        # Said, since nothing else says how long a record is where the number of records is not known.
+        places_of_one = -1 if known is None else known
+        tokens = tf.reshape(numbers, [batch, places_of_one])
+        steps = tf.reshape(gradient, [batch, places_of_one, width])
         if known is not None and known**2 > size * width:
             # Long records and a small table: form the gradient of the table for each record.
             places = tokens + size * tf.range(batch)[:, None]
