@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
+import numpy as np
 import pytest
 import report_samples
+import toy
 
+from tff_hospitals.hospitals import Part
+from tff_hospitals.hospitals.checks import one_class_warnings
 from tff_hospitals.reports import findings, progress, table, wording
 from tff_hospitals.reports.rows import Row
 from tff_hospitals.reports.summary import summary_from_json
@@ -439,6 +444,17 @@ def test_nothing_is_called_best_that_is_not(monkeypatch):
     said = [table.terminal_table(one), *findings.findings(one), *(f"{p.caption} {p.alt}" for p in pictures)]
     assert "best" not in " ".join(said).lower()
     assert page.lower().count("best") == page.count("The best of several methods is chosen on the same test records")
+
+
+def test_one_of_anything_is_told_in_the_singular():
+    first, other, *_ = toy.hospitals().hospitals
+    one = dataclasses.replace(first, train=Part(np.zeros([3, 5], np.float32), np.ones(3, int)))
+    (words,) = one_class_warnings([one, other], "binary")
+    assert words.startswith("1 of 2 hospitals has one class only among its training records: site_0 (class 1). It ")
+    joint = {"runs": 1, "runs_without_guarantee": 1, "record": {"epsilon": 2.0, "delta": 1e-3}}
+    first, second = wording.joint_sentences(joint)
+    assert first.startswith("Joint epsilon of 1 private run (")
+    assert second.startswith("1 run without a mechanism is in no epsilon: never publish its model")
 
 
 def test_the_joint_epsilon_stands_under_the_table():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 import types
 
@@ -44,6 +45,15 @@ def test_a_run_on_the_way(tmp_path):
     assert next(line for line in lines if line.startswith("north")).split() == [
         *("north", "0.250", "-", "0.800", "20%", "of", "4"),
     ]
+
+
+def test_a_run_that_has_not_written_for_long_is_not_given_a_time_left(tmp_path):
+    """Of a killed process the page went on to say that minutes were left."""
+    write(tmp_path / "run", ["north"], 4)
+    for ago, words in ((500, "left, last written 8 min ago"), (700, "nothing written for 12 min: if it was stopped")):
+        moment = time.time() - ago
+        os.utime(tmp_path / "run" / "timing.csv", (moment, moment))
+        assert words in watch.view(tmp_path / "run").lines[1]
 
 
 def test_it_ends_with_the_run_and_prints_once(tmp_path, capsys):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tff_hospitals.foundations.signature import ModelSignature
-from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.foundations.validation import InvalidInput, Problem, counted
 from tff_hospitals.hospitals.hospital import Hospital, Part
 
 # Rows of metrics.csv that are no hospital: a hospital of that name could not be told from them.
@@ -128,7 +128,10 @@ def one_class_warnings(hospitals: Sequence[Hospital], task: str) -> tuple[str, .
         return ()
     shown = ", ".join(f"{hospital_id} (class {label})" for hospital_id, label in list(single.items())[:5])
     more = f" and {len(single) - 5} more" if len(single) > 5 else ""
+    have, they = ("has", "It") if len(single) == 1 else ("have", "They")
+    whose = "its" if len(single) == 1 else "their"
     return (
-        f"{len(single)} of {len(hospitals)} hospitals have one class only among their training records: {shown}{more}. "
-        "They cannot learn the other class from their own data; AUC is undefined where the test part is alike.",
+        f"{len(single)} of {counted(len(hospitals), 'hospital')} {have} one class only among {whose} training records: "
+        f"{shown}{more}. {they} cannot learn the other class from {whose} own data; AUC is undefined where the test "
+        "part is alike.",
     )

@@ -24,6 +24,7 @@ from tff_hospitals.reports.plots import write_plots
 from tff_hospitals.reports.wording import significant
 
 PAGE = "search.html"
+_STATES = {"complete": "to its end", "pruned": "ended early"}
 
 
 def write(folder: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
@@ -39,7 +40,12 @@ def write(folder: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
     names = [one["name"] for one in found["objectives"]]
     settings = list(found["best"]["settings"])
     rows = [
-        [str(row["trial"]), row["state"], *(_number(row[name]) for name in (*names, *settings)), row["reason"]]
+        [
+            str(row["trial"]),
+            _STATES.get(row["state"], row["state"]),
+            *(_number(row[name]) for name in (*names, *settings)),
+            row["reason"],
+        ]
         for row in found["rows"]
     ]
     page = render(
@@ -49,7 +55,7 @@ def write(folder: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
         lines=text(found).splitlines(),
         privacy=found["privacy"],
         figures=figures(pictures, files=True),
-        columns=["trial", "state", *names, *settings, "reason"],
+        columns=["trial", "state", *(one["words"] for one in found["objectives"]), *settings, "reason"],
         rows=rows,
     )
     path = folder / PAGE
@@ -107,7 +113,12 @@ def _history(found: Mapping[str, Any]) -> Picture | None:
     axes.set_ylabel(aim["words"], size=TEXT_SIZE)
     axes.xaxis.get_major_locator().set_params(integer=True)
     alt = f"{len(rows)} trials; the best has {significant(best[-1], 4)}."
-    return sheet.finish("search_history", title, "Whether more trials would still gain something.", alt)
+    return sheet.finish(
+        "search_history",
+        title,
+        "Each dot is a trial. Where the line has been flat for many of them, more trials gain little.",
+        alt,
+    )
 
 
 def _importance(found: Mapping[str, Any]) -> Picture | None:

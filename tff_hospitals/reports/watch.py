@@ -19,6 +19,7 @@ from tff_hospitals.training.run_record import fullest
 
 _PACE = 20  # rounds that say how long the next ones take
 _BAR = 30
+_SILENT_SECONDS, _SILENT_ROUNDS = 60.0, 20  # without a word, at least so long and so many rounds: it may have ended
 
 
 class View(NamedTuple):
@@ -147,8 +148,10 @@ def _left(folder: pathlib.Path, rounds: int) -> str:
     settled = seconds[1:] or seconds  # the first round compiles
     if not settled:
         return "time left not known"
-    left = rounds * sum(settled) / len(settled)
-    return f"{_duration(left)} left, last written {_duration(written)} ago"
+    pace = sum(settled) / len(settled)
+    if written > max(_SILENT_SECONDS, _SILENT_ROUNDS * pace):
+        return f"nothing written for {_duration(written)}: if it was stopped, the same command goes on with it"
+    return f"{_duration(rounds * pace)} left, last written {_duration(written)} ago"
 
 
 def _duration(seconds: float) -> str:

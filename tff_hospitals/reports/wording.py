@@ -409,9 +409,10 @@ def joint_sentences(joint: Mapping[str, Any], splits: int = 1, releases: str = "
     every = "every method, target, seed and split" if splits > 1 else "every method, target and seed"
     of = f"{counted(runs, 'release')} ({releases})" if releases else f"{counted(runs, 'private run')} ({every})"
     sentences = [f"Joint epsilon of {'all ' * (runs > 1)}{of}: {'; '.join(found)}."]
-    if joint.get("runs_without_guarantee"):
+    bare = int(joint.get("runs_without_guarantee") or 0)
+    if bare:
+        are, models = ("is", "its model") if bare == 1 else ("are", "any of their models")
         sentences.append(
-            f"{joint['runs_without_guarantee']} runs without a mechanism are in no epsilon: publish none of their "
-            "models beside a promise."
+            f"{counted(bare, 'run')} without a mechanism {are} in no epsilon: never publish {models} beside a promise."
         )
     return sentences
