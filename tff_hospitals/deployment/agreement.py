@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import secrets
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +33,12 @@ from tff_hospitals.training.run_streams import hides_cohorts
 
 FILE_NAME = "agreement.json"
 SERVER = "server"
+MOST_NAME = 64  # bytes of a hospital's id: so long the name in a certificate may be
 _SECURE_HOSPITALS = 3
+_LONGEST_SECONDS = 7 * 86400.0
+_MOST_TEXT = 200
+_MOST_RECORDS = 10**9
+_KEY_BOUND = "must be 64 hexadecimal digits in small letters, of a key that somebody has"
 
 
 class Described(HospitalDataset):
@@ -123,6 +129,9 @@ class Agreement:
         """
         names = {field.name for field in dataclasses.fields(cls)}
         found = sorted(set(value) ^ names) if isinstance(value, Mapping) else ["all"]
+        found += [
+            name for name in ("plan", "data", "hospital_keys") if not found and not isinstance(value[name], Mapping)
+        ]
         remedy = "take the file that the federation gave out, and the version of tff_hospitals that it names"
         raise_if(Problem("agreement", name, "is missing or unknown", remedy) for name in found)
         made = cls(**value)
@@ -136,7 +145,7 @@ class Agreement:
         Raises:
           RecordError, InvalidInput: it cannot be read, or is not one.
         """
-        return cls.from_json(files.read_json(path))
+        return cls.from_json(files.read_json(path, strict=True))
 
     def write(self, path: os.PathLike[str] | str) -> None:
         """Writes it."""
@@ -191,12 +200,20 @@ class Agreement:
         """All that is wrong with it; nobody starts with an agreement that has problems."""
         found = self._roster_problems()
         found += self._settings_problems(now or _now())
+        found += _text_problems("agreement", dataclasses.asdict(self))
         if not found:
             try:
                 plan = self.the_plan()
             except (files.RecordError, InvalidInput) as error:
                 return [Problem("agreement.plan", "?", str(error)[:200], "take a plan of this version")]
-            found += review.problems(plan, self.dataset(DataSecret(bytes(32), True, None), no_records))
+            found = _described_problems(self.data)
+            if found:
+                return found
+            try:
+                described = self.dataset(DataSecret(bytes(32), True, None), no_records)
+            except (LookupError, TypeError, ValueError) as error:
+                return [Problem("agreement.data", "?", str(error)[:200], "describe them as a run does")]
+            found += review.problems(plan, described)
             found += deployment_problems(plan, len(self.hospital_keys))
         return found
 
@@ -218,12 +235,19 @@ class Agreement:
             Problem("hospital", name, "is there twice", remedy) for name in sorted(set(ids)) if ids.count(name) > 1
         ]
         for name in ids:
-            if not isinstance(name, str) or not 0 < len(name.encode()) < 128 or name == SERVER:
-                found.append(Problem("hospital", name, "must be a text of 1 to 127 bytes, not 'server'", "rename it"))
+            if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MOST_NAME or name == SERVER:
+                bound = f"must be a text of 1 to {MOST_NAME} bytes, not 'server'"
+                found.append(Problem("hospital", name, bound, "rename it"))
+        looks = [unicodedata.normalize("NFKC", name).casefold() for name in ids if isinstance(name, str)]
+        found += [
+            Problem("hospital", name, "looks like another hospital's name", "rename one of them")
+            for name, look in zip(ids, looks)
+            if looks.count(look) > 1 and ids.count(name) == 1
+        ]
         public = {SERVER: self.server_key, **self.hospital_keys}
         for name, key in public.items():
             if not keys.is_public_key(key):
-                found.append(Problem(f"key of {name}", key, "must be 64 hexadecimal digits", "give its public key"))
+                found.append(Problem(f"key of {name}", key, _KEY_BOUND, "give its public key"))
             elif list(public.values()).count(key) > 1:
                 found.append(Problem(f"key of {name}", key[:8] + "..", "is somebody else's too", remedy))
         return found
@@ -231,9 +255,22 @@ class Agreement:
     def _settings_problems(self, now: datetime.datetime) -> list[Problem]:
         most = len(self.hospital_keys)
         found = [
-            in_range("deadline_seconds", self.deadline_seconds, low=0, low_open=True, remedy="give seconds above 0"),
+            in_range(
+                "deadline_seconds",
+                self.deadline_seconds,
+                low=0,
+                low_open=True,
+                high=_LONGEST_SECONDS,
+                remedy="give seconds above 0, at most a week",
+            ),
             whole_number("fewest_hospitals", self.fewest_hospitals, low=1, high=most, remedy=f"give 1 to {most}"),
         ]
+        if not isinstance(self.share_test_metrics, bool):
+            remedy = "say whether hospitals tell the metrics of their own test records"
+            found.append(Problem("share_test_metrics", self.share_test_metrics, "must be true or false", remedy))
+        if not isinstance(self.federation, str) or not 0 < len(self.federation) <= _MOST_TEXT:
+            bound = f"must be a text of 1 to {_MOST_TEXT} letters"
+            found.append(Problem("federation", str(self.federation)[:40], bound, "give it a name"))
         for name, digits in (("identity", 32), ("test_key", 64)):
             value = getattr(self, name)
             if not (name == "test_key" and value == "") and not _is_hexadecimal(value, digits):
@@ -300,6 +337,38 @@ def no_records(hospital_id: str, word: str) -> Part:
     """
     bound = "are not on this machine, and never will be"
     raise InvalidInput([Problem(f"{word} records", hospital_id, bound, "ask the hospital for what the plan allows")])
+
+
+def _text_problems(where: str, value: Any) -> list[Problem]:
+    """Texts that could write something else on the terminal of whoever approves."""
+    if isinstance(value, Mapping):
+        return [one for pair in value.items() for one in _text_problems(f"{where}.{pair[0]}"[:80], list(pair))]
+    if isinstance(value, (list, tuple)):
+        return [one for item in value for one in _text_problems(where, item)]
+    if isinstance(value, str) and not value.isprintable():
+        return [
+            Problem(
+                where.encode("ascii", "backslashreplace").decode(),
+                value[:80],
+                "must be printable text in one line",
+                "have it renamed",
+            )
+        ]
+    return []
+
+
+def _described_problems(data: Mapping[str, Any]) -> list[Problem]:
+    """Numbers in a description that are none of records or features."""
+    found: list[Problem | None] = []
+    for one in data["hospitals"]:
+        for name in ("train_records", "test_records"):
+            found.append(whole_number(name, one.get(name), low=0, high=_MOST_RECORDS, remedy="count the records"))
+    shape = data.get("feature_shape")
+    for length in shape if isinstance(shape, list) else [None]:
+        found.append(
+            whole_number("feature_shape", length, low=1, high=_MOST_RECORDS, remedy="give the features' shape")
+        )
+    return [problem for problem in found if problem is not None]
 
 
 def _is_hexadecimal(value: object, digits: int) -> bool:

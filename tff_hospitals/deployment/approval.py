@@ -51,11 +51,11 @@ def in_words(agreement: Agreement, hospital: str, dataset: HospitalDataset) -> s
     """
     plan = agreement.the_plan()
     noise = noise_plan.make(plan, dataset)
+    roster = [f"{_plainly(name)} (key {key[:8]})" for name, key in agreement.hospital_keys.items()]
     lines = [
         f"Federation {agreement.federation!r}, agreement {agreement.digest.hex()[:16]}, valid until "
         f"{agreement.valid_until}",
-        f"Hospitals: {', '.join(f'{name} (key {key[:8]})' for name, key in agreement.hospital_keys.items())}; "
-        f"server key {agreement.server_key[:8]}",
+        f"Hospitals: {', '.join(roster)}; server key {agreement.server_key[:8]}",
         f"Trained: {plan.model.name} on {agreement.data['name']} ({agreement.data['feature_shape']} features), at "
         f"most {plan.rounds} rounds of {noise_plan.steps_per_round(plan, dataset.records()[hospital])} steps each",
     ]
@@ -86,6 +86,11 @@ def in_words(agreement: Agreement, hospital: str, dataset: HospitalDataset) -> s
         lines.append("TEST MODE: all noise follows from a key that everybody has. It protects nobody.")
     lines += [f"Note: {text}" for text in review.warnings(plan, dataset) if text != SIMULATED]
     return "\n".join(lines)
+
+
+def _plainly(name: str) -> str:
+    """A name as people read it; letters beyond ASCII are named too, because some look like others."""
+    return name if name.isascii() else f"{name} = {name!a}"
 
 
 def planned_epsilon(agreement: Agreement, hospital: str, dataset: HospitalDataset, rounds: int | None = None) -> float:
@@ -182,7 +187,7 @@ def read_limits(folder: pathlib.Path, agreement: Agreement, hospital: str, key: 
     path, remedy = folder / FILE_NAME, "read it and approve it: tff-hospitals hospital --approve=AGREEMENT"
     if not path.exists():
         raise_if([Problem("agreement", agreement.digest.hex()[:16], "was not approved at this hospital", remedy)])
-    note = files.read_json(path)
+    note = files.read_json(path, strict=True)
     said = {name: note.get(name) for name in ("agreement", "hospital", "budget", "together")}
     signed = str(note.get("signature", ""))
     try:

@@ -35,7 +35,7 @@ class Authority:
 
     def __init__(self, name: str, days: float = 90.0):
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name, self._days = _named(f"{name} authority"), days
+        self._name, self._days = _named(f"{name.encode()[:48].decode(errors='ignore')} authority"), days
         usage = x509.KeyUsage(
             digital_signature=True,
             key_cert_sign=True,
@@ -52,7 +52,8 @@ class Authority:
 
     def write_server(self, folder: pathlib.Path, hosts: Sequence[str]) -> None:
         """A server's key and certificate for its host names or addresses, and the authority's certificate."""
-        self._write(folder, hosts[0], [_host(one) for one in hosts], ExtendedKeyUsageOID.SERVER_AUTH)
+        # Clients compare the names behind; the first one is for people, and may not be as long as a host's name.
+        self._write(folder, hosts[0][:64], [_host(one) for one in hosts], ExtendedKeyUsageOID.SERVER_AUTH)
 
     def write_hospital(self, folder: pathlib.Path, hospital_id: str) -> None:
         """The same for a hospital: its id is the certificate's name."""
@@ -88,6 +89,14 @@ class Authority:
         )
 
 
+def host_problems(hosts: Sequence[str]) -> list[Problem]:
+    """Why no certificate can be made out to host names or addresses."""
+    remedy = "give host names, in letters of ASCII, or addresses"
+    if not hosts:
+        return [Problem("hosts", "none", "must be at least one name or address", remedy)]
+    return [Problem("hosts", one, "is no host name or address", remedy) for one in hosts if not _is_host(one)]
+
+
 def problems(path: os.PathLike[str] | str, now: datetime.datetime | None = None) -> list[Problem]:
     """What is wrong with a certificate file: unreadable, expired, not valid yet (or the clock is wrong).
 
@@ -120,6 +129,14 @@ def _host(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
+
+
+def _is_host(name: str) -> bool:
+    try:
+        _host(name)
+    except ValueError:
+        return False
+    return 0 < len(name) < 254 and not set(name) & set(" /\\@")
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

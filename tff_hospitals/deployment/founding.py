@@ -9,6 +9,7 @@ A real federation makes each signing key where it stays, and lets its own author
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,14 @@ from typing import Any
 
 from tff_hospitals.deployment import agreement as agreements
 from tff_hospitals.deployment.agreement import Agreement
-from tff_hospitals.deployment.certificates import Authority
+from tff_hospitals.deployment.certificates import Authority, host_problems
 from tff_hospitals.deployment.keys import SigningKey
-from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.foundations.validation import Problem, in_range, raise_if
 from tff_hospitals.hospitals import HospitalDataset
 from tff_hospitals.plan.plan import Plan
 
 SIGNING_KEY = "signing.key"
+_MOST_DAYS = 3650.0
 
 
 def found(
@@ -51,8 +53,13 @@ def found(
     Raises:
       InvalidInput: a folder that is not empty, or what is wrong with plan and roster.
     """
-    if folder.exists() and any(folder.iterdir()):
+    taken = os.path.lexists(folder)
+    if taken and not folder.is_dir():
+        raise_if([Problem("folder", str(folder), "is no folder", "name a new folder")])
+    if taken and any(folder.iterdir()):
         raise_if([Problem("folder", str(folder), "is not empty: keys are never overwritten", "name a new folder")])
+    remedy = f"give days above 0, at most {_MOST_DAYS:g}"
+    raise_if([in_range("days", days, low=0, low_open=True, high=_MOST_DAYS, remedy=remedy), *host_problems(hosts)])
     keys = {one: SigningKey.generate() for one in (agreements.SERVER, *dataset.ids)}
     made = Agreement.make(
         name,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
+import string
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +23,10 @@ from tff_hospitals.foundations.files import RecordError
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
 _DOMAIN = b"tff_hospitals/deployment/2\0"
+_FIELD = 2**255 - 19
+_OF_EIGHT = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_OF_SMALL_ORDER = (0, 1, _OF_EIGHT, _FIELD - _OF_EIGHT, _FIELD - 1, _FIELD, _FIELD + 1)
+"""Heights of the points of Ed25519 whose eightfold is nothing: the same few signatures are valid for many texts."""
 
 
 class SigningKey:
@@ -98,14 +103,11 @@ def _hashed(text: bytes) -> bytes:
 
 
 def is_public_key(text: object) -> bool:
-    """Whether a text is a public key: 64 hexadecimal digits."""
-    if not isinstance(text, str) or len(text) != 2 * PUBLIC_KEY_BYTES:
+    """Whether a text is a public key: 64 hexadecimal digits, small letters, and no point that anybody can sign for."""
+    if not isinstance(text, str) or len(text) != 2 * PUBLIC_KEY_BYTES or set(text) - set(string.hexdigits.lower()):
         return False
-    try:
-        bytes.fromhex(text)
-    except ValueError:
-        return False
-    return True
+    point = int.from_bytes(bytes.fromhex(text), "little") % 2**255
+    return point not in _OF_SMALL_ORDER
 
 
 def write_private(path: os.PathLike[str] | str, content: bytes) -> None:

@@ -105,21 +105,40 @@ def write_json(path: os.PathLike[str] | str, value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: os.PathLike[str] | str) -> Any:
+def read_json(path: os.PathLike[str] | str, *, strict: bool = False) -> Any:
     """Reads a JSON file.
+
+    Args:
+      path: of the file.
+      strict: refuse what people and programs may read differently: a name that is there twice, NaN, Infinity.
 
     Raises:
       RecordError: when the file is missing or is not JSON; names the file, the line and the remedy.
     """
     target = pathlib.Path(path)
     try:
-        return json.loads(target.read_text(encoding="utf-8"))
+        text = target.read_text(encoding="utf-8")
+        if strict:
+            return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+        return json.loads(text)
     except FileNotFoundError as error:
         raise RecordError(f"{target} does not exist. Remedy: name a folder that a finished run wrote.") from error
     except (OSError, ValueError, RecursionError) as error:  # no JSON, or no name that a file can have
         raise RecordError(
             f"{target} cannot be read: {error}. Remedy: restore the file or start in a new folder."
         ) from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise ValueError(f"{twice[0]!r} is there twice")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def write_csv(path: os.PathLike[str] | str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
