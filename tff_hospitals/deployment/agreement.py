@@ -265,12 +265,14 @@ class Agreement:
             ),
             whole_number("fewest_hospitals", self.fewest_hospitals, low=1, high=most, remedy=f"give 1 to {most}"),
         ]
-        if not isinstance(self.share_test_metrics, bool):
+        shares: Any = self.share_test_metrics  # from a file it may be anything
+        if not isinstance(shares, bool):
             remedy = "say whether hospitals tell the metrics of their own test records"
-            found.append(Problem("share_test_metrics", self.share_test_metrics, "must be true or false", remedy))
-        if not isinstance(self.federation, str) or not 0 < len(self.federation) <= _MOST_TEXT:
+            found.append(Problem("share_test_metrics", shares, "must be true or false", remedy))
+        name: Any = self.federation
+        if not isinstance(name, str) or not 0 < len(name) <= _MOST_TEXT:
             bound = f"must be a text of 1 to {_MOST_TEXT} letters"
-            found.append(Problem("federation", str(self.federation)[:40], bound, "give it a name"))
+            found.append(Problem("federation", str(name)[:40], bound, "give it a name"))
         for name, digits in (("identity", 32), ("test_key", 64)):
             value = getattr(self, name)
             if not (name == "test_key" and value == "") and not _is_hexadecimal(value, digits):
