@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from tff_hospitals.foundations.validation import counted
 
 
 def answer(name: str, schema: str | None = None) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def answer(name: str, schema: str | None = None) -> dict[str, Any]:
 
 
 def text(found: dict[str, Any]) -> str:
-    """An answer for a terminal: the sums first, then every release."""
+    """An answer for a terminal: the sums first, then the releases."""
     lines = [f"data set   {found['dataset']}, odometer {found['odometer']}"]
     if not found["runs"]:
         return "\n".join([*lines, "released   nothing yet"])
@@ -70,9 +74,21 @@ def text(found: dict[str, Any]) -> str:
             f"joint      epsilon {total['epsilon']:.4g} per {total['unit']} at delta {total['delta']:g}, {runs}"
         )
     if found["without_guarantee"]:
-        lines.append(f"and        {found['without_guarantee']} runs without a mechanism, which no epsilon covers")
-    for run in found["runs"]:
-        spent = ", ".join(f"epsilon {value:.4g} per {unit}" for unit, value in run["epsilon"].items())
-        began = str(run["began"] or "")[:16].replace("T", " ")
-        lines.append(f"released   {began}  {run['method']}, {run['rounds']} rounds: {spent or 'no guarantee'}")
-    return "\n".join(lines)
+        lines.append(
+            f"and        {counted(found['without_guarantee'], 'run')} without a mechanism, which no epsilon covers"
+        )
+    return "\n".join([*lines, *(f"released   {line}" for line in _releases(found["runs"]))])
+
+
+def _releases(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Releases that follow each other and are alike (the seeds of a comparison) in one line."""
+    for words, alike in itertools.groupby(runs, _words):
+        moments = [str(run["began"] or "")[:16].replace("T", " ") for run in alike]
+        until = f" to {moments[-1][11:] if moments[-1][:10] == moments[0][:10] else moments[-1]}"
+        times = f"{len(moments)} times " if len(moments) > 1 else ""
+        yield f"{moments[0]}{until if moments[-1] != moments[0] else ''}  {times}{words}"
+
+
+def _words(run: Mapping[str, Any]) -> str:
+    spent = ", ".join(f"epsilon {value:.4g} per {unit}" for unit, value in run["epsilon"].items())
+    return f"{run['method']}, {counted(run['rounds'], 'round')}: {spent or 'no guarantee'}"
