@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -81,12 +80,15 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _releases(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Releases that follow each other and are alike (the seeds of a comparison) in one line."""
-    for words, alike in itertools.groupby(runs, _words):
-        moments = [str(run["began"] or "")[:16].replace("T", " ") for run in alike]
-        until = f" to {moments[-1][11:] if moments[-1][:10] == moments[0][:10] else moments[-1]}"
-        times = f"{len(moments)} times " if len(moments) > 1 else ""
-        yield f"{moments[0]}{until if moments[-1] != moments[0] else ''}  {times}{words}"
+    """Releases of a day that are alike, such as the seeds of a comparison, in one line."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        day, _, clock = str(run["began"] or "")[:16].partition("T")
+        alike.setdefault((day, _words(run)), []).append(clock)
+    for (day, words), clocks in alike.items():
+        until = f" to {clocks[-1]}" if clocks[-1] != clocks[0] else ""
+        times = f"{len(clocks)} times " if len(clocks) > 1 else ""
+        yield f"{day} {clocks[0]}{until}  {times}{words}"
 
 
 def _words(run: Mapping[str, Any]) -> str:
