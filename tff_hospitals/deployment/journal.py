@@ -152,6 +152,8 @@ def printable(text: str) -> str:
 def _lines(path: pathlib.Path) -> list[str]:
     """Whole lines; what a crash left of the last one is none: nothing was sent on its ground."""
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe would be read for ever
+            raise RecordError(f"{path} is no ordinary file. Remedy: remove what stands there, or restore the journal.")
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []

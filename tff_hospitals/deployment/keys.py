@@ -12,13 +12,14 @@ import os
 import pathlib
 import stat
 import string
+import tempfile
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from tff_hospitals.communication.container import Buffer
-from tff_hospitals.foundations.files import RecordError
+from tff_hospitals.foundations.files import RecordError, flush_folder
 
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
@@ -111,7 +112,7 @@ def is_public_key(text: object) -> bool:
 
 
 def write_private(path: os.PathLike[str] | str, content: bytes) -> None:
-    """A new file that its owner alone may read.
+    """A new file that its owner alone may read: whole, or not at all.
 
     Raises:
       RecordError: there is one already, or the disk refuses.
@@ -119,9 +120,16 @@ def write_private(path: os.PathLike[str] | str, content: bytes) -> None:
     target = pathlib.Path(path)
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)  # mode 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, target)  # which replaces nothing
+        finally:
+            os.unlink(temporary)
+        flush_folder(target.parent)
     except OSError as error:
         raise RecordError(
             f"could not write {target}: {error.strerror or error}. Remedy: name a folder that is new and yours."

@@ -16,7 +16,9 @@ from tff_hospitals.deployment.federation import Federation
 from tff_hospitals.deployment.founding import SIGNING_KEY
 from tff_hospitals.deployment.journal import Journal
 from tff_hospitals.deployment.keys import SigningKey, read_private, write_private
+from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.hospitals import DataSecret
+from tff_hospitals.hospitals.secret import KEY_BYTES
 
 if TYPE_CHECKING:
     from tff_hospitals.deployment.engines import Engine
@@ -94,5 +96,11 @@ def _own_secret(folder: pathlib.Path) -> DataSecret:
     """The secret that the server's own noise follows from; made at first use, it never leaves the folder."""
     path = folder / _NOISE_KEY
     if not os.path.lexists(path):
-        write_private(path, secrets.token_bytes(32))
-    return DataSecret(read_private(path), False, None)
+        write_private(path, secrets.token_bytes(KEY_BYTES))
+    key = read_private(path)
+    if len(key) != KEY_BYTES:
+        raise RecordError(
+            f"{path} has {len(key)} bytes: must be {KEY_BYTES}. Remedy: restore it from a backup; without one remove it, "
+            "a new one is made, and begin the run anew."
+        )
+    return DataSecret(key, False, None)

@@ -28,9 +28,7 @@ def write(folder: pathlib.Path, hospital: Hospital) -> None:
     parts = {"train": hospital.train, "test": hospital.test}
     arrays = {f"{word}_{name}": getattr(part, name) for word, part in parts.items() for name in ("features", "labels")}
     np.savez(buffer, **arrays)
-    path = folder / FILE_NAME
-    files.write_bytes(path, buffer.getvalue())
-    path.chmod(0o600)
+    files.write_bytes(folder / FILE_NAME, buffer.getvalue(), mode=0o600)
 
 
 def read(path: os.PathLike[str] | str, hospital_id: str, agreement: Agreement) -> tuple[Hospital, DataSecret]:

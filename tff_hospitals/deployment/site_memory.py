@@ -75,8 +75,7 @@ class SiteMemory:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         with files.without_waiting():  # the model is sent whole, and a lost rest is one round's: no promise is broken
-            files.write_bytes(self._path, buffer.getvalue())
-        self._path.chmod(0o600)
+            files.write_bytes(self._path, buffer.getvalue(), mode=0o600)
 
     def _read(self, path: pathlib.Path) -> None:
         try:
