@@ -111,7 +111,7 @@ def test_of_a_full_disk_nothing_leaves_and_what_was_written_counts(private, tmp_
     assert first.ask(first.round(0))[0] is Kind.ANSWER
     with monkeypatch.context() as during:
         during.setattr(journal.os, "fsync", full)
-        with pytest.raises(RecordError, match="No space left.*Nothing was sent"):
+        with pytest.raises(RecordError, match=r"No space left.*Nothing was sent"):
             first.ask(first.round(1))
     # The line may be on the disk and may not: the worker does not go on as if it were not.
     with pytest.raises(RecordError, match="is not as this worker left it"):

@@ -100,7 +100,7 @@ def _own_secret(folder: pathlib.Path) -> DataSecret:
     key = read_private(path)
     if len(key) != KEY_BYTES:
         raise RecordError(
-            f"{path} has {len(key)} bytes: must be {KEY_BYTES}. Remedy: restore it from a backup; without one remove it, "
-            "a new one is made, and begin the run anew."
+            f"{path} has {len(key)} bytes: must be {KEY_BYTES}. Remedy: restore it from a backup, or remove it: "
+            "a new one is made, and the run must begin anew."
         )
     return DataSecret(key, False, None)
