@@ -16,6 +16,8 @@ from tff_hospitals.audits import loading
 from tff_hospitals.audits.probe import Probe
 from tff_hospitals.audits.self_tests import suite
 from tff_hospitals.audits.self_tests.findings import Finding, NotTested, settle
+from tff_hospitals.communication import parse_chain
+from tff_hospitals.communication.sizes import payload_bytes
 from tff_hospitals.deployment.agreement import deployment_problems
 from tff_hospitals.experiments.methods import METHODS
 from tff_hospitals.foundations.random_streams import Streams
@@ -23,6 +25,7 @@ from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals.buffered_cohorts import Arrivals
 from tff_hospitals.plan import Plan, review, speeds
 from tff_hospitals.plan import noise as noise_plan
+from tff_hospitals.processes.composition import compose
 from tff_hospitals.training.loop import build_model, train
 from tff_hospitals.training.round_inputs import RoundDrawer
 
@@ -34,6 +37,7 @@ PLAN = Plan(rounds=5, weighting="equal", speeds=SPEEDS).replace(
     client={"local_steps": None, "local_epochs": 2, "batch_size": 4, "learning_rate": 0.3},
     cohort={"kind": "buffered", "hospitals_per_round": 2},
 )
+THRESHOLD = 0.2
 DP_SGD = {"mechanism": "dp_sgd", "noise_multiplier": 1.0, "delta": 1e-2}
 
 
@@ -123,6 +127,47 @@ def test_speeds_that_nobody_can_read_are_refused(text):
     assert all(one.remedy and "speeds" in one.name for one in found)
 
 
+def test_a_late_update_is_encoded_as_it_is_and_multiplied_when_it_is_decoded():
+    """The reference with both the other way round must differ, or the steps of the paper would not tell them apart."""
+    plan = PLAN.replace(upload=f"threshold:{THRESHOLD}")
+    path, drawn, _, _ = run(plan)
+    moved = [
+        (late, descend(path[number - one.staleness], one)[0] - path[number - one.staleness])
+        for number, each in enumerate(drawn)
+        for one in each.cohort
+        if (late := (1 + one.staleness) ** -0.5) < 1
+    ]
+    assert any(np.abs(late * sent(x, plan.upload) - sent(late * x, plan.upload)).max() > 0.01 for late, x in moved)
+    assert all(one.factor == 1.0 and one.late == plan.cohort.staleness_factor(one.staleness) for one in drawn[2].cohort)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"upload": "rotate,quantize:4"},
+        {"upload": "topk:0.5,ternary:mean,entropy", "weighting": "records"},
+        {"upload": "rotate,eden:2", "privacy": {**DP_SGD}},
+        {"upload": "quantize:8", "poison": "sign_flip:site_0:2"},
+    ],
+)
+def test_encoded_answers_are_the_same_on_both_runtimes_and_after_a_kill_and_counted_as_payloads(changes, tmp_path):
+    plan = PLAN.replace(checkpoint_every=2, **changes)
+    compiled, native = (train(plan, DATA, runtime=one, run_dir=tmp_path / one) for one in ("compiled", "native"))
+    resumed = toy.killed_and_resumed(plan, DATA, tmp_path / "killed", after=3)
+    for one, other, again in zip(compiled.weights, native.weights, resumed.weights):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+        np.testing.assert_array_equal(one, again)
+    tables = [list(csv.DictReader((tmp_path / one / "bytes.csv").open())) for one in ("compiled", "native", "killed")]
+    assert [[row["bytes_up"] for row in table] for table in tables[1:]] == [[row["bytes_up"] for row in tables[0]]] * 2
+    assert compiled.ledger == native.ledger == resumed.ledger
+    if "entropy" not in plan.upload:
+        low, high = payload_bytes(parse_chain(plan.upload), [np.shape(one) for one in compiled.weights])
+        beside = compose(plan, DATA, build_model(plan, DATA)).side_bytes()[1]
+        (size,) = {int(row["bytes_up"]) - beside for row in tables[0]}
+        assert low <= size <= high
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
@@ -167,6 +212,11 @@ def test_a_round_lasts_as_long_as_its_slowest_hospital_where_all_begin_together(
     assert drawer(Plan()).draw(0).seconds is None
 
 
+def sent(update, upload):
+    """What the server decodes of threshold:T, which sends what is as large: the age of an update must not change it."""
+    return update if not upload else np.where(np.abs(update) >= float(upload.partition(":")[2]), update, 0.0)
+
+
 def fedbuff(x, drawn, plan):
     """Algorithm 1 with staleness: w <- w + mean of (1 + tau)**-.5 * (y_i - x_i), x_i the model that i fetched."""
     models = [x]
@@ -175,7 +225,7 @@ def fedbuff(x, drawn, plan):
         for one in each.cohort:
             start = models[number - one.staleness]
             end, _ = descend(start, one)
-            moved.append((1 + one.staleness) ** -plan.cohort.staleness_exponent * (end - start))
+            moved.append((1 + one.staleness) ** -plan.cohort.staleness_exponent * sent(end - start, plan.upload))
         weights = [1.0 if plan.weighting == "equal" else one.hospital.train.records for one in each.cohort]
         models.append(models[-1] + np.average(moved, axis=0, weights=weights))
         yield models[-1]
@@ -185,6 +235,7 @@ def fedbuff(x, drawn, plan):
     "changes",
     [
         {},
+        {"upload": f"threshold:{THRESHOLD}"},
         pytest.param({"weighting": "records", "cohort": {"staleness_exponent": 2.0}}, marks=pytest.mark.slow),
     ],
 )
@@ -258,7 +309,7 @@ REFUSED = [
         for name in ("scaffold", "mime_lite", "q_fedavg", "fednova", "agnostic", "tff_robust")
     ),
     ({"privacy": {"secure_sum": True}}, "secure_sum", "drop --secure_sum"),
-    ({"upload": "rotate,quantize:4"}, "upload", "drop --upload"),
+    ({"upload": "topk:0.5", "error_feedback": True}, "error_feedback", "drop --error_feedback"),
     ({"broadcast": "quantize:8"}, "broadcast", "drop --broadcast"),
     ({"skip_below": 0.1}, "skip_below", "drop --skip_below"),
     ({"model": {"local_layers": "output"}}, "local_layers", "drop --local_layers"),
@@ -282,6 +333,7 @@ def test_what_goes_together_is_not_refused():
         {"privacy": {**DP_SGD, "outer": "coordinate_median"}},
         {"privacy": {"mechanism": "coordinate_median"}, "cohort": {"hospitals_per_round": 3}},
         {"poison": "sign_flip:site_0:2"},
+        {"upload": "rotate,quantize:4", "privacy": DP_SGD},
     ):
         assert review.problems(PLAN.replace(**changes), DATA) == []
 

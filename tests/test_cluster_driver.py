@@ -40,13 +40,28 @@ CASES = {
     "encoded": {"broadcast": "delta,quantize:8", "upload": "topk:0.5", "error_feedback": True},
     "scaffold": {"privacy": {"mechanism": "scaffold"}, "model": {"name": "mlp", "options": {"hidden_units": [5]}}},
     "buffered": {"cohort": {"kind": "buffered", "hospitals_per_round": 3}, "speeds": "lognormal:1:1"},
+    "buffered encoded": {
+        "cohort": {"kind": "buffered", "hospitals_per_round": 3},
+        "speeds": "lognormal:1:1",
+        "upload": "rotate,quantize:4",
+    },
     "poisson": {"cohort": {"kind": "poisson", "sampling_probability": 0.3}},
     "mlp": {"model": {"name": "mlp", "options": {"hidden_units": [5]}}},
     "local layers": {"model": {"name": "mlp", "options": {"hidden_units": [5]}, "local_layers": "output"}},
     "random layers": {"model": {"name": "mlp", "options": {"hidden_units": [5], "dropout": 0.5}}},
     "shares of noise": {"privacy": {**PRIVACY, "mechanism": "local_dp"}, "weighting": "equal"},
 }
-LATER = {"adaptive_clip", "shares of noise", "dp_sgd", "local layers", "mlp", "poisson", "encoded", "scaffold"}
+LATER = {
+    "adaptive_clip",
+    "buffered encoded",
+    "shares of noise",
+    "dp_sgd",
+    "local layers",
+    "mlp",
+    "poisson",
+    "encoded",
+    "scaffold",
+}
 
 
 def sites(**changes):

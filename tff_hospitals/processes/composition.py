@@ -408,6 +408,7 @@ def compose(
         [spec.shape.as_list() for spec in specs],
         error_feedback=plan.error_feedback,
         skip_below=plan.skip_below,
+        late=plan.cohort.asynchronous,
         by_round=plan.by_round,
         rounds=plan.rounds,
     )

@@ -91,6 +91,7 @@ class EncodedTransfer:
       shapes: of them.
       error_feedback: what an upload leaves out is added to the hospital's next one.
       skip_below: a hospital sends nothing when the L2 norm of what it would encode is below this.
+      late: whether the server multiplies what it decodes of an upload, by the age of the model that it was made from.
       broadcasts, uploads: the chains of every round, where their bits change (see `at`).
     """
 
@@ -100,6 +101,7 @@ class EncodedTransfer:
     shapes: tuple[tuple[int, ...], ...]
     error_feedback: bool = False
     skip_below: float | None = None
+    late: bool = False
     broadcasts: tuple[Chain, ...] = ()
     uploads: tuple[Chain, ...] = ()
 
@@ -224,6 +226,7 @@ def build_encoded_transfer(
     *,
     error_feedback: bool = False,
     skip_below: float | None = None,
+    late: bool = False,
     by_round: str = "",
     rounds: int = 1,
 ) -> EncodedTransfer | None:
@@ -245,6 +248,7 @@ def build_encoded_transfer(
         tuple(tuple(int(size) for size in shape) for shape in shapes),
         error_feedback,
         skip_below,
+        late,
         down if len(down) > 1 else (),
         up if len(up) > 1 else (),
     )

@@ -34,7 +34,8 @@ class HospitalRound:
       noise_multiplier: of the noise that it adds itself.
       weight: its weight in the mean.
       upload_key: int64 [2], shared with the server for the random bits of its encoder.
-      factor: what its update is multiplied by, where a plan has attacking, normalised or late hospitals.
+      factor: what it multiplies its update by, where a plan has attacking, normalised or late hospitals.
+      late: what the server multiplies the update by that it decodes; None where nothing late is encoded.
       staleness: steps that the server took since it fetched the model that it trained on; None where all train on the
         model of the round.
       waits: whether the next model that it trains on is the one that this round makes; else it is the one before.
@@ -47,6 +48,7 @@ class HospitalRound:
     weight: float
     upload_key: np.ndarray | None = None
     factor: float | None = None
+    late: float | None = None
     staleness: int | None = None
     waits: bool = True
 

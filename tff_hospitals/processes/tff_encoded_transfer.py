@@ -38,16 +38,21 @@ def specs_of(shapes: collections.OrderedDict) -> collections.OrderedDict:
 
 
 def upload_spec(transfer: EncodedTransfer, hospitals_per_round: int) -> collections.OrderedDict:
-    """What a hospital's encoder is given beside the update: draws, residual and its row in the reports."""
+    """What a hospital's encoder is given beside the update: draws, residual and its row in the reports.
+
+    Also what the server multiplies by of a late one, which in a simulation knows it where it decodes.
+    """
     spec = specs_of(encoder_draws.draw_shapes(transfer.upload, transfer.lengths))
     if transfer.error_feedback:
         spec["residual"] = tf.TensorSpec([sum(transfer.lengths)], tf.float32)
+    if transfer.late:
+        spec["late"] = tf.TensorSpec([], tf.float32)
     spec["place"] = tf.TensorSpec([hospitals_per_round], tf.float32)
     return spec
 
 
 def transcode_upload(transfer: EncodedTransfer, delta: Sequence[tf.Tensor], given: Any) -> tuple[tuple, Any]:
-    """What the server decodes of an update, and the report: (encoded values, decoded values) in the hospital's row."""
+    """What the server adds up of an update, and the report: (encoded values, decoded values) in the hospital's row."""
     update = flat(delta)
     carried = update + given["residual"] if transfer.error_feedback else update
     decoded = encoders.transcode(transfer.upload, transfer.lengths, carried, given)
@@ -56,7 +61,7 @@ def transcode_upload(transfer: EncodedTransfer, delta: Sequence[tf.Tensor], give
         decoded = tf.where(sent, decoded, tf.zeros_like(decoded))
     row = given["place"][:, tf.newaxis]
     report = collections.OrderedDict(encoded=row * update[tf.newaxis], decoded=row * decoded[tf.newaxis])
-    return unflat(transfer, decoded), report
+    return unflat(transfer, given["late"] * decoded if transfer.late else decoded), report
 
 
 def build_distributor(transfer: EncodedTransfer, weights_type: Any) -> tff.learning.templates.DistributionProcess:

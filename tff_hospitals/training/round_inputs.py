@@ -95,9 +95,16 @@ class RoundDrawer:
         return RoundInput(round_number, hospitals, self._streams.broadcast(round_number), seconds)
 
     def _late(self, one: HospitalRound, answer: Answer) -> HospitalRound:
-        """A hospital whose update counts by the age of the model that it was made from."""
-        factor = self._plan.cohort.staleness_factor(answer.staleness) * (1.0 if one.factor is None else one.factor)
-        return dataclasses.replace(one, factor=factor, staleness=answer.staleness, waits=answer.waits)
+        """A hospital whose update counts by the age of the model that it was made from.
+
+        The server knows that age and no hospital does: of an encoded update it multiplies what it decodes. One that is
+        not encoded is multiplied before it is added up, wherever that is.
+        """
+        late, factor = self._plan.cohort.staleness_factor(answer.staleness), 1.0 if one.factor is None else one.factor
+        one = dataclasses.replace(one, staleness=answer.staleness, waits=answer.waits)
+        if self._plan.upload:
+            return dataclasses.replace(one, factor=factor, late=late)
+        return dataclasses.replace(one, factor=late * factor)
 
     def _hospital(self, hospital: Hospital, round_number: int, place: int) -> HospitalRound:
         plan, records, name = self._plan, hospital.train.records, hospital.hospital_id

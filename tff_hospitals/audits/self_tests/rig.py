@@ -110,7 +110,7 @@ def silent(one: HospitalRound, steps: int | None = None) -> HospitalRound:
     steps = one.schedule.steps if steps is None else steps
     nothing = np.zeros([steps, 1])
     schedule = dataclasses.replace(one.schedule, indices=nothing.astype(np.int32), mask=nothing.astype(np.float32))
-    return dataclasses.replace(one, schedule=schedule, factor=None)
+    return dataclasses.replace(one, schedule=schedule, factor=None, late=None)
 
 
 def with_batches(one: HospitalRound, batches: Sequence[Sequence[int]]) -> HospitalRound:
@@ -119,7 +119,8 @@ def with_batches(one: HospitalRound, batches: Sequence[Sequence[int]]) -> Hospit
     indices, mask = np.zeros([len(batches), places], np.int32), np.zeros([len(batches), places], np.float32)
     for step, batch in enumerate(batches):
         indices[step, : len(batch)], mask[step, : len(batch)] = batch, 1.0
-    return dataclasses.replace(one, schedule=dataclasses.replace(one.schedule, indices=indices, mask=mask), factor=None)
+    schedule = dataclasses.replace(one.schedule, indices=indices, mask=mask)
+    return dataclasses.replace(one, schedule=schedule, factor=None, late=None)
 
 
 def one_step(one: HospitalRound) -> HospitalRound:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 ROUND_UNKNOWN = "cannot follow the round with cohort=buffered: a hospital begins before it is known in which it answers"
 _SYNCHRONOUS = "set --cohort=all"
+_WHY_NOT = {
+    "broadcast": "hospitals fetch models of different ages, and none of them all holds what a difference is made from",
+    "error_feedback": "what an upload left out belongs to a model of an age that the next one no longer has",
+    "skip_below": "a server that steps after so many answers waits for one that is not sent",
+    "local_layers": "what a hospital keeps is the model that it fetched",
+}
 
 
 def problems(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
@@ -67,12 +73,16 @@ def _memories(plan: Plan) -> list[Problem]:
     """Payloads for hospitals that all hold one model, and what takes the place of the model that a hospital holds."""
     given: tuple[tuple[str, object], ...] = (
         ("broadcast", plan.broadcast),
-        ("upload", plan.upload),
+        ("error_feedback", plan.error_feedback),
         ("skip_below", plan.skip_below),
         ("local_layers", plan.model.local_layers),
     )
-    bound = "is not offered with cohort=buffered, where models and updates of different ages travel"
-    return [Problem(name, value, bound, f"drop --{name}, or {_SYNCHRONOUS}") for name, value in given if value]
+    bound = "is not offered with cohort=buffered: "
+    return [
+        Problem(name, value, bound + _WHY_NOT[name], f"drop --{name}, or {_SYNCHRONOUS}")
+        for name, value in given
+        if value
+    ]
 
 
 def _schedule(plan: Plan) -> list[Problem]:

@@ -49,12 +49,15 @@ class EncodedProgram(SideBySideProgram):
         if not self._exchange.encodes_upload:
             return super().hospital(broadcast, one, data, frozen, kept)
         name, element = one.hospital.hospital_id, device_data.element(one, data, frozen)
+        if self._parts.client_work.starts_apart:
+            element["kept"] = tf.constant(kept[name])
         prepared, metrics = self._prepare(broadcast, element)
         update = [part.numpy() for part in prepared["delta"]]
         upload = self._exchange.at(broadcast.round_number).send_upload(update, one.upload_key, kept.get(name))
-        decoded = tuple(tf.constant(part) for part in upload.update)
+        counted = upload.update if one.late is None else tuple(np.float32(one.late) * part for part in upload.update)
+        decoded = tuple(tf.constant(part) for part in counted)
         contribution = self._receive(broadcast.parameters, prepared, decoded, element["weight"])
-        norm = norm_of(upload.update)
+        norm = norm_of(counted)
         return contribution, [Report(name, metrics.numpy(), True, upload.payload_bytes, norm, upload.residual)]
 
     def _prepared(self, broadcast: Broadcast, element: Element) -> tuple[Structure, tf.Tensor]:

@@ -27,6 +27,8 @@ def given_to_encoder(
     given = transfer.upload_draws(one.upload_key)
     if transfer.error_feedback:
         given["residual"] = np.asarray(residual, np.float32)
+    if transfer.late:
+        given["late"] = np.float32(one.late)
     given["place"] = place
     return given
 
@@ -68,14 +70,15 @@ def settle(
         broadcast_bytes = sent.payload_bytes
         after = after._replace(distributor=collections.OrderedDict(held=sent.held))
     if report is not None:
-        kept = dict(before.hospitals)
+        kept = dict(after.hospitals)
         for position, hospital in enumerate(one.cohort):
             name = hospital.hospital.hospital_id
             update = _split(transfer, np.asarray(report["encoded"])[position])
             upload = transfer.send_upload(update, hospital.upload_key, kept.get(name))
             used = _split(transfer, np.asarray(report["decoded"])[position])
             _compare(transfer, upload.update, used, f"round {one.number + 1}: the upload of {name!r}")
-            payloads[name], norms[name] = upload.payload_bytes, norm_of(upload.update)
+            payloads[name] = upload.payload_bytes
+            norms[name] = norm_of(upload.update) * (1.0 if hospital.late is None else hospital.late)
             if upload.residual is not None:
                 kept[name] = upload.residual
         after = after._replace(hospitals=collections.OrderedDict((name, kept[name]) for name in before.hospitals))
