@@ -65,14 +65,14 @@ def batches_of(hospital, seed, kept=None):
         yield features[indices[mask > 0]], labels[indices[mask > 0]]
 
 
-def descended(start, steps, pull=0.0):
+def descended(start, steps, pull=0.0, rate=RATE):
     """Gradient descent of a logistic regression, pulled back to where it started."""
     kernel, bias = first_kernel, first_bias = np.float64(start[0])[:, 0], np.float64(start[1])[0]
     for features, labels in steps:
         wrong = 1 / (1 + np.exp(-(features @ kernel + bias))) - labels
         kernel, bias = (
-            kernel - RATE * (features.T @ wrong / len(labels) + pull * (kernel - first_kernel)),
-            bias - RATE * (wrong.mean() + pull * (bias - first_bias)),
+            kernel - rate * (features.T @ wrong / len(labels) + pull * (kernel - first_kernel)),
+            bias - rate * (wrong.mean() + pull * (bias - first_bias)),
         )
     return np.append(kernel, bias)
 
@@ -92,6 +92,27 @@ def test_own_models_are_those_of_the_formula(runs, kind, pull):
     for one in DATA.hospitals:
         expected = descended(run.weights, batches_of(one, run.plan.seed), pull)
         np.testing.assert_allclose(flat(run.own[one.hospital_id][0]), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"by_round": "client_learning_rate=exponential:0.5"},
+        pytest.param({"client": {"learning_rate_schedule": "exponential:0.5"}}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_last_rate_is_that_of_the_round_in_which_the_run_ended(changes, tmp_path):
+    """A plateau ends it long before the plan's last round, whose rate would leave own models where they began."""
+    plan = of("ditto").replace(rounds=30, stopping={"patience": 1, "threshold": 10.0}, **changes)
+    run = train(plan, DATA, run_dir=tmp_path)
+    done = run.summary["rounds"]
+    assert 1 < done < 5
+    for one in DATA.hospitals:
+        expected = descended(run.weights, batches_of(one, plan.seed), PULL, RATE * 0.5 ** (done - 1))
+        np.testing.assert_allclose(flat(run.own[one.hospital_id][0]), expected, rtol=2e-5, atol=2e-6)
+    again = train(plan, DATA, run_dir=tmp_path)
+    assert again.already_finished
+    assert all(map(np.array_equal, again.own["site_0"][0], run.own["site_0"][0]))
 
 
 def test_a_strong_pull_keeps_an_own_model_near_the_federated_one(runs):
@@ -234,6 +255,7 @@ REFUSED = [
     (of("interpolate"), toy.hospitals(sizes=(20, 1)), "there is one at site_1"),
     (of("ditto", pull=0.0), DATA, "ditto_pull"),
     (of("ditto", pull=1e6), DATA, "must stay below 1: a step would leap"),
+    (of("ditto").replace(by_round="client_learning_rate=linear:5"), DATA, "client_learning_rate=1.5 must stay below 1"),
     (of("ditto", epochs=0), DATA, "personal_epochs"),
     (of("interpolate", validation_share=1.0), DATA, "personal_validation_share"),
     (of("other"), DATA, "personalisation"),

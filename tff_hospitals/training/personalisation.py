@@ -101,22 +101,27 @@ class Personalisation:
         rate_by_round = factors_of(plan).get("client_learning_rate")
         by_round = {} if rate_by_round is None else {"learning_rate": rate_by_round}
         work = LocalTraining(model, client, PrivacyPlan(), max_local_steps=1, by_round=by_round)
-        last = tf.constant(max(0, plan.rounds - 1))
-        settings = work.settings_at(last, work.settings())
-        rate = work.rate(last, settings)
+
+        def trained(weights: tuple, element: Any, last: Any) -> tuple:
+            settings = work.settings_at(last, work.settings())
+            return work.run(weights, work.rate(last, settings), element, None, settings)[0]
+
+        self._last = max(0, plan.rounds - 1)
         self._train = tf.function(
-            lambda weights, element: work.run(weights, rate, element, None, settings)[0],
-            input_signature=[tuple(model.trainable_specs), work.element_spec()],
+            trained,
+            input_signature=[tuple(model.trainable_specs), work.element_spec(), tf.TensorSpec([], tf.int32)],
             autograph=False,
         )
 
-    def __call__(self, weights: tuple, frozen: tuple, seed: int) -> OwnModels:
+    def __call__(self, weights: tuple, frozen: tuple, seed: int, rounds: int | None = None) -> OwnModels:
         """Every hospital's own model, of those that have training records.
 
         Args:
           weights, frozen: of the federated model.
           seed: of the run; batches follow from it.
+          rounds: that were run, where the run may have ended early; by default those of the plan.
         """
+        self._last = max(0, (self._plan.rounds if rounds is None else rounds) - 1)
         found: dict[str, tuple[tuple, tuple]] = {}
         shares: dict[str, float] = {}
         for hospital in self._dataset.hospitals:
@@ -152,7 +157,7 @@ class Personalisation:
         )
         one = HospitalRound(hospital, schedule, streams.child("key").key(), 0.0, 1.0)
         element = own_element(one, self._model.task, tuple(frozen))
-        return tuple(weight.numpy() for weight in self._train(tuple(weights), element))
+        return tuple(weight.numpy() for weight in self._train(tuple(weights), element, np.int32(self._last)))
 
 
 def held_out(part: Part, share: float, streams: Streams) -> tuple[Part, Part]:

@@ -134,7 +134,7 @@ class SeedIndependentParts:
         """Every hospital's own model at the end of a run; none where the plan makes none."""
         if self._plan.personal.kind == "none":
             return OwnModels(self.composition.own_weights(state, frozen), {})
-        return self._personalisation(state.weights, frozen, seed)
+        return self._personalisation(state.weights, frozen, seed, int(state.round_number))
 
     def backdoor_success(self, weights: tuple, frozen: tuple) -> float | None:
         """How often the mark of an attacking hospital works; None where no hospital hides one."""

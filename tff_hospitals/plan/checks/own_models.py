@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tff_hospitals.foundations.validation import Problem
-from tff_hospitals.plan import mechanisms, poison
+from tff_hospitals.foundations.validation import InvalidInput, Problem
+from tff_hospitals.plan import mechanisms, poison, schedules
 from tff_hospitals.plan import noise as noise_plan
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def _of_personalisation(plan: Plan, dataset: HospitalDataset | None) -> list[Pro
     if kind == "none":
         return []
     found = []
-    rate, pull = plan.client.learning_rate, plan.personal.pull
+    rate, pull = plan.client.learning_rate * _largest_factor(plan), plan.personal.pull
     if kind == "ditto" and plan.client.optimizer == "sgd" and rate * pull >= 1:
-        bound = f"times --learning_rate={rate:g} must stay below 1: a step would leap over the finished model"
+        bound = f"times --client_learning_rate={rate:g} must stay below 1: a step would leap over the finished model"
         found.append(Problem("ditto_pull", pull, bound, f"give less than {1 / rate:.3g}"))
     if plan.model.local_layers:
         bound = "makes a model of one of all hospitals, and with local_layers there is none"
@@ -55,6 +55,14 @@ def _of_personalisation(plan: Plan, dataset: HospitalDataset | None) -> list[Pro
             bound = f"would hold out every training record of {', '.join(none_left[:5])}, and leave none to train on"
             found.append(Problem("personal_validation_share", share, bound, "give a smaller share, such as 0.2"))
     return found
+
+
+def _largest_factor(plan: Plan) -> float:
+    """Of the rate by round: any round may be the last one. What is wrong with a schedule is said elsewhere."""
+    try:
+        return max(schedules.factors(plan.by_round, "client_learning_rate", max(1, plan.rounds)))
+    except InvalidInput:
+        return 1.0
 
 
 def _of_local_layers(plan: Plan, dataset: HospitalDataset | None) -> list[Problem]:
