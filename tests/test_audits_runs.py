@@ -176,6 +176,21 @@ def test_the_audit_compares_with_the_ledger_at_the_right_unit(run_dirs, name, un
     assert "the weakest would have noticed" in page
 
 
+def test_an_audit_of_one_part_keeps_what_an_earlier_one_found(run_dirs):
+    """The page lost the attacks of the whole audit when the promise alone was tested again."""
+    few, path = AuditOptions(rebuilt_records=2, parts=("reconstruction",)), run_dirs / "server" / "audit.json"
+    first = audit_run(run_dirs / "server", few)
+    again = audit_run(run_dirs / "server", dataclasses.replace(few, parts=("attribute",)))
+    stored = json.loads(path.read_text())
+    assert "reconstruction" not in again
+    assert stored["reconstruction"]["error"] == first["reconstruction"]["error"]
+    assert stored["columns"]["reconstruction_error"] == first["columns"]["reconstruction_error"]
+    assert "attribute" in stored
+    path.write_text(path.read_text().replace('"rounds": 3', '"rounds": 2'))  # the run was extended since
+    audit_run(run_dirs / "server", dataclasses.replace(few, parts=("attribute",)))
+    assert "reconstruction" not in json.loads(path.read_text())
+
+
 def test_bad_input_of_an_audit_is_named(run_dirs, tmp_path):
     private = run_dirs / "private"
     with pytest.raises(InvalidInput, match=r"fpr=0\.0001: 254 records .* no rate below 0\.003937"):

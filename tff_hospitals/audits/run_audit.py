@@ -33,6 +33,8 @@ def audit_run(
 ) -> dict[str, Any]:
     """Attacks a finished run and writes `audit.json` into its directory.
 
+    An audit of single parts leaves what an earlier audit of the same run found of the others in the file.
+
     Args:
       run_dir: of a finished run.
       options: what to do; parts that were asked for by name must apply, others are skipped with a reason.
@@ -83,8 +85,23 @@ def audit_run(
             result["skipped"][name] = str(error)
     result["columns"] = columns(result)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    records_lib.write_json(pathlib.Path(run_dir) / "audit.json", result)
+    path = pathlib.Path(run_dir) / "audit.json"
+    kept = {} if options.parts is None else _earlier(path, result)
+    stored = {**kept, **result}
+    records_lib.write_json(path, {**stored, "columns": columns(stored)})
     return result
+
+
+def _earlier(path: pathlib.Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Parts that an earlier audit of the same run found, and that this one was not asked for."""
+    try:
+        before = records_lib.read_json(path) if path.is_file() else {}
+    except records_lib.RecordError:
+        return {}
+    same = ("schema_version", "run", "dataset", "model", "confidence")
+    if not isinstance(before, dict) or any(before.get(name) != result[name] for name in same):
+        return {}
+    return {name: before[name] for name in PARTS if name in before}
 
 
 def columns(result: dict[str, Any]) -> dict[str, float | None]:
