@@ -219,6 +219,19 @@ def test_each_of_two_mechanisms_follows_the_factors_of_its_own_settings():
         assert float(settings["clip_norm"]) == pytest.approx(0.5 * inner)
 
 
+@pytest.mark.parametrize("name", ["local_steps", "local_epochs"])
+def test_rounds_of_a_call_fit_into_memory_at_their_longest(name):
+    """As many as of a plan that has the longest round always."""
+    one = BASE.replace(client={"local_steps": None, "local_epochs": None, name: 2})
+    longer, longest = one.replace(by_round=f"{name}=linear:50"), one.replace(client={name: 100})
+    dataset = toy.hospitals()
+    found = [
+        RoundDrawer(plan, dataset, noise_plan.make(plan, dataset)).rounds_within(50_000, 64)
+        for plan in (one, longer, longest)
+    ]
+    assert found[0] > found[1] == found[2]
+
+
 def test_a_forecast_adds_up_rounds_of_different_bits():
     shapes, link = [(40, 10), (10,)], Link(10, 50, 20)
     chains = [parse_chain(f"quantize:{bits}") for bits in (8, 4, 4)]

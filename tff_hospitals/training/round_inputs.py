@@ -61,7 +61,10 @@ class RoundDrawer:
 
     def rounds_within(self, records: int, most: int) -> int:
         """How many rounds use at most so many records in all their steps together; 1 to `most`."""
-        return max(1, min(most, int(records / max(1.0, self.records_per_round))))
+        client, growth = self._plan.client, 1.0
+        if client.local_steps or client.local_epochs:  # of one record: steps, or epochs, of the longest round
+            growth = noise_plan.steps_per_round(self._plan, 1) / float(client.local_steps or client.local_epochs or 1)
+        return max(1, min(most, int(records / max(1.0, growth * self.records_per_round))))
 
     @property
     def records_per_round(self) -> float:
