@@ -32,7 +32,7 @@ def ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, option
     from tff_hospitals.foundations.random_streams import Streams
     from tff_hospitals.plan import noise as noise_plan
     from tff_hospitals.processes import composition
-    from tff_hospitals.runtimes import build_runtime
+    from tff_hospitals.runtimes import RUNTIMES, build_runtime
     from tff_hospitals.training.drawn_ahead import DrawnAhead
     from tff_hospitals.training.loop import build_model
     from tff_hospitals.training.round_inputs import RoundDrawer
@@ -41,7 +41,7 @@ def ours(plan: Any, dataset: Any, runtime: str, rounds_per_call: int = 1, option
     parts = composition.compose(plan, dataset, model)
     noise = noise_plan.make(plan, dataset)
     weights, frozen = model.initial_weights(np.array([1, 2], np.int64))
-    drawer = RoundDrawer(plan, dataset, noise)
+    drawer = RoundDrawer(plan, dataset, noise, at_workers=RUNTIMES[runtime].draws_rounds)
     ahead = DrawnAhead(drawer.draw)
     options = dict(options or {})
     if runtime == "compiled":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import pickle
 import re
 import socket
 import subprocess
@@ -13,17 +14,21 @@ import numpy as np
 import pytest
 from few_fast import few_fast
 
+from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.foundations.validation import InvalidInput
 from tff_hospitals.hospitals import load_dataset
+from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes.hospital_draws import BatchRule, RunStreams
 from tff_hospitals.runtimes.cluster import dataset_description
 from tff_hospitals.runtimes.cluster import runtime as cluster
 from tff_hospitals.runtimes.cluster import worker as cluster_worker
 from tff_hospitals.runtimes.cluster.connection import ClusterError, Connection
-from tff_hospitals.runtimes.compiled import parallel_calls
+from tff_hospitals.runtimes.compiled import chunked, parallel_calls
 from tff_hospitals.runtimes.compiled import runtime as compiled
 from tff_hospitals.runtimes.compiled.tree_sum import add_leaves, tree_sum
 from tff_hospitals.training.loop import train
+from tff_hospitals.training.round_inputs import RoundDrawer
 
 pytestmark = pytest.mark.tensorflow
 
@@ -94,7 +99,7 @@ class Actor:
 
     def _work(self, *arguments):
         try:
-            return self.body.work(*arguments)
+            return self.body.work(*pickle.loads(pickle.dumps(arguments)))  # as between processes
         except cluster_worker.HospitalFailed as error:
             return error, error
 
@@ -182,9 +187,9 @@ def test_chunks_are_handed_out_as_workers_come_to_them(in_process, monkeypatch):
     log = []
     order_for, begun = cluster_worker.order_for, parallel_calls.ordered
 
-    def handed(chunk, residuals):
+    def handed(chunk, residuals, **named):
         log.append("out")
-        return order_for(chunk, residuals)
+        return order_for(chunk, residuals, **named)
 
     def taken(*arguments):
         for one in begun(*arguments):
@@ -196,6 +201,77 @@ def test_chunks_are_handed_out_as_workers_come_to_them(in_process, monkeypatch):
     options = {"hospitals_per_chunk": 1, "workers": 1}
     train(PLAN.replace(rounds=1), sites(), runtime="cluster", runtime_options=options)
     assert log == ["out", *["out", "in"] * 6, "in"]
+
+
+DRAWS = ("mean", "dp_sgd", "encoded", "scaffold", "buffered", "fednova", "dp_ftrl_local", "random layers")
+MORE_CASES = {
+    **CASES,
+    "fednova": {"privacy": {"mechanism": "fednova"}},
+    "dp_ftrl_local": {"privacy": {**PRIVACY, "mechanism": "dp_ftrl_local"}},
+    "secure noise": {"privacy": {**PRIVACY, "mechanism": "dp_sgd", "secure_noise": True}},
+}
+
+
+def drawer(plan, **named):
+    dataset = sites()
+    noise = noise_plan.make(plan, dataset)
+    return RoundDrawer(plan, dataset, noise, Streams.from_seed(3), **named)
+
+
+@pytest.mark.parametrize("case", DRAWS)
+def test_an_order_holds_ids_and_counts_and_a_worker_draws_the_rest(case):
+    plan = PLAN.replace(**MORE_CASES[case])
+    here, left = drawer(plan).draw(2), drawer(plan, at_workers=True).draw(2)
+    worker = object.__new__(cluster_worker.Worker)
+    worker._dataset, worker._batches = sites(), BatchRule(plan)
+    order = cluster_worker.order_for(chunked.Chunk(2, left.cohort), {}, drawn=left.streams is None)
+    sent, streams = pickle.loads(pickle.dumps((order, left.streams)))
+    assert sent.drawn is None
+    assert not [value for value in sent.told.values() if isinstance(value, np.ndarray)]
+    if case != "dp_sgd":  # how many places a Poisson batch takes, the draw alone says
+        assert all("_drawn" not in vars(one.schedule) for one in left.cohort)
+    drawn = worker._cohort(sent, streams)
+    assert [one.hospital.hospital_id for one in drawn] == [one.hospital.hospital_id for one in here.cohort]
+    for mine, known, there in zip(drawn, left.cohort, here.cohort):
+        for schedule in (mine.schedule, known.schedule):
+            for name in ("indices", "mask"):
+                found, expected = getattr(schedule, name), getattr(there.schedule, name)
+                np.testing.assert_array_equal(found, expected)
+                assert found.dtype == expected.dtype
+        for name in ("steps", "capacity", "records", "expected_batch", "sampling", "examples"):
+            assert getattr(mine.schedule, name) == getattr(known.schedule, name) == getattr(there.schedule, name), name
+        for name in ("key", "upload_key", "noise_multiplier", "weight", "factor"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(there, name), err_msg=name)
+
+
+def test_an_order_takes_some_bytes_a_hospital_whatever_it_trains():
+    plan = PLAN.replace(client={"local_epochs": 50})
+    for at_workers, bounds in ((True, (10, 60)), (False, (10_000, 200_000))):
+        cohort = drawer(plan, at_workers=at_workers).draw(0).cohort
+        size = [
+            len(pickle.dumps(cluster_worker.order_for(chunked.Chunk(0, part), {}, drawn=not at_workers)))
+            for part in (cohort[:3], cohort)
+        ]
+        per_hospital = (size[1] - size[0]) / (len(cohort) - 3)
+        assert bounds[0] < per_hospital < bounds[1]
+
+
+def test_what_the_operating_system_drew_travels_as_it_is():
+    plan = PLAN.replace(**MORE_CASES["secure noise"])
+    left = drawer(plan, at_workers=True).draw(0)
+    assert left.streams is None
+    order = cluster_worker.order_for(chunked.Chunk(0, left.cohort), {})
+    assert [one.schedule for one in order.drawn] == [one.schedule for one in left.cohort]
+
+
+def test_streams_in_another_process_are_the_same_streams():
+    for streams in (RunStreams(Streams.from_seed(1), Streams.from_seed(2)), RunStreams.from_root(Streams.from_seed(3))):
+        streams.hospital_noise("a", 1)  # what is remembered here means nothing there
+        copy = pickle.loads(pickle.dumps(streams))
+        assert vars(copy)["_rounds"] == {}
+        for name, number in (("a", 1), ("a", 2), ("b", 1)):
+            assert copy.hospital_noise(name, number).tolist() == streams.hospital_noise(name, number).tolist()
+            assert copy.batches(name, number).key().tolist() == streams.batches(name, number).key().tolist()
 
 
 def test_sites_that_are_made_when_they_are_needed_train_on_a_cluster(in_process):

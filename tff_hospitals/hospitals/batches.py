@@ -19,7 +19,10 @@ accountant may assume of it is its `sampling`:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
@@ -64,6 +67,51 @@ class BatchSchedule:
     def examples(self) -> int:
         """Records used in all steps together."""
         return int(self.mask.sum())
+
+
+class ShuffledLater(BatchSchedule):
+    """Passes over shuffled records whose shape is known and whose positions are drawn when they are first asked for.
+
+    Args:
+      draw: the schedule itself.
+      records: of the hospital.
+      batch_size: records per step.
+      steps: of the round.
+    """
+
+    def __init__(self, draw: Callable[[], BatchSchedule], records: int, batch_size: int, steps: int):
+        known = {
+            "_draw": draw,
+            "_shape": (steps, _places(records, batch_size)),
+            "records": records,
+            "expected_batch": records / -(-records // batch_size),
+            "sampling": "shuffled",
+        }
+        self.__dict__.update(known)  # as the fields of what is frozen
+
+    @property
+    def steps(self) -> int:
+        """Number of local steps."""
+        return int(self.__dict__["_shape"][0])
+
+    @property
+    def capacity(self) -> int:
+        """Places for records in a step."""
+        return int(self.__dict__["_shape"][1])
+
+    @property
+    def indices(self) -> np.ndarray:
+        """int32 [steps, capacity]."""
+        return self._drawn.indices
+
+    @property
+    def mask(self) -> np.ndarray:
+        """float32 [steps, capacity]."""
+        return self._drawn.mask
+
+    @functools.cached_property
+    def _drawn(self) -> BatchSchedule:
+        return cast("BatchSchedule", self.__dict__["_draw"]())
 
 
 def shuffled_epochs(streams: Streams, records: int, *, batch_size: int, local_epochs: int) -> BatchSchedule:
@@ -233,7 +281,7 @@ def _padded(order: np.ndarray, records: int, batch_size: int) -> BatchSchedule:
     """
     epochs = len(order)
     per_epoch = -(-records // batch_size)
-    capacity = min(batch_size, -(-records // _CAPACITY_STEP) * _CAPACITY_STEP)
+    capacity = _places(records, batch_size)
     shape = (epochs, per_epoch * capacity)
     indices = np.zeros(shape, np.int32)
     mask = np.zeros(shape, np.float32)
@@ -246,6 +294,11 @@ def _padded(order: np.ndarray, records: int, batch_size: int) -> BatchSchedule:
         records / per_epoch,
         "shuffled",
     )
+
+
+def _places(records: int, batch_size: int) -> int:
+    """Places of a step of a shuffled pass."""
+    return min(batch_size, -(-records // _CAPACITY_STEP) * _CAPACITY_STEP)
 
 
 def _check(records: int, **counts: int) -> None:

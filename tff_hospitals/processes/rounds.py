@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital
     from tff_hospitals.hospitals.batches import BatchSchedule
     from tff_hospitals.processes.encoded_transfer import BytesSent
+    from tff_hospitals.processes.hospital_draws import RunStreams
 
 METRICS = ("loss_sum", "records", "steps", "update_norm")
 DRAWN = ("indices", "mask", "steps", "expected_batch", "noise_multiplier", "key", "weight")
@@ -38,6 +39,7 @@ class HospitalRound:
       late: what the server multiplies the update by that it decodes; None where nothing late is encoded.
       staleness: steps that the server took since it fetched the model that it trained on; None where all train on the
         model of the round.
+      groups: of its records, where they take turns in its batches.
       waits: whether the next model that it trains on is the one that this round makes; else it is the one before.
     """
 
@@ -51,19 +53,22 @@ class HospitalRound:
     late: float | None = None
     staleness: int | None = None
     waits: bool = True
+    groups: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundInput:
     """One round's cohort, in the data set's order of hospitals; `broadcast_key` is shared by all of them.
 
-    `seconds`: that it takes at the plan's speeds, simulated; None where the plan has none.
+    `seconds`: that it takes at the plan's speeds, simulated; None where the plan has none. `streams`: of the run, where
+    hospitals' draws are left to those who train them; None: all is drawn.
     """
 
     number: int
     cohort: tuple[HospitalRound, ...]
     broadcast_key: np.ndarray | None = None
     seconds: float | None = None
+    streams: RunStreams | None = None
 
 
 @dataclasses.dataclass(frozen=True)

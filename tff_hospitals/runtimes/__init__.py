@@ -37,6 +37,7 @@ RUNTIMES: dict[str, Registered] = {
         "tff_hospitals.runtimes.cluster.runtime:ClusterRuntime",
         "the machines of a Ray cluster",
         equality="bits",
+        draws_rounds=True,
         needs_plan=True,
         options=("strategy", "address", "time_limit_seconds", "hospitals_per_chunk", "workers"),
     ),

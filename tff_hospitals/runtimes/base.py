@@ -54,6 +54,7 @@ class Registered:
       equality: "reference", "rounding" (equal to the reference up to float32 rounding) or "bits" (equal to the
         compiled runtime in chunks).
       draws_system_noise: whether noise may come from the operating system (`--secure_noise`).
+      draws_rounds: whether batches and keys are drawn by its workers, each hospital's from a stream of its own.
       needs_plan: whether it builds the process again from the plan, somewhere else.
       options: names of the keyword arguments that it takes.
       package: that it needs beside TensorFlow; empty for none.
@@ -65,6 +66,7 @@ class Registered:
     summary: str
     equality: str
     draws_system_noise: bool = True
+    draws_rounds: bool = False
     needs_plan: bool = False
     options: tuple[str, ...] = ()
     package: str = ""

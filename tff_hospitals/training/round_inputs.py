@@ -10,20 +10,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tff_hospitals.foundations.random_streams import Streams
-from tff_hospitals.hospitals import batches, cohorts
+from tff_hospitals.hospitals import cohorts
 from tff_hospitals.plan import mechanisms, poison
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes.hospital_draws import BatchRule, RunStreams
 from tff_hospitals.processes.rounds import HospitalRound, RoundInput
 from tff_hospitals.training.clock import Clock
-from tff_hospitals.training.run_streams import RunStreams, run_streams
+from tff_hospitals.training.run_streams import run_streams
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import Hospital, HospitalDataset
-    from tff_hospitals.hospitals.batches import BatchSchedule
     from tff_hospitals.hospitals.buffered_cohorts import Answer
 
 
@@ -35,6 +33,8 @@ class RoundDrawer:
       dataset: its hospitals.
       noise: the noise plan of the two.
       streams: of the run, or a root for draws that belong to no run; default: those of this plan without a model.
+      at_workers: leave batches to be drawn where the hospitals train, as far as that can be done. The operating
+        system's numbers are drawn here all the same: nobody could draw them twice.
     """
 
     def __init__(
@@ -43,11 +43,13 @@ class RoundDrawer:
         dataset: HospitalDataset,
         noise: noise_plan.NoisePlan,
         streams: RunStreams | Streams | None = None,
+        *,
+        at_workers: bool = False,
     ):
         self._plan = plan
         self._noise = noise
-        mechanism = mechanisms.record_level(plan.privacy)
-        self._batches = "shuffled" if mechanism is None else mechanism.batches_of(plan.privacy)
+        self._batches = BatchRule(plan)
+        self._at_workers = at_workers and not plan.privacy.secure_noise
         streams = run_streams(plan, dataset) if streams is None else streams
         self._streams = RunStreams.from_root(streams) if isinstance(streams, Streams) else streams
         self._attacks = poison.factors(plan.poison)
@@ -95,7 +97,8 @@ class RoundDrawer:
         if answers is not None:
             hospitals = tuple(self._late(one, answers[one.hospital.hospital_id]) for one in hospitals)
         seconds = self._clock.seconds(round_number, ids)
-        return RoundInput(round_number, hospitals, self._streams.broadcast(round_number), seconds)
+        streams = self._streams if self._at_workers else None
+        return RoundInput(round_number, hospitals, self._streams.broadcast(round_number), seconds, streams)
 
     def _late(self, one: HospitalRound, answer: Answer) -> HospitalRound:
         """A hospital whose update counts by the age of the model that it was made from.
@@ -110,27 +113,10 @@ class RoundDrawer:
         return dataclasses.replace(one, factor=late * factor)
 
     def _hospital(self, hospital: Hospital, round_number: int, place: int) -> HospitalRound:
-        plan, records, name = self._plan, hospital.train.records, hospital.hospital_id
-        steps = noise_plan.steps_per_round(plan, records, round_number)
-        stream, size = self._streams.batches(name, round_number), plan.client.batch_size
-        if self._batches == "same_order":
-            schedule = _same_order(stream, records, size, steps)
-        elif self._batches == "cyclic_poisson":
-            chance, groups = (
-                noise_plan.sampling_probability(plan, records),
-                int(self._noise.settings[name].privacy.noise_bands or 1),
-            )
-            schedule = batches.cyclic_poisson(
-                stream, records, sampling_probability=chance, groups=groups, local_steps=steps
-            )
-        elif self._batches == "poisson":
-            chance = noise_plan.sampling_probability(plan, records)
-            schedule = batches.poisson(stream, records, sampling_probability=chance, local_steps=steps)
-        elif plan.client.local_steps is not None:
-            schedule = batches.shuffled_steps(stream, records, batch_size=size, local_steps=steps)
-        else:
-            epochs = noise_plan.epochs_in_round(plan, round_number)
-            schedule = batches.shuffled_epochs(stream, records, batch_size=size, local_epochs=epochs)
+        records, name = hospital.train.records, hospital.hospital_id
+        groups = int(self._noise.settings[name].privacy.noise_bands or 1) if self._batches.in_groups else 1
+        draw = self._batches.later if self._at_workers else self._batches.draw
+        schedule = draw(self._streams, name, records, round_number, groups)
         return HospitalRound(
             hospital,
             schedule,
@@ -139,6 +125,7 @@ class RoundDrawer:
             self._weight(records, place),
             self._streams.upload(name, round_number),
             self._attacks.get(name, 1.0) if self._attacks else None,
+            groups=groups,
         )
 
     def _noise_multiplier(self, name: str, round_number: int) -> float:
@@ -174,10 +161,3 @@ def _length(steps: int, momentum: float) -> float:
     if not momentum:
         return float(steps)
     return (steps - momentum * (1.0 - momentum**steps) / (1.0 - momentum)) / (1.0 - momentum)
-
-
-def _same_order(stream: Streams, records: int, batch_size: int, steps: int) -> BatchSchedule:
-    """Passes in one shuffled order: a record comes back after exactly as many steps as a pass has (DP-FTRL)."""
-    one_pass = batches.shuffled_epochs(stream, records, batch_size=batch_size, local_epochs=1)
-    rows = np.arange(steps) % one_pass.steps
-    return dataclasses.replace(one_pass, indices=one_pass.indices[rows], mask=one_pass.mask[rows])

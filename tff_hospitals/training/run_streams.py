@@ -26,7 +26,6 @@ protect nobody from a reader who draws their noise again. That is what research 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -34,12 +33,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tff_hospitals.foundations import extensions
 from tff_hospitals.foundations.random_streams import Streams
 from tff_hospitals.plan import mechanisms
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.processes.hospital_draws import RunStreams
 
 if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
@@ -47,68 +45,6 @@ if TYPE_CHECKING:
 
 HARMLESS = ("evaluate_every", "checkpoint_every", "personal", "target_accuracy")
 """Fields of a plan that change nothing of what is released: plans that differ in them alone are the same release."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunStreams:
-    """The streams of one run.
-
-    Attributes:
-      common: shared by all plans of one seed.
-      own: of this run alone.
-      secret_batches: whether the guarantee rests on nobody knowing who is in a batch.
-      secret_cohorts: the same of the hospitals in a round.
-    """
-
-    common: Streams
-    own: Streams
-    secret_batches: bool = True
-    secret_cohorts: bool = True
-    _rounds: dict[tuple[int, str], tuple[int, Streams, Streams]] = dataclasses.field(
-        default_factory=dict, compare=False, repr=False
-    )
-
-    @classmethod
-    def from_root(cls, root: Streams) -> RunStreams:
-        """All streams from one root, for draws that belong to no run."""
-        return cls(root, root)
-
-    def weights(self) -> np.ndarray:
-        """Key of the initial weights, int64 [2]."""
-        return self.common.child("model").key()
-
-    def cohorts(self) -> Streams:
-        """Whom a round's cohort is drawn from."""
-        return (self.own if self.secret_cohorts else self.common).child("server")
-
-    def batches(self, hospital_id: str, round_number: int) -> Streams:
-        """Of a hospital's batches in a round."""
-        return self._of(self.own if self.secret_batches else self.common, hospital_id, round_number).child("batches")
-
-    def hospital_noise(self, hospital_id: str, round_number: int) -> np.ndarray:
-        """Key of all noise that a hospital draws in a round, int64 [2]."""
-        return self._of(self.own, hospital_id, round_number).child("noise").key()
-
-    def upload(self, hospital_id: str, round_number: int) -> np.ndarray:
-        """Key of the bits that a hospital's encoder shares with the server, int64 [2]."""
-        return self._of(self.own, hospital_id, round_number).child("upload").key()
-
-    def broadcast(self, round_number: int) -> np.ndarray:
-        """Key of the bits that the server's encoder shares with all hospitals, int64 [2]."""
-        return self.own.child("broadcast", round_number).key()
-
-    def server_noise(self) -> np.ndarray:
-        """Key of the server's noise (and of a rotation that all agree on), int64 [2]."""
-        return self.own.child("server", "noise").key()
-
-    def _of(self, root: Streams, hospital_id: str, round_number: int) -> Streams:
-        """A hospital's stream in a round; what its draws of one round have in common is hashed once."""
-        key = (id(root), hospital_id)
-        last, rounds, found = self._rounds.get(key) or (-1, root.child("hospital", hospital_id, "round"), root)
-        if last != round_number:
-            found = rounds.child(round_number)
-            self._rounds[key] = (round_number, rounds, found)
-        return found
 
 
 def release_name(

@@ -80,7 +80,9 @@ class Session:
         self.history = RunHistory(
             plan, self.dataset, self.noise, shared.wire_bytes, (dense, dense), frozen_bytes, shared.side_bytes
         )
-        self.drawer = RoundDrawer(plan, self.dataset, self.noise, self.streams)
+        self.drawer = RoundDrawer(
+            plan, self.dataset, self.noise, self.streams, at_workers=shared.registered.draws_rounds
+        )
         self.budgets = RoundBudgets(plan, self.dataset, self.noise)
         self.ahead = DrawnAhead(self._draw)
         self.plateau = stopping.PlateauRule(plan.stopping)

@@ -1,7 +1,8 @@
 """The cluster runtime: chunks of the cohort on the machines of a Ray cluster.
 
-The driver draws the rounds, hands out chunks, and finishes each round at the server. Every worker is a process of its
-own that reads its hospitals' records itself and runs the compiled runtime's program over them (see `cluster_worker`).
+The driver says who takes part, hands out chunks, and finishes each round at the server. Every worker is a process of
+its own that draws its hospitals' batches, reads their records and runs the compiled runtime's program over them (see
+`cluster_worker`).
 Chunks, and the order in which they are added, are those of the compiled runtime (`chunked`): the result has the same
 bits on any number of machines, and those of one machine where that runs in chunks, too.
 
@@ -151,12 +152,13 @@ class ClusterRuntime(base.Runtime):
     def _round(self, state: ServerState, one: RoundInput) -> tuple[ServerState, RoundOutput]:
         server, when = self._program.server, f"round {one.number + 1}"
         opened = server.begin(state, one)
-        broadcast = self._ray.put(tf.nest.map_structure(np.asarray, opened.broadcast))
+        broadcast = tf.nest.map_structure(np.asarray, opened.broadcast)
+        beginning = self._ray.put(cluster_worker.Beginning(broadcast, one.streams))
         chunks = self._program.chunks(one, self._record_bytes, self._per_chunk)
         add_here = 4 * self._parts.client_work.scalars <= _ADD_HERE_BYTES
         total: TreeSum[Any] = TreeSum(add_leaves if add_here else self._adder.remote)
         reports: list[Report] = []
-        for chunk, leaves, done in self._handed_out(broadcast, chunks, opened.kept):
+        for chunk, leaves, done in self._handed_out(beginning, chunks, opened.kept, drawn=one.streams is None):
             # What is large stays where it is until it has been added up.
             known, *here = self._get([done, leaves] if add_here else [done], when, chunk.ids)
             reports.extend(known.reports)
@@ -172,7 +174,7 @@ class ClusterRuntime(base.Runtime):
         return tf.nest.map_structure(np.asarray, after), output
 
     def _handed_out(
-        self, broadcast: Any, chunks: Sequence[chunked.Chunk], kept: Mapping[str, np.ndarray]
+        self, beginning: Any, chunks: Sequence[chunked.Chunk], kept: Mapping[str, np.ndarray], *, drawn: bool
     ) -> Iterator[tuple[chunked.Chunk, Any, Any]]:
         """Every chunk with the references of its sum and its reports, while later chunks are worked on already.
 
@@ -181,8 +183,8 @@ class ClusterRuntime(base.Runtime):
 
         def call(number: int, chunk: chunked.Chunk) -> Any:
             worker = self._workers[number % len(self._workers)]
-            order = cluster_worker.order_for(chunk, kept)
-            return (chunk, *worker.work.options(num_returns=2).remote(broadcast, order))
+            order = cluster_worker.order_for(chunk, kept, drawn=drawn)
+            return (chunk, *worker.work.options(num_returns=2).remote(beginning, order))
 
         calls = (lambda pair=pair: call(*pair) for pair in enumerate(chunks))
         yield from ordered(_AtOnce(), calls, _CHUNKS_PER_WORKER * len(self._workers))
