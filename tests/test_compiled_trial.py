@@ -123,10 +123,16 @@ def test_rates_and_rounds_share_an_outcome_and_whatever_changes_a_step_does_not(
     for changes in ({}, {"rounds": 3}, {"client": {"learning_rate": 0.3}}, {"server": {"learning_rate": 0.5}}):
         settled(PLAN.replace(**changes), dataset)
     assert len(trials) == 1
+    private = PLAN.replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 1.0, "delta": 1e-2})
+    for seed in range(3):  # how many places its batches take differs from draw to draw
+        monkeypatch.setattr("tff_hospitals.hospitals.batches.poisson_capacity", lambda *_, seed=seed: 4**seed)
+        settled(private.replace(seed=seed), dataset)
+    assert len(trials) == 2
+    trials.pop()
     others = (
         {"client": {"batch_size": 20}},
         {"client": {"optimizer": "adam"}},
-        {"privacy": {"mechanism": "dp_sgd", "noise_multiplier": 1.0, "delta": 1e-2}},
+        {"privacy": {"mechanism": "dp_sgd", "clip_style": "per_layer", "noise_multiplier": 1.0, "delta": 1e-2}},
         {"model": {"name": "mlp", "options": {"hidden_units": [3]}}},
     )
     for number, changes in enumerate(others, start=2):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -161,12 +162,21 @@ def _about(composition: Composition, one: RoundInput) -> dict[str, Any]:
         "features": list(model.feature_shape),
         "client": client,
         "steps": [*parts, work.privacy.mechanism, work.privacy.clip_style, work.block, work.noise_width],
-        "shapes": list(device_data.size_class(one.cohort)),
+        "shapes": _size_classes(one),
         "processor": choice.processor(),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "versions": [tf.__version__, __version__],
         "environment": {name: os.environ.get(name, "") for name in ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")},
     }
+
+
+def _size_classes(one: RoundInput) -> list[int]:
+    """Of steps and of a step's records, in powers of four: places of a Poisson batch differ from draw to draw, what is
+    expected in it does not.
+    """
+    steps = max(each.schedule.steps for each in one.cohort)
+    records = max(each.schedule.expected_batch for each in one.cohort)
+    return [int(math.log(max(1.0, size), device_data.MOST_PADDING) + 1e-9) for size in (steps, records)]
 
 
 def _measured(
