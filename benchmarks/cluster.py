@@ -53,7 +53,7 @@ def measure_orders(sites: int, turns: int) -> dict[str, Any]:
     from tff_hospitals.training.loop import build_model
     from tff_hospitals.training.round_inputs import RoundDrawer
 
-    options = {"records_per_site": 200, "features": 784, "num_classes": 10, "lazy": True}
+    options: dict[str, Any] = {"records_per_site": 200, "features": 784, "num_classes": 10, "lazy": True}
     dataset, plan = load_dataset("synthetic", sites=sites, **options), round_time_rows.mlp_plan()
     parts = composition.compose(plan, dataset, build_model(plan, dataset))
     program = compiled.chunk_by_chunk(compiled.program(parts, compiled.in_chunks(parts)))
