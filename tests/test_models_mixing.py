@@ -182,6 +182,26 @@ def test_what_passes_every_look_is_still_bounded_record_by_record(inner, loss, m
     assert "known to compute every record by itself" in method_for(model)[1]
 
 
+@pytest.mark.parametrize(("scale", "apart"), [(0.5, True), ([1.0, 2.0, 3.0], True), ([[[1.0]], [[2.0]]], False)])
+def test_an_array_among_a_layers_settings_may_move_the_axis_of_records(scale, apart):
+    def build():
+        inputs = layers.Input(SHAPE)
+        outputs = layers.Rescaling(np.array(scale, np.float32))(layers.Dense(3)(inputs))
+        return tf.keras.Model(inputs, outputs if apart else layers.GlobalAveragePooling1D()(outputs))
+
+    model = FunctionalModel(build, ModelSignature(SHAPE, 3, "multiclass"))
+    assert mixing.known_to_keep_records_apart(model.keras) == apart
+
+
+def test_a_method_that_was_replaced_in_one_layer_makes_it_one_of_the_users_own():
+    convolution = layers.Conv1D(2, 2)
+    model = model_of(convolution, shape=(4, 2))
+    assert mixing.known_to_keep_records_apart(model.keras)
+    found = convolution.convolution_op
+    convolution.convolution_op = lambda inputs, kernel: found(inputs - tf.reduce_mean(inputs, axis=0), kernel)
+    assert not mixing.known_to_keep_records_apart(model.keras)
+
+
 class Binned(layers.Layer):
     """Sums each record's features by their whole part; what lies outside of the bins is left out."""
 

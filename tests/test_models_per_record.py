@@ -156,7 +156,18 @@ def convolution(**options):
     return lambda: sequential(IMAGE, of(layers.Conv2D, filters, activation="relu", **options), layers.Flatten)
 
 
+def without_input(*inside):
+    """A model whose builder leaves it to the first batch which shape it has."""
+
+    def build():
+        return tf.keras.Sequential([*(make() for make in inside), layers.Dense(3)])
+
+    return lambda: FunctionalModel(build, ModelSignature(FLAT, 3, "multiclass"))
+
+
 MODELS = {
+    "without input": without_input(of(layers.Dense, 5, tf.nn.relu)),
+    "nested without input": without_input(lambda: tf.keras.Sequential([layers.Dense(5, tf.nn.gelu)])),
     "logistic regression": lambda: sequential(FLAT),
     "without bias": lambda: sequential(FLAT, of(layers.Dense, 5, "relu", use_bias=False)),
     "mlp with dropout": lambda: sequential(FLAT, of(layers.Dense, 5, "relu"), of(layers.Dropout, 0.4)),
@@ -214,6 +225,7 @@ def middle_norm(result):
 
 # Further forms of layers that the others hold already.
 FURTHER = {
+    "nested without input",
     "without bias",
     "regression",
     "conv same, strides",
@@ -413,6 +425,8 @@ def test_large_models_are_vectorised_in_chunks(monkeypatch):
     ("name", "words"),
     [
         ("mlp with dropout", "ghost norms: dense, dense_1"),
+        ("without input", "ghost norms: dense, dense_1"),
+        ("nested without input", "ghost norms: sequential/dense, dense_1"),
         ("group norm", "ghost norms: conv2d, group_normalization, dense"),
         ("block of layers", r"per-record gradients of the whole model: layer block \(Block\) is of no kind"),
         ("own layer", r"per-record gradients of the whole model: layer gate \(Gate\) is of no kind"),

@@ -102,10 +102,22 @@ def _call_once(model: tf.keras.Model, signature: ModelSignature, name: str) -> N
     features = inputs.arrangement(model, signature)(tf.zeros([1, *signature.feature_shape]))
     try:
         model(features, training=False)
+        if any(_takes_one_record(layer) for layer in model._flatten_layers()):
+            model(tf.nest.map_structure(lambda one: tf.concat([one, one], axis=0), features), training=False)
     except Exception as error:  # whatever a user's layers do
         bound = f"cannot be called on {failures.shapes_of(features)}: {failures.reason(error)}"
         remedy = "fit its first layer to the data set; call() takes the features (a tensor, or a dict of them) alone"
         raise InvalidInput([Problem("model", name, bound, remedy)]) from error
+
+
+def _takes_one_record(layer: Any) -> bool:
+    """Whether a Sequential without Input took the first batch's size for every batch's.
+
+    It would build itself anew when it is first called on another, which is in the middle of a trace.
+    """
+    if not isinstance(layer, tf.keras.Sequential) or not layer.inputs:
+        return False
+    return layer.inputs[0].shape.rank is not None and layer.inputs[0].shape[:1] == [1]
 
 
 @contextlib.contextmanager

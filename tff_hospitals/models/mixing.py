@@ -11,7 +11,9 @@ gradient alone), may move.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -51,6 +53,20 @@ _ARITHMETIC = ("__operators__.add", "math.add", "math.subtract", "math.multiply"
 _ELEMENTWISE = (
     *("linear", "relu", "elu", "selu", "gelu", "tanh", "sigmoid", "hard_sigmoid", "softplus", "softsign", "swish"),
     *("exponential", "softmax"),  # over the last axis
+)
+# TensorFlow's own of one number each; its softmax takes a vector of records for one record.
+_OF_TENSORFLOW = (
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "softsign",
 )
 
 
@@ -124,6 +140,7 @@ def unknown_part(model: Any) -> str | None:
 
 def _unknown_layers(model: Any) -> Iterator[Any]:
     elementwise = {id(getattr(tf.keras.activations, name)) for name in _ELEMENTWISE}
+    elementwise |= {id(getattr(tf.nn, name)) for name in _OF_TENSORFLOW}
     for layer in _all_layers(model):
         if _is_arithmetic(layer):
             continue
@@ -133,13 +150,31 @@ def _unknown_layers(model: Any) -> Iterator[Any]:
         used = (getattr(layer, name, None) for name in ("activation", "recurrent_activation"))
         if (
             not known
-            or "call" in vars(layer)
+            or _has_own_methods(layer)
             or getattr(layer, "time_major", False)
             or getattr(layer, "stateful", False)
             or any(one is not None and id(one) not in elementwise for one in used)
             or not _of_last_axes(layer)
+            or not _records_stay_first(layer)
         ):
             yield layer
+
+
+def _has_own_methods(layer: Any) -> bool:
+    """Whether a layer computes with a function that was put in place of a method of its class."""
+    return any(isinstance(inspect.getattr_static(type(layer), name, None), types.FunctionType) for name in vars(layer))
+
+
+def _records_stay_first(layer: Any) -> bool:
+    """Whether the first axis of what comes out is that of the records, in a functional model.
+
+    An array among a layer's settings, such as the scale of a Rescaling, may have more axes than its input.
+    """
+    for node in layer._inbound_nodes:
+        sizes = [[one.shape[:1] for one in tf.nest.flatten(part)] for part in (node.keras_inputs, node.outputs)]
+        if sizes[0] and any(size != [None] for size in sizes[1]):
+            return False
+    return True
 
 
 def _is_arithmetic(layer: Any) -> bool:
