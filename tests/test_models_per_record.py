@@ -343,24 +343,6 @@ def test_padded_records_contribute_exactly_nothing(method):
         np.testing.assert_array_equal(value, np.zeros_like(value))
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "xla"])
-@pytest.mark.parametrize("method", ["ghost", "vectorized", "loop"])
-def test_of_no_records_the_sum_is_zero(method, compiled):
-    """Compiled loops over records, and vectorised convolutions, could not be made of none."""
-    model = MODELS["conv few positions"]()
-    weights = weights_of(model)
-
-    @tf.function(jit_compile=compiled, autograph=False)
-    def run(features, labels, mask):
-        return clipped_gradient_sum(model, *weights, features, labels, mask, 0.5, method=method)
-
-    total, norms, loss = run(tf.zeros([0, *IMAGE]), tf.zeros([0], tf.int64), tf.zeros([0]))
-    assert [tuple(one.shape) for one in total] == [tuple(spec.shape) for spec in model.trainable_specs]
-    assert not any(np.any(one) for one in total)
-    assert norms.shape == (0,)
-    assert loss == 0.0
-
-
 def alone(model, record, style, clip_norm):
     features, labels, mask = batch_of(model)
     only = np.zeros_like(mask)

@@ -1,4 +1,7 @@
-"""The vectorised form of an operation gives each record what it gives it alone; where it does not, it is not used."""
+"""The vectorised form of an operation gives each record what it gives it alone; where it does not, it is not used.
+
+And no records at all are as good as some.
+"""
 
 from __future__ import annotations
 
@@ -108,3 +111,26 @@ def test_a_vectorised_form_that_is_wrong_is_found_and_not_used(monkeypatch):
     assert method == "loop"
     assert "vectorised form of it gives other gradients" in words
     assert all(moved_by(model, row) <= 1.0 + 1e-5 for row in range(3))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("method", ["ghost", "vectorized", "loop"])
+def test_of_no_records_the_sum_is_zero(method, compiled):
+    """Compiled loops over records, and vectorised convolutions, could not be made of none."""
+
+    def build():
+        inside = layers.Conv2D(2, 3, activation="relu"), layers.Flatten(), layers.Dense(3)
+        return tf.keras.Sequential([layers.Input((5, 5, 2)), *inside])
+
+    model = FunctionalModel(build, ModelSignature((5, 5, 2), 3, "multiclass"))
+    weights = model.initial_weights(KEY)
+
+    @tf.function(jit_compile=compiled, autograph=False)
+    def run(features, labels, mask):
+        return clipped_gradient_sum(model, *weights, features, labels, mask, 0.5, method=method)
+
+    total, norms, loss = run(tf.zeros([0, 5, 5, 2]), tf.zeros([0], tf.int64), tf.zeros([0]))
+    assert [tuple(one.shape) for one in total] == [tuple(spec.shape) for spec in model.trainable_specs]
+    assert not any(np.any(one) for one in total)
+    assert norms.shape == (0,)
+    assert loss == 0.0
