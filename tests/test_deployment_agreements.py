@@ -166,3 +166,17 @@ def test_keys_are_put_into_no_file_and_behind_no_link_that_leads_nowhere(tmp_pat
         with pytest.raises(InvalidInput, match=words):
             founding.found(tmp_path / name, BASE, toy.hospitals((20, 13, 7)))
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("mechanism", ["fixed_clip", "discrete_gaussian"])
+def test_cohorts_that_are_too_small_to_open_a_secure_sum_are_refused(mechanism):
+    privacy = {"mechanism": mechanism, "noise_multiplier": 5.0, "delta": 1e-2, "clip_norm": 0.5}
+    privacy["secure_sum"] = mechanism == "fixed_clip"
+    for size in (2, 3):
+        cohort = {"kind": "fixed_size", "hospitals_per_round": size}
+        plan = BASE.replace(privacy=privacy, cohort=cohort, weighting="equal")
+        if size == 3:
+            Members(plan, test_mode=False)
+            continue
+        with pytest.raises(InvalidInput, match="may be 2 hospitals in a round, and 3 must help to open a secure sum"):
+            Members(plan, test_mode=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 from test_deployment_attacks import (
     PRIVATE,
@@ -16,11 +18,13 @@ from test_deployment_attacks import (
     why,
 )
 
+from tff_hospitals.deployment import agreement
 from tff_hospitals.deployment import federation as server_side
 from tff_hospitals.deployment.envelope import REFUSALS, Kind
 from tff_hospitals.deployment.loopback import Hub
 
 pytestmark = pytest.mark.tensorflow
+UTC = datetime.timezone.utc
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +108,23 @@ def test_a_worker_that_is_started_again_and_again_keeps_a_journal_of_the_same_si
     assert "weights" in why(
         server.ask(server.message(Kind.ROUND, 0, body.pack({"cohort": ["site_0"], "form": "whole"})))
     )
+
+
+def test_an_agreement_that_is_over_stays_over_when_the_clock_goes_back(private, tmp_path, monkeypatch):
+    members, work = private
+    server, now = Server(members, members.site("site_0", tmp_path, work=work)), [datetime.datetime.now(UTC)]
+    monkeypatch.setattr(agreement, "_now", lambda: now[0])
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return now[0]
+
+    monkeypatch.setattr(journal.datetime, "datetime", Clock)
+    assert server.ask(server.round(0))[0] is Kind.ANSWER
+    for days in (91, 0):
+        now[0] = datetime.datetime.now(UTC) + datetime.timedelta(days=days)
+        answer = server.ask(server.round(1))
+        assert (answer[1].fields["kind"], why(answer)) == ("over", "the agreement is over")
+    again = Server(members, members.site("site_0", tmp_path, work=work))
+    assert why(again.ask(again.round(1))) == "the agreement is over"

@@ -214,12 +214,17 @@ class Agreement:
             except (LookupError, TypeError, ValueError) as error:
                 return [Problem("agreement.data", "?", str(error)[:200], "describe them as a run does")]
             found += review.problems(plan, described)
-            found += deployment_problems(plan, len(self.hospital_keys))
+            found += deployment_problems(plan, len(self.hospital_keys)) + ([] if found else self._cohort_problems(plan))
         return found
 
-    def problems_of_today(self) -> list[Problem]:
-        """What may become wrong with it under way: it ends one day."""
-        return [one for one in self._settings_problems(_now()) if one.name == "valid_until"]
+    def problems_of_today(self, known: str = "") -> list[Problem]:
+        """What may become wrong with it under way: it ends one day.
+
+        Args:
+          known: a time (ISO 8601) that is over, whatever the clock says now.
+        """
+        now = max(_now(), datetime.datetime.fromisoformat(known)) if known else _now()
+        return [one for one in self._settings_problems(now) if one.name == "valid_until"]
 
     def _roster_problems(self) -> list[Problem]:
         found = []
@@ -251,6 +256,14 @@ class Agreement:
             elif list(public.values()).count(key) > 1:
                 found.append(Problem(f"key of {name}", key[:8] + "..", "is somebody else's too", remedy))
         return found
+
+    def _cohort_problems(self, plan: Plan) -> list[Problem]:
+        drawn = plan.cohort.smallest_size(len(self.hospital_keys))
+        if not mechanisms.summed_securely(plan.privacy) or drawn >= self.threshold:
+            return []
+        bound = f"may be {drawn} hospitals in a round, and {self.threshold} must help to open a secure sum"
+        remedy = f"take at least {self.threshold} hospitals in a round"
+        return [Problem("cohort", plan.cohort.kind, bound, remedy)]
 
     def _settings_problems(self, now: datetime.datetime) -> list[Problem]:
         most = len(self.hospital_keys)

@@ -62,11 +62,17 @@ class Journal:
         self.entries = [json.loads(line) for line in lines]
         self.head = _hash(lines[-1]) if lines else _FIRST
         self._first = _hash(lines[0]) if lines else _FIRST
+        self._latest = max((str(entry.get("time", "")) for entry in self.entries), default="")
 
     @property
     def first(self) -> str:
         """Hash of the first line, which no other journal has; 64 zeros before there is one."""
         return self._first
+
+    @property
+    def latest(self) -> str:
+        """The latest time in it (ISO 8601, UTC); empty before there is a line."""
+        return self._latest
 
     def append(self, event: str, *, durable: bool = True, **fields: Any) -> None:
         """Adds a line; it is on the disk when this returns.
@@ -101,6 +107,7 @@ class Journal:
             ) from error
         self.head = _hash(line)
         self._size += len(line) + 1
+        self._latest = max(self._latest, now)
         if not self.entries:
             self._first = self.head
         self.entries.append(entry)

@@ -134,7 +134,7 @@ class Site:
             if request.kind is Kind.END:
                 self._end(request, body.unpack(request.body))
                 return None
-            if one.problems_of_today():
+            if one.problems_of_today(self.journal.latest):  # a clock that goes back makes nothing valid again
                 raise Rejected("the agreement is over", "over")
             if request.kind not in self._handlers:
                 raise Rejected(f"the server does not send {request.kind.name}")
