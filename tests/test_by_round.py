@@ -325,3 +325,14 @@ def test_a_clip_norm_by_round_holds_every_record_of_that_round(tmp_path):
     train(extended, toy.hospitals(), run_dir=tmp_path / "run")
     with pytest.raises(InvalidInput, match="changes settings by round"):
         train(dataclasses.replace(extended, rounds=5), toy.hospitals(), run_dir=tmp_path / "run")
+
+
+def test_the_warning_of_few_hospitals_tells_the_noise_of_every_round():
+    plan = FIXED.replace(
+        cohort={"kind": "fixed_size", "hospitals_per_round": 2},
+        by_round="noise_multiplier=list:1:2:1:1,hospitals_per_round=list:1:1.5:1:0.5",
+    )
+    (said,) = (one for one in review.warnings(plan, toy.hospitals()) if "hospital-level noise" in one)
+    assert "0.75 to 1.5 clip norms in every coordinate of the mean of 1 to 3 hospitals" in said
+    (constant,) = (one for one in review.warnings(FIXED, toy.hospitals()) if "hospital-level noise" in one)
+    assert "0.5 clip norms in every coordinate of the mean of 3 hospitals" in constant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from tff_hospitals.accounting import Ledger, MechanismEvent
 from tff_hospitals.accounting import trade_off as curves
 from tff_hospitals.accounting.loss_shapes import compose
 from tff_hospitals.plan.plan import Plan
+from tff_hospitals.reports import guarantee_words
 from tff_hospitals.reports.guarantee import facts
 from tff_hospitals.reports.guarantee_json import as_json
 from tff_hospitals.reports.guarantee_page import guarantee_page
@@ -177,3 +179,17 @@ def test_an_audit_is_told_with_its_power_and_what_it_left_out():
     assert figures["self_tests"][0]["power"] == 0.95
     assert "failed: loudness: noise" in page
     assert "0.123456" not in json.dumps(figures)  # outcomes leave the house, figures of real batches do not
+
+
+def test_the_page_tells_each_mechanisms_own_clip_norm_and_what_changes_by_round():
+    found = found_of(*PLANS["both"]())
+    plan = found.plan.replace(
+        rounds=3,
+        by_round="outer_noise_multiplier=linear:0.5,noise_multiplier=linear:2",
+        privacy={"clip_norm": 0.5, "outer_clip_norm": 2.0},
+    )
+    said = guarantee_words.mechanisms_used(dataclasses.replace(found, plan=plan))
+    assert "Per record: dp_sgd, noise multiplier 1.2 to 2.4, clip norm 0.5 (by round: the ledger has each)" in said
+    assert "Per hospital: fixed_clip, noise multiplier 1.5 to 3, clip norm 2 (by round: the ledger has each)" in said
+    plain = guarantee_words.mechanisms_used(dataclasses.replace(found, plan=plan.replace(by_round="")))
+    assert "noise multiplier 3, clip norm 2, 9 noisy releases" in plain

@@ -118,11 +118,23 @@ def _of_few_hospitals(plan: Plan, dataset: HospitalDataset, part: NoisePlan) -> 
     mechanism, setting = mechanisms.hospital_level(plan.privacy), noise_plan.hospital_setting(plan, dataset)
     multiplier, expected = next(iter(part.multipliers.values())), setting.expected
     words = mechanism.warnings(setting, multiplier)
-    deviation = multiplier * mechanism.sum_variance(setting, 0, expected) ** 0.5 / expected
-    if deviation > 0.1:
+    factors = [noise_plan.multiplier_factor(plan, "hospital", number) for number in range(plan.rounds)]
+    sizes = [float(noise_plan.hospitals_in_round(plan, number) or expected) for number in range(plan.rounds)]
+    deviations = [
+        factor * multiplier * mechanism.sum_variance(setting, 0, size) ** 0.5 / size
+        for factor, size in set(zip(factors, sizes))
+    ]
+    if max(deviations, default=0.0) > 0.1:
+        noise, of = _span(deviations, "{:.2g}"), _span(sizes, "{:g}")
         words.append(
-            f"hospital-level noise is {deviation:.2g} clip norms in every coordinate of the mean of {expected:g} "
-            "hospitals, and the update's own norm is at most 1: few hospitals cannot hide one of them. "
-            "Record-level privacy (dp_sgd) protects patients here."
+            f"hospital-level noise is {noise} clip norms in every coordinate of the mean of {of} hospitals, and the "
+            "update's own norm is at most 1: few hospitals cannot hide one of them. Record-level privacy (dp_sgd) "
+            "protects patients here."
         )
     return [*words, *counts.warnings(mechanism, setting, multiplier)]
+
+
+def _span(numbers: list[float], form: str) -> str:
+    """The least and the largest of the rounds, or the number that all have."""
+    low, high = form.format(min(numbers)), form.format(max(numbers))
+    return low if low == high else f"{low} to {high}"

@@ -8,7 +8,8 @@ from typing import Any
 
 from tff_hospitals.accounting import ADJACENCIES
 from tff_hospitals.accounting.statements import PROTECTED, TRUST
-from tff_hospitals.plan import mechanisms
+from tff_hospitals.plan import mechanisms, schedules
+from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.reports.guarantee import Facts, UnitGuarantee
 from tff_hospitals.training.published_fields import INSIDE
 
@@ -50,21 +51,31 @@ def mechanisms_used(found: Facts) -> str:
         return "None: nothing was clipped and no noise was added."
     parts = []
     for one in found.units:
-        multipliers = [
-            float(value) for value in (found.summary.get("noise_multiplier_per_hospital") or {}).values() if value
-        ]
-        noise = found.summary.get("second_noise_multiplier") if one.unit == found.summary.get("second_unit") else None
-        if noise is None and multipliers:
-            low, high = min(multipliers), max(multipliers)
-            noise = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-        name = mechanisms.of(found.plan.privacy).name
-        if one.unit == found.summary.get("second_unit"):
-            name = str(found.plan.privacy.outer)
+        second, privacy = one.unit == found.summary.get("second_unit"), found.plan.privacy
+        given = (found.summary.get("noise_multiplier_per_hospital") or {}).values()
+        multipliers = [found.summary.get("second_noise_multiplier")] if second else list(given)
+        name = str(privacy.outer) if second else mechanisms.of(privacy).name
+        prefix = noise_plan.prefix_of(found.plan, one.unit)
+        noise, by_round = _over_rounds(
+            found, prefix + "noise_multiplier", [float(each) for each in multipliers if each]
+        )
+        clip, also = _over_rounds(
+            found, prefix + "clip_norm", [privacy.outer_clip_norm if second else privacy.clip_norm]
+        )
         parts.append(
-            f"Per {one.unit}: {name}, noise multiplier {noise}, clip norm {found.plan.privacy.clip_norm:g}, "
+            f"Per {one.unit}: {name}, noise multiplier {noise}, clip norm {clip}{by_round or also}, "
             f"{one.releases} noisy releases; assumed of the sampling: {'; '.join(one.sampling) or 'nothing'}."
         )
     return " ".join(parts)
+
+
+def _over_rounds(found: Facts, setting: str, values: list[float]) -> tuple[str, str]:
+    """The least and the largest value of a setting over hospitals and rounds, and that it changes by round, if so."""
+    rounds = found.plan.rounds
+    by = schedules.factors(found.plan.by_round, setting, rounds)[: int(found.summary.get("rounds") or rounds)]
+    ends = [f"{end(values) * end(by):.4g}" for end in (min, max)] if values else ["None"]
+    changes = " (by round: the ledger has each)" if schedules.changes(found.plan.by_round, setting) else ""
+    return " to ".join(dict.fromkeys(ends)), changes
 
 
 def composition(found: Facts) -> str:
