@@ -194,6 +194,8 @@ def test_all_problems_are_said_at_once():
 @pytest.mark.tensorflow
 def test_a_run_in_memory_cannot_be_audited():
     run = th.train(th.Plan(rounds=1), DATA, local_steps=1)
+    private = th.Plan(rounds=1).replace(privacy={"mechanism": "dp_sgd", "noise_multiplier": 1.0})
+    assert th.train(private, DATA, local_steps=1).summary["label"] == "dp_sgd"  # a private run was called fedavg
     assert repr(run).splitlines()[0] == f"{run.summary['method']} on {DATA}: 1 round, seed 42"
     assert repr(run).splitlines()[2:] == ["  no formal guarantee", "  files: none were written (run_dir=)"]
     with pytest.raises(InvalidInput, match="train it with run_dir="):

@@ -117,6 +117,18 @@ class Plan:
         """The plan as plain JSON types."""
         return files.plain(dataclasses.asdict(self))
 
+    @property
+    def label(self) -> str:
+        """What the run is called: its method, or its mechanism where only that was chosen.
+
+        >>> Plan().label, Plan().replace(privacy={"mechanism": "dp_sgd"}).label, Plan(method="mine").label
+        ('fedavg', 'dp_sgd', 'mine')
+        """
+        if self.method != type(self).method:
+            return self.method
+        without = {type(self.privacy).mechanism: self.method}  # the mechanism of a plan that names none
+        return without.get(self.privacy.mechanism, self.privacy.mechanism)
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
         """The plan that `to_json` wrote.

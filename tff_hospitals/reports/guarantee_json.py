@@ -24,11 +24,11 @@ def as_json(found: Facts) -> dict[str, Any]:
         "status": "Draft",
         "deployment": {
             "product": {
-                "name": f"{found.summary.get('label') or found.plan.method} on {_data_name(found)}",
+                "name": f"{found.summary.get('label') or found.plan.label} on {_data_name(found)}",
                 "data_curators": list(_hospitals(found)),
                 "data_product_type": "Machine learning model",
                 "description": f"Weights of a {found.plan.model.name} model trained over {_hospital_count(found)} "
-                f"hospitals ({found.plan.method}).",
+                f"hospitals ({found.plan.label}).",
                 "data_product_sector": "Health",
                 "publication_date": str(found.record.get("started") or "")[:10],
             },

@@ -19,7 +19,7 @@ def guarantee_page(found: Facts) -> str:
     data = str((found.record.get("dataset") or {}).get("name") or found.plan.data.name)
     return render(
         "guarantee.html",
-        title=f"The guarantee of {found.summary.get('label') or found.plan.method}",
+        title=f"The guarantee of {found.summary.get('label') or found.plan.label}",
         badges=[
             {"text": data, "caution": False},
             {"text": "guarantee" if found.units else "no guarantee", "caution": not found.units},

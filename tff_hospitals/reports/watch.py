@@ -77,7 +77,7 @@ def _short(folder: pathlib.Path) -> str:
 def _run(folder: pathlib.Path) -> View:
     plan = _plan(folder)
     finished = (folder / "summary.json").is_file()
-    title = f"{folder.name}: {plan.method or plan.privacy.mechanism} on {plan.data.name}"
+    title = f"{folder.name}: {plan.label} on {plan.data.name}"
     try:
         metrics = read_metrics(fullest(folder, "metrics.csv"))
     except files.RecordError:

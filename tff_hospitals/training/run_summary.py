@@ -50,8 +50,8 @@ def summary_row(
     return {
         "schema_version": 1,
         "status": "finished",
-        "method": plan.method,
-        "label": plan.method,
+        "method": plan.label,
+        "label": plan.label,
         "seed": plan.seed,
         "unit": noise.unit,
         "target_epsilon": plan.privacy.target_epsilon,

@@ -70,7 +70,7 @@ class WriteAhead:
         self._charged: dict[str, int] = {}
         self.copy = 0  # of a tree over rounds: how often the run went back and grew it again
         self._words = {
-            "method": plan.method,
+            "method": plan.label,
             "unit": noise.unit,
             "division": division_of(dataset),
             "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
