@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import pickle
 import re
@@ -20,6 +21,7 @@ from tff_hospitals.hospitals import load_dataset
 from tff_hospitals.plan import noise as noise_plan
 from tff_hospitals.plan.plan import Plan
 from tff_hospitals.processes.hospital_draws import BatchRule, RunStreams
+from tff_hospitals.processes.rounds import HospitalRound
 from tff_hospitals.runtimes.cluster import dataset_description
 from tff_hospitals.runtimes.cluster import runtime as cluster
 from tff_hospitals.runtimes.cluster import worker as cluster_worker
@@ -160,6 +162,13 @@ def test_a_cluster_gives_what_one_machine_gives(in_process, case):
     assert spread.summary["bytes_down"] == here.summary["bytes_down"]
     for scope, metrics in spread.evaluation.items():
         assert metrics == pytest.approx(here.evaluation[scope], rel=1e-5, abs=1e-6, nan_ok=True)
+
+
+def test_what_a_hospital_does_not_draw_itself_is_in_its_order():
+    """A field that is told to nobody would be at its default on every machine of a cluster, and nowhere else."""
+    drawn, of_the_server = {"hospital", "schedule", "key", "upload_key"}, {"staleness", "waits"}
+    fields = {one.name for one in dataclasses.fields(HospitalRound)}
+    assert fields - drawn - of_the_server == set(cluster_worker._TOLD)
 
 
 @pytest.mark.parametrize("case", few_fast(CASES, set(CASES) - LATER, ("scaffold", "poisson")))

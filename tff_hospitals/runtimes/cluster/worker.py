@@ -70,7 +70,7 @@ class Done:
     notes: Sequence[str]
 
 
-_TOLD = ("noise_multiplier", "weight", "factor", "groups")
+_TOLD = ("noise_multiplier", "weight", "factor", "late", "groups")
 
 
 def order_for(chunk: Chunk, kept: Mapping[str, np.ndarray], *, drawn: bool = True) -> Order:
@@ -182,10 +182,8 @@ class Worker:
                 each,
                 self._batches.draw(streams, name, each.train.records, order.number, told["groups"][place]),
                 streams.hospital_noise(name, order.number),
-                told["noise_multiplier"][place],
-                told["weight"][place],
-                streams.upload(name, order.number),
-                told["factor"][place],
+                upload_key=streams.upload(name, order.number),
+                **{field: values[place] for field, values in told.items()},
             )
             for place, (name, each) in enumerate(zip(order.ids, hospitals))
         )
