@@ -10,10 +10,11 @@ from federations import BASE, Members, running, train_deployed
 from test_deployment_attacks import Server, charges
 from test_deployment_lies import NOISE, asked_with, members_of, planned_parameters
 
-from tff_hospitals.deployment import body, secure_sum, wire
+from tff_hospitals.deployment import body, journal, secure_sum, wire
 from tff_hospitals.deployment.agreement import deployment_problems
 from tff_hospitals.deployment.envelope import Kind
 from tff_hospitals.deployment.site_work import SiteWork
+from tff_hospitals.foundations.files import RecordError
 from tff_hospitals.hospitals import DataSecret, Hospital, Part
 from tff_hospitals.training.odometer import Odometer
 
@@ -183,3 +184,47 @@ def test_a_hospital_that_was_sent_another_model_is_named(tmp_path):
         run = train_deployed(members, federation)
     said = "site_2 sent what cannot be used: it decoded another model than the one that was sent"
     assert any(said in text for text in run.summary["warnings"])
+
+
+def test_a_key_that_is_another_one_gives_no_second_noise_for_what_was_charged(tmp_path):
+    members = members_of("local_dp")
+    hospital, folders = members.dataset.hospital("site_0"), (tmp_path / "here", tmp_path / "there")
+    works = [
+        SiteWork(members.agreement, hospital, DataSecret(bytes([place]) * 32, False, folder), members.parts)
+        for place, folder in enumerate(folders)
+    ]
+    members.parts = works[0].parts
+
+    def server(work, together=None):
+        return Server(members, members.site("site_0", tmp_path, work=work, together=together))
+
+    journal_of(members, tmp_path).append("approved")  # as a hospital's journal begins
+    first = server(works[0])
+    answer = sent(asked_with(first, planned_parameters(works[0])))
+    assert sent(asked_with(server(works[0]), planned_parameters(works[0]))) == answer
+    for together in (None, 8.0):
+        with pytest.raises(RecordError, match=r"another one than when .* began.*Remedy: bring back the key"):
+            server(works[1], together)
+
+
+def journal_of(members, folder):
+    return journal.Journal(folder / "site_0" / "journal.jsonl")
+
+
+def test_an_odometer_that_was_removed_or_copied_back_is_noticed_by_the_journal(tmp_path):
+    members = members_of("local_dp")
+    work = members.work("site_0", tmp_path / "beside the records")
+    path = Odometer(work.secret).file.path
+    server = Server(members, members.site("site_0", tmp_path, work=work))
+    copies = []
+    for number in range(2):
+        sent(asked_with(server, planned_parameters(work), number))
+        copies.append(path.read_bytes())
+    for content in (copies[0], b""):
+        path.write_bytes(content)
+        with pytest.raises(
+            RecordError, match=r"holds 2 charges, and there are [01] of them in the odometer.*Remedy: restore"
+        ):
+            members.site("site_0", tmp_path, work=work)
+    path.write_bytes(copies[1])
+    members.site("site_0", tmp_path, work=work)

@@ -83,6 +83,7 @@ class Site:
             journal,
             Odometer(work.secret),
             self.agreement.digest.hex(),
+            work.secret.digest("journal"),
         )
         self._numbers = itertools.count(time.time_ns())
         self._seen = max((entry.get("number", 0) for entry in journal.entries), default=0)

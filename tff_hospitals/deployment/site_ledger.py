@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tff_hospitals.hospitals import HospitalDataset
     from tff_hospitals.plan.noise import NoisePlan
 
-CHARGED = "charged"
+CHARGED, BEGAN = "charged", "began"
 _MOST_CONTENTS = 4  # of one round: lost connections explain some, more are probing
 
 
@@ -46,6 +46,10 @@ class SiteLedger:
       journal: with the charges so far.
       odometer: of the hospital's records.
       agreement: digest of it, which names the release.
+      secret: names the key that noise follows from, and tells nothing of it.
+
+    Raises:
+      RecordError: journal, odometer and key do not belong together.
     """
 
     def __init__(
@@ -60,15 +64,17 @@ class SiteLedger:
         journal: Journal,
         odometer: Odometer,
         agreement: str,
+        secret: str,
     ):
         self._own, self._noise, self._steps, self._rounds = own, noise, steps, rounds
         self._limits, self._repeats_noise, self._journal = limits, repeats_noise, journal
-        self._odometer, self._agreement = odometer, agreement
+        self._odometer, self._agreement, self._secret = odometer, agreement, secret
         self._ledger = empty_ledger(dataset, noise)
         self._requests: dict[int, list[str]] = {}
         for entry in journal.entries:
             if entry["event"] == CHARGED:
                 self._enter(self._ledger, entry["round"], entry["cohort"], entry["request"])
+        self._hold_against_key()
         self._hold_against_odometer()
 
     @property
@@ -106,8 +112,8 @@ class SiteLedger:
         if epsilon > budget:
             said = f"would bring epsilon to {epsilon:.4g}: this hospital's budget is {budget:g}"
             raise Rejected(f"round {number + 1} {said}", "limit")
-        if not self._journal.entries:
-            self._journal.append("began")  # its hash tells this journal from one that was lost
+        if not any(entry["event"] == BEGAN for entry in self._journal.entries):
+            self._journal.append(BEGAN, secret=self._secret)  # as a first line its hash tells it from a lost journal
         line: dict[str, Any] = {"round": number, "cohort": list(cohort), "request": request}
         self._charge_together(would_be, line)
         told = epsilon if math.isfinite(epsilon) else None
@@ -135,6 +141,21 @@ class SiteLedger:
     def _count(self) -> int:
         return sum(map(len, self._requests.values()))
 
+    def _hold_against_key(self) -> None:
+        """What was answered is answered again with the same bits only as long as the key is the same.
+
+        Raises:
+          RecordError: it is another one, as where the environment names another place for it.
+        """
+        for entry in self._journal.entries:
+            if entry["event"] == BEGAN and entry.get("secret", self._secret) != self._secret:
+                raise RecordError(
+                    f"the key of these records is another one than when {self._journal.path} began: what was charged "
+                    "would leave again with other noise, and the odometer is another one too. Remedy: bring back the "
+                    "key (.tff_hospitals beside the records, or where TFF_HOSPITALS_STATE and HOME pointed to), or "
+                    "agree anew."
+                )
+
     def _hold_against_odometer(self) -> None:
         """A journal that holds less than what was charged to the records was cut, copied back or lost.
 
@@ -143,12 +164,12 @@ class SiteLedger:
         Raises:
           RecordError: more is missing, so that what may still be spent cannot be told.
         """
-        remedy = "Remedy: restore the journal from a backup; without one, agree anew."
+        remedy, counted = "Remedy: restore the journal from a backup; without one, agree anew.", 0
         for charge in [] if self._odometer.file is None else self._odometer.file.last_of_attempts():
             if not charge.ledger.units() or charge.words.get("hospital") != self._own:
                 continue
             if charge.attempt == self._name:
-                missing, line = charge.rounds - self._count, charge.words["line"]
+                missing, line, counted = charge.rounds - self._count, charge.words["line"], charge.rounds
                 if missing > 1:
                     raise RecordError(
                         f"{self._journal.path} holds {self._count} charges, and {charge.rounds} were made: it was cut "
@@ -162,6 +183,14 @@ class SiteLedger:
                     f"{charge.rounds} charges under this agreement are in a journal that is gone, and "
                     f"{self._journal.path} is another one: the budget cannot be kept. {remedy}"
                 )
+
+        if self._odometer.file is not None and self._noise.parts and counted < self._count:
+            there = f"{counted} of them in the odometer {self._odometer.file.path}"
+            raise RecordError(
+                f"{self._journal.path} holds {self._count} charges, and there are {there}: "
+                "it was removed or copied back. Remedy: restore it from a backup; without one, count what was "
+                "released so far as lost, and agree anew."
+            )
 
     def _enter(self, ledger: Ledger, number: int, cohort: Sequence[str], request: str, dry: bool = False) -> None:
         known = self._requests.get(number, [])
