@@ -223,10 +223,10 @@ def same_batches_every_round(patch: Any) -> None:
 @plant("dp_ftrl_local", "passes of DP-FTRL reshuffled", "batches: passes in one order")
 def passes_reshuffled(patch: Any) -> None:
     from tff_hospitals.hospitals import batches
-    from tff_hospitals.training import round_inputs
+    from tff_hospitals.processes import hospital_draws
 
     patch.setattr(
-        round_inputs,
+        hospital_draws,
         "_same_order",
         lambda stream, n, size, steps: batches.shuffled_steps(stream, n, batch_size=size, local_steps=steps),
     )
