@@ -114,10 +114,38 @@ def all_resident(data: Data) -> ResidentData:
     return data
 
 
-def element(one: HospitalRound, data: Data, frozen: tuple) -> collections.OrderedDict:
-    """One hospital's input to a round (`LocalTraining.element_spec`), its records addressed where they are."""
-    held = data.of((one.hospital,))
-    return rounds.element(one, held.features, held.labels, frozen, held.first_row[one.hospital.hospital_id])
+def element(one: HospitalRound, data: Data, frozen: tuple, *, few_sizes: bool = False) -> collections.OrderedDict:
+    """One hospital's input to a round (`LocalTraining.element_spec`), its records addressed where they are.
+
+    Args:
+      one: the hospital in the round.
+      data: the records.
+      frozen: weights that do not travel.
+      few_sizes: fill steps, records of a step and rows up to one of few sizes, so that a program for each serves
+        hospitals of any size.
+    """
+    held = data.of((one.hospital,), padded=few_sizes)
+    found = rounds.element(one, held.features, held.labels, frozen, held.first_row[one.hospital.hospital_id])
+    if few_sizes:
+        steps, places = found["indices"].shape
+        more = [(0, _power_of_two(steps) - steps), (0, _half_step(places) - places)]
+        found.update((name, np.pad(found[name], more)) for name in ("indices", "mask"))
+    return found
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest of 1, 2, 4, 8, ... that is not below; a loop does not run the steps that are added."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def _half_step(size: int) -> int:
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, ... that is not below, since what is added is computed.
+
+    >>> [_half_step(size) for size in (0, 1, 2, 3, 4, 5, 6, 7, 9, 13)]
+    [1, 1, 2, 3, 4, 6, 6, 8, 12, 16]
+    """
+    above = _power_of_two(size)
+    return above * 3 // 4 if above > 2 and size <= above * 3 // 4 else above
 
 
 def load(dataset: HospitalDataset, resident_bytes: int = RESIDENT_BYTES) -> Data:

@@ -34,7 +34,7 @@ class EncodedProgram(SideBySideProgram):
             raise ValueError("this plan encodes nothing: run it with one of the dense programs")
         super().__init__(composition, threads)
         self._exchange = composition.transfer
-        self._prepare = tf.function(self._prepared, autograph=False, reduce_retracing=True)
+        self._prepare = tf.function(self._prepared, autograph=False, reduce_retracing=not self._few_sizes)
         self._receive = tf.function(composition.aggregator.received, autograph=False, reduce_retracing=True)
 
     def hospital(
@@ -48,7 +48,7 @@ class EncodedProgram(SideBySideProgram):
         """One hospital's contribution as the server decodes it, and its report."""
         if not self._exchange.encodes_upload:
             return super().hospital(broadcast, one, data, frozen, kept)
-        name, element = one.hospital.hospital_id, device_data.element(one, data, frozen)
+        name, element = one.hospital.hospital_id, self._element(one, data, frozen)
         if self._parts.client_work.starts_apart:
             element["kept"] = tf.constant(kept[name])
         prepared, metrics = self._prepare(broadcast, element)

@@ -26,7 +26,8 @@ class SideBySideProgram(chunked.ChunkedProgram):
 
     def __init__(self, composition: Composition, threads: int | None = None):
         super().__init__(composition, threads)
-        self._whole = tf.function(self._one_hospital, autograph=False, reduce_retracing=True)
+        self._few_sizes = needs_known_sizes(composition)
+        self._whole = tf.function(self._one_hospital, autograph=False, reduce_retracing=not self._few_sizes)
 
     def units(
         self,
@@ -49,11 +50,14 @@ class SideBySideProgram(chunked.ChunkedProgram):
         kept: Mapping[str, np.ndarray],
     ) -> chunked.Found:
         """One hospital's contribution and report; runs in any thread."""
-        name, element = one.hospital.hospital_id, device_data.element(one, data, frozen)
+        name, element = one.hospital.hospital_id, self._element(one, data, frozen)
         if name in kept:
             element["kept"] = tf.constant(kept[name])
         contribution, metrics, left = self._whole(broadcast, element)
         return contribution, [Report(name, metrics.numpy(), kept=None if left is None else left.numpy())]
+
+    def _element(self, one: HospitalRound, data: device_data.Data, frozen: tuple) -> Element:
+        return device_data.element(one, data, frozen, few_sizes=self._few_sizes)
 
     @property
     def _in_flight(self) -> int:
@@ -61,3 +65,13 @@ class SideBySideProgram(chunked.ChunkedProgram):
 
     def _one_hospital(self, broadcast: Broadcast, element: Element) -> tuple[Structure, tf.Tensor, tf.Tensor | None]:
         return self._parts.hospital_round(broadcast.state, broadcast.parameters, element)
+
+
+def needs_known_sizes(composition: Composition) -> bool:
+    """Whether the program without XLA must be traced for every number of steps and of records in a step.
+
+    Traced for any number, which TensorFlow does at a second one, the clipped gradients of attention (kernels of three
+    axes) corrupt the memory of the process in TensorFlow 2.14.
+    """
+    kernels = composition.model.trainable_specs
+    return composition.client_work.record_level and any(len(spec.shape) == 3 for spec in kernels)
