@@ -176,6 +176,44 @@ def test_a_program_is_compiled_on_one_side_and_nobody_waits_while_something_is_o
     assert trained == ["mean", "clip 1", "clip 5"]
 
 
+def test_what_a_failed_row_leaves_is_not_trained_or_waited_for(monkeypatch):
+    """Splits that nobody asks for any more: one was open, one on its way there, whose charges must be counted."""
+    monkeypatch.setattr(sweep, "job_of", lambda runner, *seeds: (runner.name, seeds))
+    runners = [_runner("mean"), _runner("dp 0", unit="record"), _runner("dp 1", unit="record"), _runner("dp 2")]
+    for one in runners[1:]:
+        one.method.name = "dp"
+    second = Slow()
+    runs = sweep.start("compiled", [(one, (1,)) for one in runners], second=second)
+    _wait_for(lambda: second.asked == ["dp 1"])
+    left = threading.Thread(target=runs.leave_out, args=(runners[1:],))
+    left.start()
+    left.join(0.2)
+    assert left.is_alive()  # it is on its way
+    second.lets.release()
+    left.join(60)
+    assert not left.is_alive()
+    assert runs.rows(runners[0], (1,), lambda seed: None) == ["mean 1 here"]
+    runs.close()
+    assert not runs._hands_out.is_alive()  # nobody else reads the other process's answers
+    assert second.asked == ["dp 1"]
+
+
+def test_a_model_that_cannot_be_built_stays_here_where_its_row_says_so(monkeypatch):
+    monkeypatch.setattr(sweep, "job_of", lambda runner, *seeds: (runner.name, seeds))
+
+    class Broken(types.SimpleNamespace):
+        @property
+        def is_small(self):
+            raise ValueError("no such layer")
+
+    fine, broken = _runner("fine"), _runner("broken")
+    del broken.is_small
+    broken = Broken(**vars(broken))
+    runs = sweep.start("compiled", [(fine, (1,)), (broken, (1,))], second=Slow())
+    assert runs.rows(broken, (1,), lambda seed: None) == ["broken 1 here"]
+    runs.close(wait=False)
+
+
 def test_a_side_that_is_busy_for_long_does_not_keep_its_method_for_itself(monkeypatch):
     monkeypatch.setattr(sweep, "job_of", lambda runner, *seeds: (runner.name, seeds))
     monkeypatch.setattr(sweep, "_LONG", 0.01)

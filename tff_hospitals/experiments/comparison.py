@@ -231,34 +231,44 @@ def run(
     runs = sweep.start(comparison.runtime, jobs, runtime_options, None if alone else second)
     numbers = itertools.count(1)
     outcome = Outcome(datasets, len(comparison.seeds), comparison.headline)
-    for runners, problems in zip(rows, refused):
-        first = runners[0]
-        delta = noise_plan.delta_of(first.plan, datasets[0])
-        if problems:
-            outcome.enter(refused_row(first, problems, delta))
-        else:
-
-            def started(seed: int, runner: MethodRunner) -> None:
-                if on_run is not None:
-                    on_run(runner.name(seed), next(numbers), len(jobs) * len(comparison.seeds))
-
-            try:
-                results = [
-                    result
-                    for runner in runners
-                    for result in runs.rows(runner, comparison.seeds, functools.partial(started, runner=runner))
-                ]
-            except (InvalidInput, TrainingError) as error:  # the other methods go on; the row and the exit code say it
-                if isinstance(error, InvalidInput) and any(one.name != "max_total_epsilon" for one in error.problems):
-                    raise
-                outcome.enter(failed_row(first, str(error), delta), ledgers=_left_behind(runners, comparison.seeds))
+    try:
+        for runners, problems in zip(rows, refused):
+            first = runners[0]
+            delta = noise_plan.delta_of(first.plan, datasets[0])
+            if problems:
+                outcome.enter(refused_row(first, problems, delta))
             else:
-                federated = first.plan if first.method.kind == "federated" else None
-                outcome.enter(_row(comparison, first, results), results, federated)
-                if federated is not None and federated.personal.kind != "none":
-                    outcome.enter_again([result.of_own_models(first.dataset) for result in results])
-        summary.update(outcome.fields())
-        files.write_json(folder / "summary.json", summary)
+
+                def started(seed: int, runner: MethodRunner) -> None:
+                    if on_run is not None:
+                        on_run(runner.name(seed), next(numbers), len(jobs) * len(comparison.seeds))
+
+                try:
+                    results = [
+                        result
+                        for runner in runners
+                        for result in runs.rows(runner, comparison.seeds, functools.partial(started, runner=runner))
+                    ]
+                except (
+                    InvalidInput,
+                    TrainingError,
+                ) as error:  # the other methods go on; the row and the exit code say it
+                    if isinstance(error, InvalidInput) and any(
+                        one.name != "max_total_epsilon" for one in error.problems
+                    ):
+                        raise
+                    runs.leave_out(runners)
+                    outcome.enter(failed_row(first, str(error), delta), ledgers=_left_behind(runners, comparison.seeds))
+                else:
+                    federated = first.plan if first.method.kind == "federated" else None
+                    outcome.enter(_row(comparison, first, results), results, federated)
+                    if federated is not None and federated.personal.kind != "none":
+                        outcome.enter_again([result.of_own_models(first.dataset) for result in results])
+            summary.update(outcome.fields())
+            files.write_json(folder / "summary.json", summary)
+    except BaseException:
+        runs.close(wait=False)
+        raise
     runs.close()
     return summary
 

@@ -40,7 +40,10 @@ class Here:
         """A method's runs; `on_start` is told each seed when its training starts."""
         return runner.run_seeds(seeds, on_start)
 
-    def close(self) -> None:
+    def leave_out(self, runners: Sequence[MethodRunner]) -> None:
+        """These are not asked for any more, and nothing of them trains when this returns."""
+
+    def close(self, *, wait: bool = True) -> None:
         """Nothing was started."""
 
 
@@ -59,9 +62,11 @@ class InTwoProcesses(Here):
     def __init__(self, jobs: Sequence[tuple[MethodRunner, Sequence[int]]], second: SecondProcess):
         self._second, self._changed = second, threading.Condition()
         self._open = list(jobs)
+        self._travelling = {id(runner) for runner, _ in jobs if _travels(runner)}
         self._found: dict[int, concurrent.futures.Future[list[RunResult]]] = {}
         self._at = {_HERE: (jobs[0][0].method.name, time.monotonic())} if jobs else {}  # it is asked for at once
-        threading.Thread(target=self._hand_out, daemon=True).start()
+        self._hands_out = threading.Thread(target=self._hand_out, daemon=True)
+        self._hands_out.start()
 
     def rows(self, runner: MethodRunner, seeds: Sequence[int], on_start: Callable[[int], None]) -> list[RunResult]:
         """A method's runs, trained here or waited for; `on_start` is told each seed."""
@@ -90,7 +95,7 @@ class InTwoProcesses(Here):
         """Hands one method after the other to the second process, until none is open."""
         while True:
             with self._changed:
-                if not any(can_travel(runner) for runner, _ in self._open):
+                if not any(id(runner) in self._travelling for runner, _ in self._open):
                     self._at.pop(_THERE, None)
                     self._changed.notify_all()
                     return
@@ -118,7 +123,7 @@ class InTwoProcesses(Here):
         busy_for_long = time.monotonic() - since > _LONG
         order = self._open
         if side == _THERE:
-            travelling = [job for job in reversed(order) if can_travel(job[0])]
+            travelling = [job for job in reversed(order) if id(job[0]) in self._travelling]
             order = sorted(travelling, key=lambda job: job[0].unit != "record")
         order = [job for job in order if busy_for_long or job[0].method.name != theirs]
         if not order:
@@ -141,11 +146,29 @@ class InTwoProcesses(Here):
         with self._changed:
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Nothing more is handed out."""
+    def leave_out(self, runners: Sequence[MethodRunner]) -> None:
+        """These are not asked for any more; waits for what of them trains in the other process."""
+        left = {id(runner) for runner in runners}
+        with self._changed:
+            self._open = [job for job in self._open if id(job[0]) not in left]
+            trained = [found for one, found in self._found.items() if one in left]
+        concurrent.futures.wait(trained)
+
+    def close(self, *, wait: bool = True) -> None:
+        """Nothing more is handed out; with `wait` nobody but the caller talks to the other process afterwards."""
         with self._changed:
             self._open = []
             self._changed.notify_all()
+        if wait:
+            self._hands_out.join()
+
+
+def _travels(runner: MethodRunner) -> bool:
+    """As `can_travel`, which builds the model: what fails there fails again, and is told, where the runner trains."""
+    try:
+        return can_travel(runner)
+    except Exception:
+        return False
 
 
 def can_travel(runner: MethodRunner) -> bool:
@@ -201,7 +224,10 @@ class Spread:
             raise ClusterError(f"run {name}: {problem}")
         return rows[0]
 
-    def close(self) -> None:
+    def leave_out(self, runners: Sequence[MethodRunner]) -> None:
+        """Its runs are on their way already; what they charge is in the odometer."""
+
+    def close(self, *, wait: bool = True) -> None:
         """Leaves the cluster."""
         self._connection.close()
 
