@@ -25,6 +25,7 @@ from absl import flags
 from tff_hospitals.experiments import command
 from tff_hospitals.foundations import files
 from tff_hospitals.foundations.validation import InvalidInput, Problem, one_of, raise_if
+from tff_hospitals.runtimes.compiled import choice
 
 FLAGS = flags.FLAGS
 HERE = pathlib.Path(__file__).resolve().parent
@@ -48,10 +49,9 @@ _PACKAGES = ("tensorflow", "tensorflow-federated", "tensorflow-privacy", "numpy"
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    names = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     commit = subprocess.run(["git", "-C", str(HERE), "rev-parse", "HEAD"], capture_output=True, text=True)
     return {
-        "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
+        "processor": choice.processor()[0],
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import platform
 import statistics
 import sys
 from typing import Any
@@ -28,16 +27,9 @@ from absl import flags
 
 from tff_hospitals.experiments import command
 from tff_hospitals.foundations.validation import Problem, raise_if
+from tff_hospitals.runtimes.compiled import choice
 
 FLAGS = flags.FLAGS
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 LIMITS = {"jax": "jax_devices", "by_hand_xla": "by_hand_xla", "by_hand": "by_hand"}
@@ -119,7 +111,7 @@ def run() -> None:
     try:
         python = str(peers_environments.prepare("jax", pathlib.Path(FLAGS.environments).resolve()))
         figures: dict[str, Any] = {
-            "processor": processor(),
+            "processor": choice.processor()[0],
             "cores": len(os.sched_getaffinity(0)),
             "versions": f"tensorflow {tf.__version__}, {peers_environments.main_versions('jax')}",
             "load_before": os.getloadavg()[0],

@@ -308,8 +308,8 @@ def flower(sites: int) -> None:
     peers_flower.flower(sites)
 
 
-ROWS = {"jax": jax_devices, **{function.__name__: function for function in (compiled, python, fedjax, pfl, flower)}}
-ROWS.update({function.__name__: function for function in (by_hand_xla, by_hand)})
+_BY_THEIR_NAMES = (compiled, python, by_hand_xla, by_hand, fedjax, pfl, flower)
+ROWS = {"jax": jax_devices, **{function.__name__: function for function in _BY_THEIR_NAMES}}
 
 if __name__ == "__main__":
     ROWS[sys.argv[1]](int(sys.argv[2]))
